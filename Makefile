@@ -1,0 +1,44 @@
+# Each target sets up .venv by itself where it is missing or older than pyproject.toml.
+# Another Python: make test PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: run test lint bench notebooks
+
+# The main job on the embedded digits: train, evaluate, compare, plot.
+run: .venv/core
+	$(BIN)/pyro-vae train --preset bernoulli-mlp --data digits --epochs 40 --out $(RUN)/vae
+	$(BIN)/pyro-vae evaluate $(RUN)/vae
+	$(BIN)/pyro-vae compare --preset bernoulli-mlp --data digits --epochs 10 --seeds 3 --num-samples 200 --examples 1000 --out $(RUN)/comparison
+	$(BIN)/pyro-vae plot $(RUN)/vae
+	@echo "The pictures are in $(RUN)/vae/figures and $(RUN)/comparison."
+
+test: lint
+	$(BIN)/pytest -n 2
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Times on this machine: writes docs/benchmarks.md.
+bench: .venv/bench
+	$(BIN)/python -m benchmarks --out docs/benchmarks.md
+
+# Runs the notebooks in full and keeps their outputs.
+notebooks: .venv/notebooks
+	TQDM_DISABLE=1 $(BIN)/pytest --nbmake --nbmake-timeout=3600 --overwrite notebooks
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# One stamp for each set of packages; a newer pyproject.toml makes all of them out of date.
+.venv/core: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e .
+	touch $@
+
+.venv/dev .venv/bench .venv/notebooks: .venv/%: pyproject.toml .venv/core
+	$(BIN)/pip install -q -e '.[$*]'
+	touch $@

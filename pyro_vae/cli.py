@@ -1,0 +1,383 @@
+"""The command ``pyro-vae``: train, evaluate, compare, plot, reproduce."""
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+import typer
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae import comparison, datasets, objectives, plots, presets, reproduction, runs
+from pyro_vae.arguments import check_count, check_seed
+from pyro_vae.datasets import Dataset, Pixels
+from pyro_vae.evaluation import density_draw, log_likelihood
+from pyro_vae.evaluation import elbo as estimate_elbo
+from pyro_vae.history import History
+from pyro_vae.seeding import seeded
+from pyro_vae.tables import markdown
+from pyro_vae.training import Callback, NonFiniteLoss, TensorBoard, fit
+from pyro_vae.vae import VAE
+
+_INTERRUPTED = 130  # the shell's code for an end by SIGINT
+
+app = typer.Typer(
+    help="Auto-encoding variational Bayes in Pyro. Costs and likelihoods are nats per example.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+reproduce = typer.Typer(help="Train again what was published, and set the two side by side.")
+app.add_typer(reproduce, name="reproduce", no_args_is_help=True)
+
+PresetOption = Annotated[str, typer.Option(help=f"One of {', '.join(presets.names())}.")]
+DataOption = Annotated[str, typer.Option(help=f"One of {', '.join(datasets.names())}.")]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of mnist and fashion-mnist in torchvision's layout; else that of "
+        "PYRO_VAE_DATA, else ~/.cache/pyro_vae."
+    ),
+]
+EpochsOption = Annotated[int, typer.Option(help="Passes over the training data.")]
+BatchOption = Annotated[int, typer.Option(help="Examples a step.")]
+ZDimOption = Annotated[
+    int | None, typer.Option(help="Latent dimensions; without it the preset's own.")
+]
+PixelsOption = Annotated[
+    str | None,
+    typer.Option(help=f"One of {', '.join(datasets.PIXELS)}; without it the preset's own."),
+]
+SamplesOption = Annotated[int, typer.Option(help="Importance samples an example.")]
+ExamplesOption = Annotated[
+    int | None, typer.Option(help="Only the first so many test images; without it all.")
+]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
+
+
+@app.command()
+def train(
+    preset: PresetOption = "bernoulli-mlp",
+    data: DataOption = "digits",
+    root: RootOption = None,
+    epochs: EpochsOption = 30,
+    batch_size: BatchOption = 128,
+    z_dim: ZDimOption = None,
+    objective: Annotated[
+        str, typer.Option(help=f"One of {', '.join(objectives.NAMES)}.")
+    ] = "trace_elbo",
+    pixels: PixelsOption = None,
+    seed: Annotated[int, typer.Option(help="Fixes weights, order and noise.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; without it runs/PRESET-DATA.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write scalars to OUT/tensorboard.")
+    ] = False,
+) -> None:
+    """Train a preset, and write the run: configuration, weights, metrics."""
+    folder = out or Path("runs") / f"{preset}-{data}"
+    runs.check_free(folder)
+    loss = _objective(objective)
+    dataset = _load(data, root)
+    vae = _build(preset, z_dim, dataset, pixels, seed)
+    assert vae.preset is not None
+    settings = {
+        "data": data,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "objective": objective,
+        "pixels": vae.preset["pixels"],
+        "seed": seed,
+        "optimizer": "Adam(lr=1e-3)",
+    }
+
+    def record(vae: VAE, history: History) -> None:
+        done = {**settings, "epochs_done": history.epoch[-1]}
+        runs.save(vae, folder, training=done, overwrite=True)
+        history.save_csv(folder / runs.METRICS)
+        _say(_epoch_line(history, epochs))
+
+    callbacks: list[Callback] = [record]
+    if tensorboard:
+        callbacks.append(TensorBoard(folder / "tensorboard"))
+    fit(
+        vae,
+        dataset.train,
+        test=dataset.test,
+        epochs=epochs,
+        batch_size=batch_size,
+        objective=loss,
+        pixels=vae.preset["pixels"],
+        seed=seed,
+        callbacks=callbacks,
+    )
+    _say(f"run: {folder}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    num_samples: SamplesOption = 1000,
+    examples: ExamplesOption = None,
+    seed: Annotated[int, typer.Option(help="Fixes the draw of the pixels and the noise.")] = 0,
+    root: RootOption = None,
+) -> None:
+    """Score the test set: ELBO and importance-weighted log-likelihood; writes evaluation.json."""
+    vae, settings, dataset = _open(run, root)
+    x, pixels = density_draw(vae, _first(dataset.test, examples), settings["pixels"], seed)
+    if pixels != settings["pixels"]:
+        _say(
+            f"trained on {settings['pixels']} pixels, on which the model has no density: scored "
+            f"on a {pixels} draw of the test set, seed {seed}"
+        )
+    bound = estimate_elbo(vae, x, num_samples=min(num_samples, 100), seed=seed)
+    result = log_likelihood(vae, x, num_samples, seed=seed)
+    rows = [
+        ("log-likelihood", result.mean, result.stderr, result.mc_error),
+        ("ELBO", bound.mean, bound.stderr, bound.mc_error),
+        (
+            "reconstruction",
+            bound.reconstruction_mean,
+            bound.reconstruction_stderr,
+            bound.reconstruction_mc_error,
+        ),
+        ("KL", bound.kl_mean, bound.kl_stderr, bound.kl_mc_error),
+    ]
+    _say(
+        markdown(
+            ["nats per example", "mean", "std. error", "MC error"],
+            [(name, f"{m:.2f}", f"{s:.2f}", f"{e:.3f}") for name, m, s, e in rows],
+        )
+    )
+    ess = result.ess
+    _say(
+        f"{len(x)} test images, {pixels} pixels, {num_samples} importance samples; effective "
+        f"sample size: median {ess.median().item():.1f}, least {ess.min().item():.1f}"
+    )
+    record: dict[str, Any] = {
+        "data": settings["data"],
+        "examples": len(x),
+        "pixels": pixels,
+        "seed": seed,
+        "num_samples": num_samples,
+        "estimator": result.estimator,
+        "data_hash": result.data_hash,
+        "ess_median": ess.median().item(),
+        "ess_min": ess.min().item(),
+        "elbo_num_samples": bound.num_samples,
+    }
+    for name, mean, stderr, mc_error in rows:
+        errors = {"mean": mean, "stderr": stderr, "mc_error": mc_error}
+        # JSON has no NaN: the standard error of one example is none.
+        record[name] = {key: v if math.isfinite(v) else None for key, v in errors.items()}
+    runs.write_json(run / "evaluation.json", record)
+    _say(f"written: {run / 'evaluation.json'}")
+
+
+@app.command()
+def compare(
+    preset: PresetOption = "bernoulli-mlp",
+    data: DataOption = "digits",
+    root: RootOption = None,
+    objectives_: Annotated[
+        str, typer.Option("--objectives", help="Names of objectives, with commas between.")
+    ] = "trace_elbo,analytic_kl",
+    seeds: Annotated[int, typer.Option(help="Runs an objective, on seeds 0, 1, ...")] = 3,
+    epochs: EpochsOption = 30,
+    batch_size: BatchOption = 128,
+    z_dim: ZDimOption = None,
+    pixels: PixelsOption = None,
+    num_samples: SamplesOption = 500,
+    examples: ExamplesOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; without it runs/compare-PRESET-DATA.")
+    ] = None,
+) -> None:
+    """Compare objectives on the same seeds: curves, -ELBO, log-likelihood, seconds."""
+    folder = out or Path("runs") / f"compare-{preset}-{data}"
+    files = [folder / f"comparison.{ending}" for ending in ("md", "csv", "png")]
+    runs.check_free(folder)
+    for file in files:
+        if file.exists():
+            raise FileExistsError(f"{folder}: holds another comparison, expected a new folder")
+    names = objectives_.split(",")
+    if len(set(names)) < len(names):
+        raise ValueError(f"objectives: got {objectives_!r}, expected each name once")
+    losses = {name: _objective(name) for name in names}
+    check_count("seeds", seeds)
+    dataset = _load(data, root)
+    chosen = _build(preset, z_dim, dataset, pixels, 0).preset
+    assert chosen is not None
+    test = _first(dataset.test, examples)
+    result = comparison.compare(
+        lambda: presets.build(**chosen),
+        dataset.train,
+        test,
+        losses,
+        range(seeds),
+        epochs=epochs,
+        batch_size=batch_size,
+        pixels=chosen["pixels"],
+        num_samples=num_samples,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    table = (
+        f"{preset} on {data}, {chosen['pixels']} pixels, {chosen['z_dim']} latents, {epochs} "
+        f"epochs, {seeds} seeds, batch {batch_size}; log-likelihood on {result.pixels} pixels "
+        f"with {num_samples} importance samples; {len(test)} test images. Nats per example, "
+        "± the standard error over seeds; the difference is in log-likelihood, paired by seed, "
+        "from the first row.\n\n"
+        f"{result.table()}"
+    )
+    files[0].write_text(table + "\n")
+    result.save_csv(files[1])
+    plots.save(result.plot(), files[2])
+    _say(table)
+    _say(f"written: {', '.join(map(str, files))}")
+
+
+@app.command()
+def plot(
+    run: RunArgument,
+    quantiles: Annotated[
+        bool,
+        typer.Option("--quantiles", help="Space the manifold evenly in the prior's probability."),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Fixes the pixels' draw and what is generated.")] = 0,
+    root: RootOption = None,
+) -> None:
+    """Draw a run: curves, reconstructions, generated images, manifold, latent space."""
+    vae, settings, dataset = _open(run, root)
+    with seeded(seed):
+        x = datasets.to_pixels(dataset.test[:2000], settings["pixels"])
+        generated = vae.generate(100)
+    labels = dataset.test_labels[: len(x)]
+    # Ten digits in a row say more than the first ten images.
+    shown = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()]
+    z = vae.embed(x)
+    figures = {
+        "curves": History.load_csv(run / runs.METRICS).plot(),
+        "reconstructions": plots.reconstructions(x[shown], vae.reconstruct(x[shown])),
+        "generated": plots.generated(generated),
+    }
+    if z.shape[1] == 2:
+        base = vae.prior().base_dist
+        quantile = base.icdf if quantiles else None
+        figures["manifold"] = plots.manifold(vae.decode, quantile=quantile)
+    elif quantiles:
+        raise ValueError(f"quantiles: the run has {z.shape[1]} latents, expected 2")
+    if z.shape[1] >= 2:
+        figures["latent"] = plots.latent(z, labels)
+    folder = run / runs.FIGURES
+    folder.mkdir(exist_ok=True)
+    for name, ax in figures.items():
+        plots.save(ax, folder / f"{name}.png")
+    if "manifold" not in figures:
+        _say(f"no manifold: it takes 2 latents, the run has {z.shape[1]}")
+    _say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
+
+
+@reproduce.command()
+def lecture(
+    data: DataOption = "mnist",
+    root: RootOption = None,
+    epochs: EpochsOption = 30,
+    seeds: Annotated[int, typer.Option(help="Runs, on seeds 0, 1, ...")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for lecture.md, .csv and .png.")] = Path(
+        "docs"
+    ),
+) -> None:
+    """The lecture's 30 epochs on MNIST: its table and curve beside ours."""
+    check_count("seeds", seeds)
+    dataset = _load(data, root)
+    result = reproduction.lecture(dataset.train, dataset.test, range(seeds), epochs)
+    command = f"pyro-vae reproduce lecture --data {data} --epochs {epochs} --seeds {seeds}"
+    files = result.save(out, command)
+    _say(files[0].read_text())
+    _say(f"written: {', '.join(map(str, files))}")
+
+
+def main() -> None:
+    """Runs the command; a wrong argument ends in one line on stderr and exit code 2."""
+    # typer's usage errors; their base class has moved between packages from version to version.
+    usage_error = cast(type[Exception], typer.BadParameter.__mro__[2])
+    try:
+        code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # typer has caught the interrupt, and says nothing
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except usage_error as error:
+        given = shlex.join(["pyro-vae", *sys.argv[1:]])
+        _fail(f"{cast(Any, error).format_message()} (in: {given})", 2)
+    except (ValueError, OSError) as error:
+        _fail(str(error), 2)
+    except NonFiniteLoss as error:
+        _fail(f"{error}; what was written of the epochs before it is kept", 1)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted; what was written is kept", _INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"pyro-vae: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def _say(text: str) -> None:
+    tqdm.write(text)  # above a progress bar, if there is one
+
+
+def _objective(name: str) -> Any:
+    if name not in objectives.NAMES:
+        raise ValueError(f"objective: got {name!r}, expected one of {', '.join(objectives.NAMES)}")
+    return objectives.NAMES[name]()
+
+
+def _build(preset: str, z_dim: int | None, dataset: Dataset, pixels: str | None, seed: int) -> VAE:
+    check_seed(seed)
+    with seeded(seed):
+        return presets.build(
+            preset, z_dim=z_dim, shape=dataset.shape, pixels=cast(Pixels | None, pixels)
+        )
+
+
+def _open(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset]:
+    config = runs.read_config(run)
+    settings = config.get("training")
+    if not isinstance(settings, dict) or not {"data", "pixels"} <= set(settings):
+        raise ValueError(f"{run}: was not written by pyro-vae train, its data are not known")
+    done, asked = settings.get("epochs_done"), settings.get("epochs")
+    if done != asked:
+        _say(f"the run stopped after epoch {done} of {asked}")
+    vae = runs.load(run)
+    if not all(torch.isfinite(p).all() for p in vae.parameters()):
+        raise ValueError(f"{run / runs.WEIGHTS}: holds weights that are not finite")
+    return vae, settings, _load(settings["data"], root)
+
+
+def _first(test: Tensor, examples: int | None) -> Tensor:
+    if examples is None:
+        return test
+    check_count("examples", examples)
+    if examples > len(test):
+        raise ValueError(f"examples: got {examples}, expected at most the {len(test)} test images")
+    return test[:examples]
+
+
+def _load(data: str, root: Path | None) -> Dataset:
+    if data not in datasets.names():
+        raise ValueError(f"data: got {data!r}, expected one of {', '.join(datasets.names())}")
+    return datasets.load(data, None if data == "digits" else root)
+
+
+def _epoch_line(history: History, epochs: int) -> str:
+    row = history.rows()[-1]
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}  cost {row['cost']:.2f}  "
+        f"reconstruction {row['reconstruction']:.2f}  KL {row['kl']:.2f}  "
+        f"test -ELBO {row['test_cost']:.2f}  {row['seconds']:.1f} s"
+    )

@@ -1,0 +1,97 @@
+"""Objectives: Pyro ELBOs for a plain ``pyro.infer.SVI``, each with what it estimates and when."""
+
+from typing import Any
+
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine import Trace
+from torch.distributions import kl_divergence
+
+from pyro_vae.arguments import check_count
+
+
+def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
+    r"""The negative ELBO by sampling alone, :math:`-E_q[\log p(x|z) + \log p(z) - \log q(z|x)]`.
+
+    Unbiased for any model and guide, in nats, summed over examples. Particles are vectorized.
+    Source: Kingma and Welling (2014), equation 6 (estimator A).
+
+    Raises:
+        ValueError: `num_particles` is no whole number from 1 up.
+    """
+    check_count("num_particles", num_particles)
+    return Trace_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
+
+
+def analytic_kl(num_particles: int = 1) -> "AnalyticKL_ELBO":
+    r"""The negative ELBO with its KL in closed form, :math:`-E_q[\log p(x|z)] + KL(q, p)`.
+
+    The same in the mean as :func:`trace_elbo`, in nats, summed over examples; particles are
+    vectorized. It is right where each latent site of the guide is reparameterized and, given x,
+    independent of the others, and where torch or Pyro has the closed form; else it raises.
+    Source: Kingma and Welling (2014), equation 7 (estimator B).
+
+    Raises:
+        ValueError: `num_particles` is no whole number from 1 up. Before the first gradient step,
+            a pair of distributions without a closed form or with an infinite KL, or a guide that
+            is not reparameterized.
+    """
+    check_count("num_particles", num_particles)
+    return AnalyticKL_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
+
+
+NAMES = {"trace_elbo": trace_elbo, "analytic_kl": analytic_kl}
+"""The objectives that the command knows by name."""
+
+
+class AnalyticKL_ELBO(TraceMeanField_ELBO):
+    """Pyro's ``TraceMeanField_ELBO``, but where that would sample without a word, this raises."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pairs: set[tuple[str, str]] = set()  # those seen to have a closed form
+
+    def _get_trace(self, model, guide, args, kwargs):  # type: ignore[no-untyped-def]
+        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        self._check_pairs(model_trace, guide_trace)
+        return model_trace, guide_trace
+
+    def _check_pairs(self, model_trace: Trace, guide_trace: Trace) -> None:
+        for name in guide_trace.stochastic_nodes:
+            if name not in model_trace.nodes:
+                continue
+            q, p = guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"]
+            pair = describe(q), describe(p)
+            if pair not in self._pairs:
+                if not q.has_rsample:
+                    raise ValueError(
+                        f'analytic KL at site "{name}": {describe(q)} has no rsample, expected a '
+                        "reparameterized guide; use objectives.trace_elbo() instead"
+                    )
+                check_analytic_kl(q, p, site=name)
+                self._pairs.add(pair)
+
+
+def check_analytic_kl(
+    q: torch.distributions.Distribution, p: torch.distributions.Distribution, *, site: str = "z"
+) -> None:
+    """Raises ValueError unless KL(q, p) has a closed form that is finite."""
+    try:
+        kl = kl_divergence(q, p)
+    except NotImplementedError:
+        reason = "no closed form is registered"
+    else:
+        if not torch.isinf(torch.as_tensor(kl)).any():
+            return
+        reason = "the closed form is infinite"
+    raise ValueError(
+        f'analytic KL at site "{site}": {reason} for ({describe(q)}, {describe(p)}), expected a '
+        'pair with a finite KL; use objectives.trace_elbo(), or kl="sampled", instead'
+    )
+
+
+def describe(distribution: torch.distributions.Distribution) -> str:
+    """A distribution's family, ``Independent(Normal)`` say, without numbers."""
+    inner = [getattr(distribution, part, None) for part in ("base_dist", "component_distribution")]
+    names = [describe(d) for d in inner if d is not None]
+    return type(distribution).__name__ + (f"({', '.join(names)})" if names else "")

@@ -1,0 +1,150 @@
+"""Named VAEs: the lecture's three structures, and those of the papers and of Pyro's example."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from pyro_vae.datasets import Pixels, check_pixels
+from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.networks import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    Shape,
+    as_shape,
+    variance_scaling_,
+    xavier_,
+)
+from pyro_vae.posteriors import Normal
+from pyro_vae.priors import StandardNormal
+from pyro_vae.vae import VAE
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named VAE.
+
+    Attributes:
+        about: One line of what it is.
+        z_dim: Its usual number of latent dimensions.
+        pixels: The pixels that its likelihood fits, the usual ones first.
+        build: From z_dim, x_shape and pixels to likelihood and posterior.
+    """
+
+    about: str
+    z_dim: int
+    pixels: tuple[Pixels, ...]
+    build: Callable[[int, tuple[int, ...], Pixels], tuple[nn.Module, nn.Module]] = field(
+        repr=False
+    )
+
+
+def names() -> tuple[str, ...]:
+    """The presets that :func:`build` knows."""
+    return tuple(_PRESETS)
+
+
+def get(name: str) -> Preset:
+    """What there is to know of a preset; raises ValueError if there is none of that name."""
+    if name not in _PRESETS:
+        raise ValueError(f"preset: got {name!r}, expected one of {', '.join(_PRESETS)}")
+    return _PRESETS[name]
+
+
+def build(
+    name: str, *, z_dim: int | None = None, shape: Shape, pixels: Pixels | None = None
+) -> VAE:
+    """Builds a VAE by name, with new weights from torch's global generator.
+
+    Arguments:
+        name: One of :func:`names`; the README has the table of them.
+        z_dim: Number of latent dimensions; None is the preset's own.
+        shape: Shape of one x.
+        pixels: What x will be, see ``datasets.to_pixels``; the likelihood is made to fit (relaxed
+            for grey). None is the preset's own: ``"binary"`` for a Bernoulli likelihood,
+            ``"dequantized"`` for a Gaussian one.
+
+    Raises:
+        ValueError: An unknown name, or pixels that the preset's likelihood is not for.
+    """
+    preset = get(name)
+    z_dim = preset.z_dim if z_dim is None else z_dim
+    pixels = preset.pixels[0] if pixels is None else pixels
+    check_pixels(pixels)
+    if pixels not in preset.pixels:
+        raise ValueError(
+            f"pixels: got {pixels!r}, expected one of {', '.join(preset.pixels)} for the "
+            f"likelihood of preset {name!r}"
+        )
+    x_shape = tuple(as_shape("shape", shape))
+    prior = StandardNormal(z_dim)
+    likelihood, posterior = preset.build(z_dim, x_shape, pixels)
+    vae = VAE(prior, likelihood, posterior)
+    vae.preset = {"name": name, "z_dim": z_dim, "shape": list(x_shape), "pixels": pixels}
+    return vae
+
+
+def _mlps(
+    hidden: tuple[int, ...], **options: Any
+) -> Callable[[int, tuple[int, ...], int], tuple[nn.Module, nn.Module]]:
+    """Decoder and encoder with the same hidden layers; the decoder gives k numbers a pixel."""
+
+    def make(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
+        out_shape = shape if k == 1 else (k, *shape)
+        return MLP(z_dim, hidden, out_shape, **options), MLP(shape, hidden, 2 * z_dim, **options)
+
+    return make
+
+
+_lecture_mlps = _mlps((500, 500), activation=nn.Sigmoid, init=variance_scaling_)
+_iwae_mlps = _mlps((200, 200), activation=nn.Tanh, init=xavier_)
+_pyro_mlps = _mlps((400,), activation=nn.Softplus)
+
+
+def _conv_pair(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
+    return ConvDecoder(z_dim, shape), ConvEncoder(shape, 2 * z_dim)
+
+
+def _bernoulli(about: str, z_dim: int, networks: Callable[..., Any]) -> Preset:
+    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> tuple[nn.Module, nn.Module]:
+        decoder, encoder = networks(z, shape, 1)
+        return Bernoulli(decoder, relaxed=pixels == "grey"), Normal(encoder)
+
+    return Preset(about, z_dim, ("binary", "grey"), build)
+
+
+def _gaussian(about: str, z_dim: int, networks: Callable[..., Any], scale: Any) -> Preset:
+    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> tuple[nn.Module, nn.Module]:
+        decoder, encoder = networks(z, shape, 2 if scale == "pixel" else 1)
+        return Gaussian(decoder, scale=scale), Normal(encoder)
+
+    return Preset(about, z_dim, ("dequantized", "grey"), build)
+
+
+_PRESETS = {
+    "bernoulli-mlp": _bernoulli(
+        "the lecture's structure 1: Bernoulli pixels, 500-500 sigmoid", 2, _lecture_mlps
+    ),
+    "gaussian-mlp": _gaussian(
+        "the lecture's structure 2: Gaussian pixels, mean and scale from the network, 500-500 "
+        "sigmoid",
+        2,
+        _lecture_mlps,
+        "pixel",
+    ),
+    "gaussian-unit-mlp": _gaussian(
+        "the lecture's structure 3: Gaussian pixels of unit variance, 500-500 sigmoid",
+        2,
+        _lecture_mlps,
+        1.0,
+    ),
+    "iwae-mlp": _bernoulli(
+        "the one-layer network of the IWAE paper: 200-200 tanh, 50 latents", 50, _iwae_mlps
+    ),
+    "pyro-mlp": _bernoulli(
+        "the network of Pyro's VAE example: 400 softplus, 50 latents", 50, _pyro_mlps
+    ),
+    "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _conv_pair),
+}

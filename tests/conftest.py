@@ -1,0 +1,52 @@
+"""What all tests share: one thread a worker, a fixed seed, small data, and the full MNIST."""
+
+import os
+
+import matplotlib
+import pytest
+import torch
+
+from pyro_vae import datasets
+from pyro_vae.datasets import Dataset
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers that each use all cores slow each other down, and so do the processes they start.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+matplotlib.use("Agg")
+_LEFT_OUT = "needs the full MNIST"
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    try:
+        return datasets.load("mnist")
+    except FileNotFoundError:
+        pytest.skip(_LEFT_OUT)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    left_out = [
+        report.nodeid
+        for report in terminalreporter.stats.get("skipped", [])
+        if _LEFT_OUT in str(report.longrepr)
+    ]
+    if left_out:
+        terminalreporter.section("left out: they need the full MNIST")
+        for name in left_out:
+            terminalreporter.line(f"  {name}")
+        terminalreporter.line(
+            "To run them, connect to the network, or set PYRO_VAE_DATA to a folder that holds "
+            "MNIST/raw in torchvision's layout."
+        )

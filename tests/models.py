@@ -1,0 +1,73 @@
+"""Small VAEs of which everything is known."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from pyro_vae import VAE, likelihoods, networks, posteriors, priors
+
+
+@dataclass
+class LinearGaussian:
+    """z ~ N(0, I), x ~ N(W z + b, s^2 I) in float64, with the exact log p(x) and posterior.
+
+    The columns of W are orthogonal, so that the exact posterior is diagonal and the guide can be
+    set to it: q(z|x) = N(C W'(x - b) / s^2, C) with C = (I + W'W / s^2)^-1. Where it is not to be
+    exact it is 0.3 off and 1.4 times as wide, which keeps importance weights bounded.
+    """
+
+    vae: VAE
+    evidence: MultivariateNormal
+    posterior_loc: Tensor
+    posterior_scale: Tensor
+    x: Tensor
+
+
+def linear_gaussian(*, exact: bool, examples: int = 7) -> LinearGaussian:
+    x_dim, z_dim, s = 5, 2, 0.7
+    decoder = networks.MLP(z_dim, (), x_dim)
+    encoder = networks.MLP(x_dim, (), 2 * z_dim)
+    vae = VAE(
+        priors.StandardNormal(z_dim),
+        likelihoods.Gaussian(decoder, scale=s),
+        posteriors.Normal(encoder),
+    ).double()
+    weight = torch.linalg.qr(torch.randn(x_dim, z_dim).double()).Q * torch.tensor([1.0, 0.4])
+    bias = torch.randn(x_dim).double()
+    with torch.no_grad():
+        decoder.layers[0].weight.copy_(weight)
+        decoder.layers[0].bias.copy_(bias)
+    covariance = weight @ weight.T + s**2 * torch.eye(x_dim).double()
+    evidence = MultivariateNormal(bias, covariance)
+    variance = 1 / (1 + weight.square().sum(0) / s**2)
+    scale = variance.sqrt()
+    x = evidence.sample((examples,))
+    gain = variance[:, None] * weight.T / s**2
+    shift, width = (0.0, 1.0) if exact else (0.3, 1.4)
+    raw = torch.log(torch.expm1(width * scale - posteriors.SCALE_FLOOR))
+    with torch.no_grad():
+        encoder.layers[0].weight.copy_(torch.cat((gain, torch.zeros_like(gain))))
+        encoder.layers[0].bias.copy_(torch.cat((shift - gain @ bias, raw)))
+    return LinearGaussian(vae, evidence, (x - bias) @ gain.T, scale, x)
+
+
+def bernoulli_vae(z_dim: int = 1, x_dim: int = 6, hidden: int = 8) -> VAE:
+    """A small nonlinear Bernoulli VAE with a guide that is not exact."""
+    return VAE(
+        priors.StandardNormal(z_dim),
+        likelihoods.Bernoulli(networks.MLP(z_dim, (hidden,), x_dim, nn.Tanh)),
+        posteriors.Normal(networks.MLP(x_dim, (hidden,), 2 * z_dim, nn.Tanh)),
+    )
+
+
+def log_evidence(vae: VAE, x: Tensor, points: int = 4001, limit: float = 10.0) -> Tensor:
+    """log p(x) of a VAE with one latent, by the trapezoidal rule on [-limit, limit]."""
+    line = torch.linspace(-limit, limit, points, dtype=x.dtype)
+    with torch.no_grad():
+        z = line[:, None, None].expand(-1, len(x), 1)
+        log_joint = vae.likelihood(z).log_prob(x) + vae.prior().log_prob(z)
+    step = 2 * limit / (points - 1)
+    return torch.logsumexp(log_joint, 0) + math.log(step)

@@ -1,0 +1,152 @@
+"""Objectives: sampled and analytic KL agree in the mean, and the closed form never falls back."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pyro.optim
+import pytest
+import torch
+from pyro.infer import ELBO, SVI
+from torch import Tensor, nn
+
+from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, posteriors, presets
+from pyro_vae.datasets import Dataset, to_pixels
+
+from .models import linear_gaussian
+
+
+@pytest.mark.parametrize("preset", presets.names())
+def test_sampled_and_analytic_kl_agree_for_every_preset(preset: str, digits: Dataset) -> None:
+    vae = presets.build(preset, shape=digits.shape)
+    assert vae.preset is not None
+    x = to_pixels(digits.test[:16], vae.preset["pixels"])
+    sampled = elbo(vae, x, num_samples=2000, seed=0)
+    analytic = elbo(vae, x, num_samples=2000, seed=1, kl="analytic")
+    assert analytic.kl_mc_error == 0
+    difference = sampled.kl_mean - analytic.kl_mean
+    assert abs(difference) < 4 * sampled.kl_mc_error
+    difference = sampled.mean - analytic.mean
+    assert abs(difference) < 4 * math.hypot(sampled.mc_error, analytic.mc_error)
+    # The lecture's slide, from the posterior's own numbers.
+    with torch.no_grad():
+        q = vae.posterior(x).base_dist
+    lecture = 0.5 * (q.loc**2 + q.scale**2 - (q.scale**2).log() - 1).double().sum(1)
+    assert torch.allclose(analytic.kl, lecture, rtol=1e-5)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_the_two_objectives_agree_in_the_mean(particles: int) -> None:
+    model = linear_gaussian(exact=False)
+    draws = 500
+
+    def losses(objective: ELBO) -> Tensor:
+        with torch.no_grad():
+            return torch.tensor(
+                [objective.loss(model.vae.model, model.vae.guide, model.x) for _ in range(draws)]
+            ).double()
+
+    sampled = losses(objectives.trace_elbo(particles))
+    analytic = losses(objectives.analytic_kl(particles))
+    error = math.sqrt(((sampled.var() + analytic.var()) / draws).item())
+    assert abs((sampled.mean() - analytic.mean()).item()) < 4 * error
+    # Both are the exact bound: E_q log p(x|z) of a Gaussian is a closed form too.
+    with torch.no_grad():
+        q = model.vae.posterior(model.x).base_dist
+        weight = model.vae.likelihood.network.layers[0].weight
+        mean = model.vae.decode(q.loc)
+        scale = model.vae.likelihood.scale
+        log_p = dist.Normal(mean, scale).log_prob(model.x).sum(1)
+        log_p -= (q.scale**2 @ (weight**2).sum(0)) / (2 * scale**2)
+        kl = 0.5 * (q.loc**2 + q.scale**2 - (q.scale**2).log() - 1).sum(1)
+    exact = -(log_p - kl).sum()
+    assert abs((analytic.mean() - exact).item()) < 4 * analytic.std().item() / math.sqrt(draws)
+
+
+class Prior(nn.Module):
+    def __init__(self, prior: dist.Distribution) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self) -> dist.Distribution:
+        return self.prior
+
+
+UNREGISTERED = dist.StudentT(4.0, torch.zeros(2), 1.0).to_event(1)
+
+
+def vae_with(prior: dist.Distribution) -> VAE:
+    return VAE(
+        Prior(prior),
+        likelihoods.Bernoulli(networks.MLP(2, (), 6)),
+        posteriors.Normal(networks.MLP(6, (), 4)),
+    )
+
+
+def test_analytic_kl_raises_before_the_first_step_where_there_is_no_closed_form() -> None:
+    vae = vae_with(UNREGISTERED)
+    x = torch.bernoulli(torch.full((8, 6), 0.3))
+    before = [p.clone() for p in vae.parameters()]
+    message = r"Independent\(Normal\), Independent\(StudentT\).*trace_elbo"
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), objectives.analytic_kl())
+    with pytest.raises(ValueError, match=message):
+        svi.step(x)
+    with pytest.raises(ValueError, match=message):
+        fit(vae, x, epochs=1, batch_size=4, objective=objectives.analytic_kl())
+    with pytest.raises(ValueError, match=message):
+        elbo(vae, x, kl="analytic")
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+    assert math.isfinite(elbo(vae, x).mean)
+
+
+def test_analytic_kl_raises_where_the_guide_is_not_reparameterized() -> None:
+    """Pyro looks at that only while validation is on, and `fit` turns it off."""
+
+    def model() -> None:
+        pyro.sample("z", dist.Bernoulli(0.5))
+
+    def guide() -> None:
+        pyro.sample("z", dist.Bernoulli(0.3))
+
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(ValueError, match='site "z": Bernoulli has no rsample'),
+    ):
+        objectives.analytic_kl().loss(model, guide)
+
+
+def test_analytic_kl_raises_where_it_is_infinite() -> None:
+    q = dist.Normal(torch.zeros(3, 2), 1.0).to_event(1)
+    p = dist.Uniform(-torch.ones(2), torch.ones(2)).to_event(1)
+    with pytest.raises(ValueError, match="the closed form is infinite"):
+        objectives.check_analytic_kl(q, p)
+
+
+@pytest.mark.parametrize("make", [objectives.trace_elbo, objectives.analytic_kl])
+@pytest.mark.parametrize("particles", [0, -1, 1.5, True])
+def test_wrong_particles_are_refused(make: object, particles: object) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match="num_particles: got"):
+        make(particles)
+
+
+def test_analytic_kl_serves_a_users_own_model() -> None:
+    """A model that is no VAE: a normal mean with a conjugate prior, known in closed form."""
+    data = torch.randn(10).double() + 1
+
+    def model() -> None:
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("n", 10):
+            pyro.sample("data", dist.Normal(mean, 1.0), obs=data)
+
+    variance = 1 / 11
+
+    def guide() -> None:
+        pyro.sample("mean", dist.Normal(variance * data.sum(), math.sqrt(variance)))
+
+    covariance = torch.eye(10).double() + 1
+    evidence = torch.distributions.MultivariateNormal(torch.zeros(10).double(), covariance)
+    objective = objectives.analytic_kl()
+    losses = torch.tensor([objective.loss(model, guide) for _ in range(400)]).double()
+    exact = -evidence.log_prob(data)
+    assert abs(losses.mean() - exact) < 4 * losses.std() / math.sqrt(400)
