@@ -5,8 +5,10 @@ its ``forward`` and its attribute ``out_shape``, so any module with these two se
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,51 @@ def split_shape(x: Tensor, in_shape: torch.Size, network: nn.Module) -> torch.Si
             f"expected (*batch, {', '.join(map(str, in_shape))})"
         )
     return x.shape[:batch]
+
+
+@contextmanager
+def bfloat16(module: nn.Module) -> Iterator[None]:
+    """Computes the networks inside `module` in bfloat16 for a block; what they give is float32.
+
+    Parameters stay float32, and so does all that is made of the numbers: scales, densities,
+    losses. Networks are the modules with an ``out_shape``. See ``torch.autocast``.
+
+    Raises:
+        ValueError: There is no network inside.
+    """
+    networks = list(_networks(module))
+    if not networks:
+        raise ValueError(
+            "precision: got 'bf16', but no part holds a network, which is a module with an "
+            "attribute out_shape"
+        )
+    own = [(network, vars(network).get("forward")) for network in networks]
+    for network in networks:
+        network.forward = _in_bfloat16(network.forward)
+    try:
+        yield
+    finally:
+        for network, forward in own:
+            del network.forward
+            if forward is not None:
+                network.forward = forward
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that say what shape they give."""
+    for child in module.children():
+        if hasattr(child, "out_shape"):
+            yield child
+        else:
+            yield from _networks(child)
+
+
+def _in_bfloat16(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def wrapped(x: Tensor, *args: Any) -> Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, cache_enabled=False):
+            return forward(x, *args).float()
+
+    return wrapped
 
 
 def variance_scaling_(layer: nn.Linear) -> None:

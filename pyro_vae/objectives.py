@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 from torch.distributions import kl_divergence
 
 from pyro_vae.arguments import check_count
+from pyro_vae.compilation import Compiled
 
 
 def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
@@ -38,6 +39,46 @@ def analytic_kl(num_particles: int = 1) -> "AnalyticKL_ELBO":
     """
     check_count("num_particles", num_particles)
     return AnalyticKL_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
+
+
+def compiled(elbo: ELBO) -> Compiled:
+    """The same objective, its loss and gradients compiled to one graph, for a plain ``SVI``.
+
+    The first loss runs model and guide once as they are, which makes their parameters and holds
+    observed values against their sites' supports; then loss and backward are traced to one FX
+    graph, which Inductor compiles. From then on the graph runs in their stead: Pyro's handlers and
+    its validation cost nothing, and no longer see the steps. Noise comes from torch's generators
+    as it does uncompiled, so a seed gives the same steps, up to rounding.
+
+    It serves any Pyro model and guide of static structure, which do the same whatever the numbers
+    are:
+
+    * Tensors and floats among the arguments are inputs of the graph, and so are parameters,
+      buffers and all other tensors that model and guide hold. They may change from step to step,
+      in place or by new arguments. Other numbers that model and guide read are fixed at the trace.
+    * What has another shape, dtype or device, ints, strings and bools among the arguments, and
+      train and eval mode have graphs of their own. The first is compiled at once, a further one
+      when it has come a hundred times; until then, as an epoch's smaller last batch, it runs
+      uncompiled. The last eight graphs are kept.
+    * Inside other handlers (``poutine.scale`` around a step, say) it runs uncompiled.
+
+    A graph takes from a second to half a minute; Inductor keeps the code in a cache on disk, so
+    that the next process takes a second or two. ``compile_seconds`` of the result says what it
+    took, and so does the log of ``pyro_vae.compilation``, at level INFO.
+
+    Source: in place of Pyro's ``Jit*_ELBO``, which rest on ``torch.jit.trace``.
+
+    Raises:
+        TypeError: `elbo` is no ELBO with a ``differentiable_loss``, or compiled already; at a
+            loss, an argument that cannot be hashed.
+        ValueError: At a loss, an argument that requires grad; at the first, an observed value off
+            its site's support.
+        NotStatic: At the first loss, model or guide read a tensor's value.
+
+    Warns:
+        UserWarning: Once, where there is no C++ compiler; all runs uncompiled then.
+    """
+    return Compiled(elbo)
 
 
 NAMES = {"trace_elbo": trace_elbo, "analytic_kl": analytic_kl}

@@ -2,24 +2,28 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import pyro.optim
 import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
-from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae import datasets
 from pyro_vae.arguments import check_count, check_seed
+from pyro_vae.compilation import Compiled
 from pyro_vae.datasets import Pixels
 from pyro_vae.history import COLUMNS, History
+from pyro_vae.networks import bfloat16
 from pyro_vae.objectives import trace_elbo
+from pyro_vae.optim import Adam
 from pyro_vae.progress import progress_bar
+from pyro_vae.recording import Recorded
 from pyro_vae.seeding import seeded
 from pyro_vae.supports import check_on_support, scored_support
 from pyro_vae.vae import (
@@ -31,6 +35,9 @@ from pyro_vae.vae import (
     evaluating,
     examine,
 )
+
+COMPILED_FROM = 2000
+"""Steps from which ``compile="auto"`` compiles: fewer do not repay the compilation."""
 
 _TEST = 0  # the random stream of the test set; epochs count from 1
 
@@ -58,6 +65,8 @@ def fit(
     optim: pyro.optim.PyroOptim | None = None,
     pixels: Pixels | None = None,
     seed: int | None = 0,
+    compile: bool | Literal["auto"] = "auto",
+    precision: Literal["float32", "bf16"] = "float32",
     callbacks: Sequence[Callback] = (),
 ) -> History:
     """Trains a VAE by ``pyro.infer.SVI``, one step a batch, in a new order each epoch.
@@ -74,11 +83,17 @@ def fit(
         epochs: Passes over the training data.
         batch_size: Examples a step; the last batch of an epoch may be smaller.
         objective: A Pyro ELBO; None is ``objectives.trace_elbo()``.
-        optim: A Pyro optimizer; None is ``pyro.optim.Adam({"lr": 1e-3})``.
+        optim: A Pyro optimizer; None is ``optim.Adam(lr=1e-3)``.
         pixels: How levels become x, see :func:`datasets.to_pixels`; fresh draws in each epoch.
         seed: Fixes order and noise, and leaves torch's global generator as it was; None draws
             from it. The weights that the VAE starts with are its own. To go on training, pass
             another seed: the same one would draw the same pixels and noise again.
+        compile: Whether loss and gradients are compiled, see :func:`objectives.compiled`. "auto"
+            compiles from 2,000 steps on, where the objective is a ``Trace_ELBO`` or a subclass,
+            and goes on uncompiled, with a warning, where model and guide are no static program.
+            An objective that is compiled already stays so.
+        precision: "bf16" computes the networks in bfloat16, with float32 parameters and
+            densities; the test set is always scored in float32.
         callbacks: Called after each epoch with the VAE and the history so far.
 
     Returns:
@@ -87,48 +102,45 @@ def fit(
     Raises:
         TypeError, ValueError: An argument is out of range, or the data do not fit the VAE or lie
             off the set that its likelihood scores. Known before the first step.
+        RuntimeError: With ``compile=True``, model and guide are no static program.
         NonFiniteLoss: A loss or a weight became NaN or infinite; names epoch, batch and term. The
             step is not taken.
     """
     objective = trace_elbo() if objective is None else objective
-    optim = pyro.optim.Adam({"lr": 1e-3}) if optim is None else optim
+    optim = Adam(lr=1e-3) if optim is None else optim
     _check_settings(vae, epochs, batch_size, objective, optim, seed, callbacks)
+    _check_speed(vae, compile, precision)
     levels = _Levels("train", train, pixels, vae)
     if batch_size > len(train):
         raise ValueError(
             f"batch_size: got {batch_size}, expected at most the {len(train)} training examples"
         )
     test_x = None if test is None else _Levels("test", test, pixels, vae).fixed(seed)
-    objective_terms = _Terms(objective)
-    svi = SVI(
-        vae.model,
-        vae.guide,
-        optim,
-        loss=objective.loss,
-        loss_and_grads=objective_terms.loss_and_grads,
-    )
+    recorded = _recorded(objective, compile, epochs * max(1, len(train) // batch_size))
+    terms = _Terms(recorded)
+    model, guide = _program(vae, precision)
+    svi = SVI(model, guide, optim, loss=recorded.loss, loss_and_grads=terms.loss_and_grads)
     history = History({name: [] for name in COLUMNS if test is not None or name != "test_cost"})
     batches = math.ceil(len(train) / batch_size)
     with (
         _training(vae),
-        objective_terms.recording(),
         progress_bar(epochs * batches, "batches") as progress,
     ):
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
             progress.set_description(f"epoch {epoch}/{epochs}")
-            objective_terms.reset()
+            terms.reset()
             with seeded(seed, epoch, device=levels.device):
                 order = torch.randperm(len(train)).to(levels.device)
                 for batch, index in enumerate(order.split(batch_size), start=1):
-                    objective_terms.place = f"epoch {epoch}, batch {batch}"
+                    terms.place = f"epoch {epoch}, batch {batch}"
                     try:
                         svi.step(levels.x(index))
                     except FloatingPointError as error:
                         raise NonFiniteLoss(str(error), history) from None
                     progress.update()
             _check_weights(vae, epoch, history)
-            row = {"epoch": epoch, **objective_terms.means(len(train))}
+            row = {"epoch": epoch, **terms.means(len(train))}
             if test_x is not None:
                 row["test_cost"] = _test_cost(vae, test_x, batch_size, seed)
                 if not math.isfinite(row["test_cost"]):
@@ -235,20 +247,15 @@ class _Levels:
 
 
 class _Terms:
-    """Reads the ELBO's terms from the traces that an objective makes anyway, in nats.
+    """Sums cost, reconstruction and KL over the batches of an epoch, in nats."""
 
-    Every Pyro ELBO takes its traces from its own ``_get_trace``. Reading them there costs no
-    further pass, and the objective stays the user's own.
-    """
-
-    def __init__(self, objective: ELBO) -> None:
+    def __init__(self, objective: Recorded) -> None:
         self.objective = objective
         self.place = ""
         self.reset()
 
     def reset(self) -> None:
         self.cost = self.reconstruction = self.kl = 0.0
-        self._sums: list[tuple[float, float]] = []  # log p(x|z) and sampled KL of each trace
 
     def means(self, examples: int) -> dict[str, float]:
         return {
@@ -257,37 +264,15 @@ class _Terms:
             "kl": self.kl / examples,
         }
 
-    @contextmanager
-    def recording(self) -> Iterator[None]:
-        own = self.objective._get_trace
-        patched = vars(self.objective).get("_get_trace")  # by a fit that this one is nested in
-
-        def get_trace(*args: Any) -> tuple[Trace, Trace]:
-            model, guide = own(*args)
-            kl = _log_prob(guide, "z") - _log_prob(model, "z")
-            self._sums.append((_log_prob(model, "x"), kl))
-            return model, guide
-
-        self.objective._get_trace = get_trace
-        try:
-            yield
-        finally:
-            if patched is None:
-                del self.objective._get_trace
-            else:
-                self.objective._get_trace = patched
-
     def loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
         """The objective's own; raises before the step if the loss is not finite."""
-        self._sums = []
         try:
             cost = self.objective.loss_and_grads(model, guide, x)
         except ValueError:
             # Pyro's validation found a distribution that cannot be. Where that comes of numbers
             # that are not finite, the same batch without validation says in which term.
             with torch.no_grad(), pyro.validation_enabled(False):
-                self._sums = []
-                self._terms(self.objective.loss(model, guide, x))
+                self._terms(Recorded.loss(self.objective, model, guide, x))
             raise
         terms = self._terms(cost)
         self.cost += terms[0]
@@ -296,25 +281,47 @@ class _Terms:
         return terms[0]
 
     def _terms(self, cost: float) -> tuple[float, float, float]:
-        """Cost, reconstruction and KL of the traces just made; raises if one is not finite."""
-        if isinstance(cost, tuple) or not self._sums:
+        """Cost, reconstruction and KL of the loss just computed; raises if one is not finite."""
+        if isinstance(cost, tuple) or self.objective.terms is None:
             raise TypeError(
-                f"objective: a {type(self.objective).__name__} gave no loss of one number from "
-                "traces of its own, expected an ELBO"
+                f"objective: a {type(self.objective.elbo).__name__} gave no loss of one number "
+                "from traces of its own, expected an ELBO"
             )
-        particles = self.objective.num_particles
-        reconstruction = -sum(x for x, _ in self._sums) / particles
+        likelihood, sampled_kl = self.objective.terms
+        reconstruction = -likelihood
         # An ELBO's own, in closed form where it has that; else from the same samples.
-        is_elbo = isinstance(self.objective, Trace_ELBO)
-        kl = cost - reconstruction if is_elbo else sum(kl for _, kl in self._sums) / particles
+        is_elbo = isinstance(self.objective.elbo, Trace_ELBO)
+        kl = cost - reconstruction if is_elbo else sampled_kl
         for term, value in (("reconstruction", reconstruction), ("KL", kl), ("objective", cost)):
             if not math.isfinite(value):
                 raise FloatingPointError(f"{self.place}: the {term} term of the loss is {value}")
         return float(cost), reconstruction, kl
 
 
-def _log_prob(trace: Trace, site: str) -> float:
-    return trace.nodes[site]["log_prob_sum"].item()
+def _recorded(objective: ELBO, compile: bool | Literal["auto"], steps: int) -> Recorded:
+    """The objective with its terms, and compiled where that is asked for or pays."""
+    if isinstance(objective, Recorded):
+        return objective
+    pays = steps >= COMPILED_FROM and isinstance(objective, Trace_ELBO)
+    if compile is True or (compile == "auto" and pays):
+        return Compiled(objective, strict=compile is True)
+    return Recorded(objective)
+
+
+def _program(vae: VAE, precision: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The model and guide that are trained, with networks in the precision that is asked for."""
+    if precision == "float32":
+        return vae.model, vae.guide
+
+    def model(x: Tensor) -> Tensor:
+        with bfloat16(vae):
+            return vae.model(x)
+
+    def guide(x: Tensor) -> Tensor:
+        with bfloat16(vae):
+            return vae.guide(x)
+
+    return model, guide
 
 
 @contextmanager
@@ -342,6 +349,33 @@ def _check_weights(vae: VAE, epoch: int, history: History) -> None:
         if not torch.isfinite(parameter).all():
             message = f"epoch {epoch}: after its last batch the weight {path} is not finite"
             raise NonFiniteLoss(message, history)
+
+
+def _check_speed(vae: VAE, compile: Any, precision: Any) -> None:
+    if not isinstance(compile, bool) and compile != "auto":
+        raise ValueError(f'compile: got {compile!r}, expected True, False or "auto"')
+    if precision not in ("float32", "bf16"):
+        raise ValueError(f'precision: got {precision!r}, expected "float32" or "bf16"')
+    if precision == "float32":
+        return
+    if dtype_of(vae) != torch.float32:
+        raise ValueError(
+            f"precision: got 'bf16' for a VAE of {dtype_of(vae)}, expected one of torch.float32"
+        )
+    with bfloat16(vae):  # raises where there is no network
+        pass
+    device = device_of(vae)
+    fast = (
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if device.type == "cpu"
+        else device.type != "cuda" or torch.cuda.is_bf16_supported()
+    )
+    if not fast:
+        warnings.warn(
+            "precision: this processor has no bfloat16 products, so 'bf16' is slower than "
+            "'float32' here",
+            stacklevel=3,
+        )
 
 
 def _check_settings(

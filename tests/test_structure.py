@@ -14,9 +14,9 @@ PACKAGE = Path(pyro_vae.__file__).parent
 FLOORS: list[set[str]] = [
     {"arguments", "progress", "supports", "tables"},
     {"seeding"},
-    {"networks", "datasets", "plots"},
-    {"priors", "likelihoods", "posteriors"},
-    {"vae", "objectives", "history"},
+    {"networks", "datasets", "plots", "recording"},
+    {"priors", "likelihoods", "posteriors", "compilation"},
+    {"vae", "objectives", "optim", "history"},
     {"presets"},
     {"training", "evaluation", "runs"},
     {"comparison", "reproduction"},

@@ -3,6 +3,7 @@
 import copy
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pyro
@@ -18,6 +19,7 @@ from pyro.infer import (
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
 )
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
 from pyro_vae import (
@@ -28,10 +30,13 @@ from pyro_vae import (
     log_likelihood,
     networks,
     objectives,
+    optim,
     posteriors,
     presets,
     priors,
+    training,
 )
+from pyro_vae.compilation import Compiled
 from pyro_vae.datasets import Dataset, Pixels, binarize, to_pixels
 from pyro_vae.history import History
 from pyro_vae.training import NonFiniteLoss, TensorBoard
@@ -94,18 +99,19 @@ def test_without_a_seed_the_global_generator_decides(digits: Dataset) -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
-def test_fit_is_the_loop_that_one_writes_with_svi() -> None:
+@pytest.mark.parametrize("make", [optim.Adam, lambda: pyro.optim.Adam({"lr": 1e-3})])
+def test_fit_is_the_loop_that_one_writes_with_svi(make: Callable[[], PyroOptim]) -> None:
     x, by_fit = binary(20), bernoulli_vae()
     by_hand = bernoulli_vae()
     by_hand.load_state_dict(by_fit.state_dict())
-    svi = SVI(by_hand.model, by_hand.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    svi = SVI(by_hand.model, by_hand.guide, make(), Trace_ELBO())
     torch.manual_seed(9)
     costs = []
     for _ in range(3):
         order = torch.randperm(20)
         costs.append(sum(svi.step(x[batch]) for batch in order.split(8)) / 20)
     torch.manual_seed(9)
-    history = fit(by_fit, x, epochs=3, batch_size=8, seed=None)
+    history = fit(by_fit, x, epochs=3, batch_size=8, seed=None, optim=make())
     assert torch.equal(weights(by_fit), weights(by_hand))
     assert history.cost == costs
 
@@ -471,3 +477,136 @@ def test_wrong_settings_are_named() -> None:
         fit(vae, x, epochs=1, batch_size=4, seed=-3)
     with pytest.raises(TypeError, match="seed: got 'a'"):
         fit(vae, x, epochs=1, batch_size=4, seed="a")
+
+
+# Speed: compiled, and in bfloat16.
+
+
+def test_compiled_it_is_the_same_training(digits: Dataset) -> None:
+    histories, vaes = [], []
+    for compile in (False, True):
+        vae = small()
+        vaes.append(vae)
+        histories.append(
+            fit(
+                vae,
+                digits.train[:700],
+                test=digits.test[:200],
+                epochs=2,
+                pixels="binary",
+                compile=compile,
+            )
+        )
+    for name in ("cost", "reconstruction", "kl", "test_cost"):
+        assert histories[1][name] == pytest.approx(histories[0][name], rel=1e-5)
+    torch.testing.assert_close(weights(vaes[1]), weights(vaes[0]), rtol=1e-3, atol=1e-4)
+
+
+def test_auto_compiles_by_the_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "COMPILED_FROM", 6)
+    trace, renyi = objectives.trace_elbo(), RenyiELBO(num_particles=2)
+    for steps, objective, compile, expected in (
+        (6, trace, "auto", True),
+        (5, trace, "auto", False),
+        (6, trace, False, False),
+        (5, trace, True, True),
+        (6, renyi, "auto", False),
+    ):
+        recorded = training._recorded(objective, compile, steps)
+        assert isinstance(recorded, Compiled) is expected
+    own = objectives.compiled(trace)
+    assert training._recorded(own, False, 1) is own
+
+
+class Reading(nn.Module):
+    """A likelihood that reads a value of z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = networks.MLP(1, (), 6)
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        logits = self.network(z)
+        return dist.Bernoulli(logits=logits if z.sum() > 0 else 2 * logits).to_event(1)
+
+
+def test_auto_goes_on_uncompiled_where_the_program_is_not_static(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(training, "COMPILED_FROM", 1)
+    parts = priors.StandardNormal(1), Reading(), posteriors.Normal(networks.MLP(6, (), 2))
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        history = fit(VAE(*parts), binary(20), epochs=2, batch_size=10)
+    assert len(history.cost) == 2
+    with pytest.raises(RuntimeError, match="reads a tensor's value"):
+        fit(VAE(*parts), binary(20), epochs=2, batch_size=10, compile=True)
+
+
+def test_bf16_is_in_the_networks_alone(digits: Dataset) -> None:
+    seen = []
+
+    class Watched(networks.MLP):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            seen.append(out.dtype)
+            return out
+
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(Watched(2, (20,), (28, 28))),
+        posteriors.Normal(Watched((28, 28), (20,), 4)),
+    )
+    costs = []
+    start = copy.deepcopy(vae.state_dict())
+    for precision in ("float32", "bf16"):
+        vae.load_state_dict(start)
+        seen.clear()
+        data = {"test": digits.test[:50], "pixels": "binary", "compile": False}
+        history = fit(vae, digits.train[:512], epochs=2, precision=precision, **data)
+        costs.append(history.cost[-1])
+        inside = torch.bfloat16 if precision == "bf16" else torch.float32
+        # Checks and the test set are in float32, whatever the training is in.
+        assert seen.count(inside) >= 2 * 4 * 2
+        assert set(seen) <= {inside, torch.float32}
+        assert all(p.dtype == torch.float32 for p in vae.parameters())
+        assert vae.likelihood(torch.zeros(1, 2)).base_dist.logits.dtype == torch.float32
+        assert seen[-1] == torch.float32
+    assert costs[0] != costs[1]
+    # bfloat16 rounds each activation by up to 2^-9; costs move by less than that.
+    assert costs[1] == pytest.approx(costs[0], rel=2**-9)
+
+
+def test_bf16_compiled_agrees_with_bf16(digits: Dataset) -> None:
+    costs = []
+    for compile in (False, True):
+        vae = small()
+        data = {"epochs": 1, "pixels": "binary", "compile": compile, "precision": "bf16"}
+        costs.append(fit(vae, digits.train[:256], **data).cost[0])
+    assert costs[1] == pytest.approx(costs[0], rel=2**-9)
+
+
+def test_wrong_speed_settings() -> None:
+    vae, x = bernoulli_vae(), binary(20)
+    for wrong in ("yes", None, 1):
+        with pytest.raises(ValueError, match="compile: got"):
+            fit(vae, x, epochs=1, batch_size=5, compile=wrong)
+    with pytest.raises(ValueError, match=r"precision: got 'float16'"):
+        fit(vae, x, epochs=1, batch_size=5, precision="float16")
+    with pytest.raises(ValueError, match=r"for a VAE of torch\.float64"):
+        fit(vae.double(), x.double(), epochs=1, batch_size=5, precision="bf16")
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(6))
+
+        def forward(self, z: Tensor) -> dist.Distribution:
+            return dist.Bernoulli(logits=z * self.weight).to_event(1)
+
+    class Posterior(nn.Module):
+        def forward(self, x: Tensor) -> dist.Distribution:
+            return dist.Normal(x[..., :1], 1.0).to_event(1)
+
+    bare = VAE(priors.StandardNormal(1), Plain(), Posterior())
+    with pytest.raises(ValueError, match="no part holds a network"):
+        fit(bare, x, epochs=1, batch_size=5, precision="bf16")

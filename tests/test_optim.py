@@ -1,0 +1,197 @@
+"""Optimizers of all parameters at once: torch's own steps, by name, kept over a restart."""
+
+import copy
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pyro.optim
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
+
+from pyro_vae import VAE, optim
+
+from .models import bernoulli_vae
+
+
+def binary(examples: int = 8) -> Tensor:
+    return torch.bernoulli(torch.full((examples, 6), 0.3))
+
+
+def train(vae: VAE, optimizer: pyro.optim.PyroOptim, steps: int = 4, seed: int = 0) -> None:
+    x = binary_of(seed)
+    torch.manual_seed(seed)
+    svi = SVI(vae.model, vae.guide, optimizer, Trace_ELBO())
+    for _ in range(steps):
+        svi.step(x)
+
+
+def binary_of(seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return binary()
+
+
+def same(a: VAE, b: VAE, exact: bool = True) -> bool:
+    pairs = list(zip(a.parameters(), b.parameters(), strict=True))
+    return all(torch.equal(p, q) if exact else torch.allclose(p, q, 1e-5, 1e-6) for p, q in pairs)
+
+
+OPTIONS = {
+    "plain": (optim.Adam(1e-2), lambda p: torch.optim.Adam(p, 1e-2), None),
+    "betas, decay": (
+        optim.Adam(1e-2, betas=(0.8, 0.9), weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, 1e-2, (0.8, 0.9), weight_decay=0.1),
+        None,
+    ),
+    "momentum, clipping": (
+        optim.from_torch(torch.optim.SGD, lr=1e-2, momentum=0.9, clip_norm=0.5),
+        lambda p: torch.optim.SGD(p, 1e-2, momentum=0.9),
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_it_takes_the_steps_of_a_torch_loop(name: str) -> None:
+    optimizer, make, clip = OPTIONS[name]
+    vae = bernoulli_vae()
+    other = copy.deepcopy(vae)
+    train(vae, copy.deepcopy(optimizer))
+    x = binary_of(0)
+    torch.manual_seed(0)
+    by_hand = make(other.parameters())
+    for _ in range(4):
+        by_hand.zero_grad()
+        Trace_ELBO().differentiable_loss(other.model, other.guide, x).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(other.parameters(), clip)
+        by_hand.step()
+    assert same(vae, other, exact=False)
+
+
+def test_adam_is_pyros_adam() -> None:
+    vae = bernoulli_vae()
+    other = copy.deepcopy(vae)
+    train(vae, optim.Adam(1e-2))
+    train(other, pyro.optim.Adam({"lr": 1e-2}))
+    assert same(vae, other, exact=False)
+
+
+def test_a_schedule_advances_at_each_step() -> None:
+    optimizer = optim.Adam(1.0, schedule=lambda o: ExponentialLR(o, 0.5))
+    train(bernoulli_vae(), optimizer, steps=3)
+    assert optimizer.optimizer.param_groups[0]["lr"] == 0.125
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_saved_state_goes_on_where_it_was(on_disk: bool, tmp_path: Path) -> None:
+    def make() -> optim.JointOptim:
+        return optim.Adam(1e-2, schedule=lambda o: ExponentialLR(o, 0.9))
+
+    optimizer, vae = make(), bernoulli_vae()
+    train(vae, optimizer)
+    if on_disk:
+        optimizer.save(str(tmp_path / "optimizer.pt"))
+    state, restarted = copy.deepcopy((optimizer.get_state(), vae))
+    assert set(state["parameters"]) == {f"vae.{path}" for path, _ in vae.named_parameters()}
+    train(vae, optimizer, seed=1)
+
+    pyro.clear_param_store()
+    other = make()
+    if on_disk:
+        other.load(str(tmp_path / "optimizer.pt"))
+    else:
+        other.set_state(state)
+    # What waits for its parameters is still there to be saved.
+    assert other.get_state()["schedule"] == state["schedule"]
+    train(restarted, other, seed=1)
+    assert same(vae, restarted)
+    assert optimizer.optimizer.param_groups[0]["lr"] == other.optimizer.param_groups[0]["lr"]
+
+
+def test_a_state_may_be_put_back_in_the_middle() -> None:
+    optimizer, vae = optim.Adam(1e-2), bernoulli_vae()
+    train(vae, optimizer)
+    state, weights = copy.deepcopy((optimizer.get_state(), vae.state_dict()))
+    train(vae, optimizer, seed=1)
+    first = copy.deepcopy(vae)
+    vae.load_state_dict(weights)
+    optimizer.set_state(state)
+    train(vae, optimizer, seed=1)
+    assert same(vae, first)
+
+
+def test_parameters_that_are_not_in_a_step_stay() -> None:
+    """Neither momentum nor a gradient that lies there moves them."""
+    optimizer = optim.Adam(0.1)
+
+    def model(which: str) -> None:
+        value = pyro.param(which, torch.tensor(1.0))
+        pyro.sample("x", dist.Normal(value, 1.0), obs=torch.tensor(3.0))
+
+    svi = SVI(model, lambda which: None, optimizer, Trace_ELBO())
+    pyro.clear_param_store()
+    svi.step("a")
+    svi.step("b")
+    a, b = (pyro.get_param_store()._params[name] for name in "ab")
+    a.grad = torch.tensor(5.0)
+    before = a.item(), b.item()
+    svi.step("b")
+    assert a.item() == before[0]
+    assert a.grad.item() == 5.0
+    assert b.item() != before[1]
+    assert len(optimizer.optimizer.param_groups) == 1
+    steps = {name: s["step"].item() for name, s in optimizer.get_state()["parameters"].items()}
+    assert steps == {"a": 1, "b": 2}
+
+
+def test_two_vaes_of_one_name_share_no_momentum() -> None:
+    optimizer, vaes = optim.Adam(1e-2), [bernoulli_vae(), bernoulli_vae()]
+    alone = copy.deepcopy(vaes)
+    for _ in range(3):
+        for vae in vaes:
+            train(vae, optimizer, steps=1)
+    for vae, other in zip(vaes, alone, strict=True):
+        own = optim.Adam(1e-2)
+        for _ in range(3):
+            train(other, own, steps=1)
+        assert same(vae, other)
+
+
+def test_wrong_inputs() -> None:
+    with pytest.raises(TypeError, match="cls: got 'Adam'"):
+        optim.from_torch("Adam")
+    with pytest.raises(TypeError, match="rate"):
+        optim.from_torch(torch.optim.SGD, rate=1.0)
+    with pytest.raises(ValueError, match="learning rate"):
+        optim.Adam(-1.0)
+    for wrong in (0.0, -1.0, float("inf"), "1"):
+        with pytest.raises(ValueError, match="clip_norm: got"):
+            optim.Adam(clip_norm=wrong)
+    with pytest.raises(TypeError, match=r"schedule: got 0\.9"):
+        optim.Adam(schedule=0.9)
+    for schedule in (ReduceLROnPlateau, lambda o: None):
+        with pytest.raises(TypeError, match="schedule: made a"):
+            optim.Adam(schedule=schedule)
+    vae = bernoulli_vae()
+    by_pyro = pyro.optim.Adam({"lr": 1e-2})
+    train(vae, by_pyro)
+    with pytest.raises(ValueError, match="state_dict: got the keys"):
+        optim.Adam().set_state(by_pyro.get_state())
+    other = optim.Adam()
+    train(bernoulli_vae(hidden=9), other)
+    with pytest.raises(ValueError, match=r"state_dict: exp_avg of 'vae.*' has shape"):
+        train(vae, fresh_with(other))
+    scheduled = optim.Adam(schedule=lambda o: ExponentialLR(o, 0.9))
+    train(vae, scheduled)
+    with pytest.raises(ValueError, match="no schedule"):
+        train(vae, fresh_with(scheduled))
+
+
+def fresh_with(other: optim.JointOptim) -> optim.JointOptim:
+    optimizer = optim.Adam()
+    optimizer.set_state(copy.deepcopy(other.get_state()))
+    return optimizer
