@@ -72,6 +72,7 @@ def train(
     ] = "trace_elbo",
     pixels: PixelsOption = None,
     seed: Annotated[int, typer.Option(help="Fixes weights, order and noise.")] = 0,
+    precision: Annotated[str, typer.Option(help="Of the networks: float32, or bf16.")] = "float32",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; without it runs/PRESET-DATA.")
     ] = None,
@@ -93,7 +94,9 @@ def train(
         "objective": objective,
         "pixels": vae.preset["pixels"],
         "seed": seed,
-        "optimizer": "Adam(lr=1e-3)",
+        "precision": precision,
+        "compile": "auto",
+        "optimizer": "optim.Adam(lr=1e-3)",
     }
 
     def record(vae: VAE, history: History) -> None:
@@ -114,6 +117,7 @@ def train(
         objective=loss,
         pixels=vae.preset["pixels"],
         seed=seed,
+        precision=precision,  # type: ignore[arg-type]
         callbacks=callbacks,
     )
     _say(f"run: {folder}")

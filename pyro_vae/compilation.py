@@ -33,13 +33,18 @@ from pyro_vae.supports import check_on_support, scored_support
 _log = logging.getLogger(__name__)
 
 _GRAPHS = 8  # that one objective keeps
+_REPEATS = 4  # graphs for the same arguments, where model or guide have changed
 _PATIENCE = 100  # losses of a further shape or mode that are not compiled before it is
 
 Kind = Literal["loss", "gradients"]
 
 
-class NotStatic(RuntimeError):
-    """A model or guide cannot become a graph: what it does depends on a tensor's value."""
+class NotCompiled(RuntimeError):
+    """torch cannot make a graph of a model and guide."""
+
+
+class NotStatic(NotCompiled):
+    """A model or guide is no static program: it reads a tensor's value, or replaces a tensor."""
 
 
 class Compiled(Recorded):
@@ -68,10 +73,12 @@ class Compiled(Recorded):
         self.compile_seconds = 0.0
         self._graphs: dict[Any, list[_Graph]] = {}
         self._waiting: Counter[Any] = Counter()
+        self._made: Counter[Any] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled code stays in its process; a copy or a pickle makes its own.
-        return vars(self) | {"_graphs": {}, "_waiting": Counter(), "compile_seconds": 0.0}
+        empty = {"_graphs": {}, "_waiting": Counter(), "_made": Counter(), "compile_seconds": 0.0}
+        return vars(self) | empty
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number, without gradients."""
@@ -82,6 +89,8 @@ class Compiled(Recorded):
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number; adds its gradients to those of the parameters."""
+        if not torch.is_grad_enabled():
+            return self.loss(model, guide, *args, **kwargs)
         graph = self._graph("gradients", model, guide, args, kwargs)
         if graph is None:
             return super().loss_and_grads(model, guide, *args, **kwargs)
@@ -114,7 +123,10 @@ class Compiled(Recorded):
         """The graph for this call, traced and compiled if it is time; None where it is not."""
         if self._given_up or not _only_parameters_are_captured():
             return None
-        key = (kind, model, guide, _signature(args, kwargs), _ambient())
+        elbo = self.elbo
+        if elbo.vectorize_particles and elbo.max_plate_nesting == math.inf:
+            elbo._guess_max_plate_nesting(model, guide, args, kwargs)  # as its first loss would
+        key = (kind, model, guide, _signature(args, kwargs), _ambient(), _plain(elbo))
         known = self._graphs.get(key, [])
         for graph in known:
             if graph.holds() and (graph.is_bound() or graph.bind(args, kwargs)):
@@ -131,17 +143,25 @@ class Compiled(Recorded):
                     del self._waiting[next(iter(self._waiting))]
                 return None
             del self._waiting[key]
-        if not _can_compile(args, kwargs):
+        if self._made[key] >= _REPEATS or not _can_compile(args, kwargs):
             return None
         start = time.perf_counter()
         try:
-            graph = _Graph(kind, self.elbo, model, guide, args, kwargs)
-        except RuntimeError as error:
+            graph = _Graph(kind, elbo, model, guide, args, kwargs)
+        except NotCompiled as error:
             if self.strict:
                 raise
             self._given_up = True
             warnings.warn(f"the objective runs uncompiled: {error}", stacklevel=4)
             return None
+        self._made[key] += 1
+        if self._made[key] == _REPEATS:
+            warnings.warn(
+                f"compiled: {_REPEATS} graphs were made for the same arguments, as model or guide "
+                "keep changing (an attribute, a part); further changes run uncompiled. Numbers "
+                "that change belong into the arguments, or into tensors that change in place",
+                stacklevel=4,
+            )
         seconds = time.perf_counter() - start
         self.compile_seconds += seconds
         _log.info("compiled a graph of %d nodes in %.1f s", graph.size, seconds)
@@ -159,8 +179,7 @@ class _Graph:
         self, kind: Kind, elbo: ELBO, model: Any, guide: Any, args: Any, kwargs: Any
     ) -> None:
         self._program = elbo, model, guide
-        self._modules: list[nn.Module] = []
-        self._state: list[Any] = []
+        self._modules = _Modules([])
         self._captured: list[Tensor] = []
         self.leaves: list[Tensor] = []
         self.parameters = self._rehearse(args, kwargs)
@@ -168,13 +187,21 @@ class _Graph:
         self._constraints = {name: constraints[name] for name in self.parameters}
         self._binds_its_own = False
         arguments = _arguments(args, kwargs)
-        traced = self._trace(kind, arguments, args, kwargs)
-        self._captured = [*_lift(traced), *self._captured]
-        _use_onednn(traced)
+        try:
+            traced = self._trace(kind, arguments, args, kwargs)
+            self._captured = [*_lift(traced), *self._captured]
+            _use_onednn(traced)
+            with torch.no_grad(), torch.random.fork_rng(_cuda_devices(self._captured)):
+                self._compiled = _compile(traced, [*self._captured, *arguments])
+        except NotCompiled:
+            raise
+        except Exception as error:  # what ran uncompiled a moment ago, torch cannot compile
+            raise NotCompiled(
+                f"compiled: torch cannot compile this program ({type(error).__name__}: {error}); "
+                "without compiled() it runs as it is"
+            ) from error
         self.size = len(traced.graph.nodes)
-        self._layouts = [_layout(tensor) for tensor in self._captured]
-        with torch.no_grad(), torch.random.fork_rng(_cuda_devices(self._captured)):
-            self._compiled = _compile(traced, [*self._captured, *arguments])
+        self._layouts = [(_layout(t), t.requires_grad) for t in self._captured]
 
     def run(self, args: Any, kwargs: Any) -> list[Tensor]:
         """``[loss, E_q log p(x|z), sampled KL]`` as one tensor, then the leaves' gradients."""
@@ -185,8 +212,8 @@ class _Graph:
 
     def holds(self) -> bool:
         """Whether modules and tensors are what they were when the graph was traced."""
-        return self._modules_state() == self._state and all(
-            _layout(tensor) == layout
+        return self._modules.hold() and all(
+            (_layout(tensor), tensor.requires_grad) == layout
             for tensor, layout in zip(self._captured, self._layouts, strict=True)
         )
 
@@ -220,24 +247,11 @@ class _Graph:
                 tensor.unconstrained = weakref.ref(tensor)  # type: ignore[attr-defined]
             _parameter_site(tensor, name=name)
 
-    def _modules_state(self) -> list[Any]:
-        state: list[Any] = []
-        for module in self._modules:
-            state.append(module.training)
-            for tensors in (module._parameters, module._buffers):
-                state += [
-                    (name, id(t), t is not None and t.requires_grad) for name, t in tensors.items()
-                ]
-            state += [id(child) for child in module._modules.values()]
-        return state
-
     # Making it.
 
     def _rehearse(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
         """Runs the program once, uncompiled: parameters come to be, supports are checked."""
-        elbo, model, guide = self._program
-        if elbo.vectorize_particles and elbo.max_plate_nesting == math.inf:
-            elbo._guess_max_plate_nesting(model, guide, args, kwargs)  # as its first loss would
+        _, model, guide = self._program
         store, random = pyro.get_param_store(), _Random(_arguments(args, kwargs))
         names = set(store.keys())
         run = self._run_once(args, kwargs)
@@ -252,8 +266,7 @@ class _Graph:
         random.restore()
         owners = [getattr(program, "__self__", program) for program in (model, guide)]
         modules = [*run.modules, *(owner for owner in owners if isinstance(owner, nn.Module))]
-        self._modules = list(dict.fromkeys(m for module in modules for m in module.modules()))
-        self._state = self._modules_state()
+        self._modules = _Modules(modules)
         self._captured = list(run.captured)
         for model_trace, _ in run.traces:
             for name, site in model_trace.nodes.items():
@@ -267,9 +280,12 @@ class _Graph:
         modules: list[nn.Module] = []
         watch = _Watch(_arguments(args, kwargs))
 
+        attributes = _Tensors()
+
         def see(module: nn.Module, _: Any) -> None:
             modules.append(module)
             watch.keep(module.buffers())  # torch's batch norm does not say that it writes
+            attributes.keep(module)
 
         hook = register_module_forward_pre_hook(see)
         try:
@@ -283,7 +299,14 @@ class _Graph:
                 elbo.loss(model, guide, *args, **kwargs)
         finally:
             hook.remove()
+            replaced = attributes.restore()
             watch.restore()
+        if replaced:
+            raise NotStatic(
+                f"compiled: model or guide replaces {replaced} as it runs, expected in-place "
+                "changes (copy_, mul_, add_), of which a graph can take part; without compiled() "
+                "it runs as it is"
+            )
         parameters = {
             name: site["value"].unconstrained() for name, site in sites.trace.nodes.items()
         }
@@ -301,8 +324,8 @@ class _Graph:
         elbo, model, guide = self._program
         static, spec = pytree.tree_flatten((args, kwargs))
 
-        def program(captured: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
-            given = iter(arguments)
+        def program(*tensors: Tensor) -> list[Tensor]:
+            captured, given = tensors[: len(self._captured)], iter(tensors[len(self._captured) :])
             leaves = [next(given) if _is_input(leaf) else leaf for leaf in static]
             args, kwargs = pytree.tree_unflatten(leaves, spec)
             with (
@@ -324,13 +347,12 @@ class _Graph:
                 poutine.block(),
                 pyro.validation_enabled(False),
                 _reads_no_values(elbo),
+                _validates_nothing(),
                 torch.random.fork_rng(_cuda_devices(arguments)),
                 fake,
             ):
-                fakes = [
-                    [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]
-                    for tensors in (self._captured, arguments)
-                ]
+                tensors = [t.detach() for t in (*self._captured, *arguments)]
+                fakes = [fake.from_tensor(t, static_shapes=True) for t in tensors]
                 return make_fx(program)(*fakes)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise NotStatic(
@@ -346,6 +368,70 @@ class _Run:
     modules: list[nn.Module]
     captured: dict[Tensor, None]
     traces: list[tuple[poutine.Trace, poutine.Trace]]
+
+
+class _Tensors:
+    """The tensors that modules have as attributes and buffers."""
+
+    def __init__(self) -> None:
+        self._tables: dict[int, tuple[str, dict[str, Any], dict[str, Tensor]]] = {}
+
+    def keep(self, module: nn.Module) -> None:
+        """Remembers those of a module, as they are at the first call."""
+        for table in (vars(module), module._buffers):
+            if id(table) not in self._tables:
+                held = {name: v for name, v in table.items() if isinstance(v, Tensor)}
+                self._tables[id(table)] = type(module).__name__, table, held
+
+    def restore(self) -> str:
+        """Puts back what was replaced since; returns its name."""
+        replaced = ""
+        for owner, table, held in self._tables.values():
+            for name, value in list(table.items()):
+                if isinstance(value, Tensor) and held.get(name) is not value:
+                    replaced = f"{owner}.{name}"
+                    if name in held:
+                        table[name] = held[name]
+                    else:
+                        del table[name]
+        return replaced
+
+
+class _Modules:
+    """What modules consist of, and whether that is still so; asked at each step, so in a rush."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        every = dict.fromkeys(m for module in modules for m in module.modules())
+        tables = [t for m in every for t in (m._parameters, m._buffers, m._modules)]
+        self._modes = [(module, module.training) for module in every]
+        self._sizes = [(table, len(table)) for table in tables]
+        self._held = [(table, *item) for table in tables for item in table.items()]
+        self._trained = [(p, p.requires_grad) for m in every for p in m.parameters(False)]
+        self._plain = [(vars(m), *item) for m in every for item in _plain(m)]
+        self._sets = [
+            (vars(m), name, v)
+            for m in every
+            for name, v in vars(m).items()
+            if isinstance(v, Tensor)
+        ]
+
+    def hold(self) -> bool:
+        for module, training in self._modes:
+            if module.training is not training:
+                return False
+        for table, size in self._sizes:
+            if len(table) != size:
+                return False
+        for table, name, held in self._held:
+            if table.get(name, self) is not held:
+                return False
+        for table, name, held in self._sets:
+            if table.get(name) is not held:
+                return False
+        for table, name, value in self._plain:
+            if table.get(name, self) != value:
+                return False
+        return all(p.requires_grad is trained for p, trained in self._trained)
 
 
 class _Watch(TorchDispatchMode):
@@ -412,6 +498,11 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> Any:
+        if torch.is_grad_enabled():  # create_graph
+            raise RuntimeError(
+                "compiled: a compiled loss has gradients, but no gradients of gradients; use the "
+                "objective without compiled()"
+            )
         return None, None, *(outer * gradient for gradient in ctx.gradients)
 
 
@@ -432,10 +523,14 @@ def _is_input(leaf: Any) -> bool:
 
 def _arguments(args: Any, kwargs: Any) -> list[Tensor]:
     """The tensors and floats among the arguments, which are inputs of the graph."""
+    inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if _is_input(leaf)]
+    tensors = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
+    if len(tensors) == len(inputs):
+        return tensors
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if double else torch.get_default_dtype()
     return [
-        leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=torch.get_default_dtype())
-        for leaf in pytree.tree_leaves((args, kwargs))
-        if _is_input(leaf)
+        leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=dtype) for leaf in inputs
     ]
 
 
@@ -467,6 +562,12 @@ def _argument_signature(leaf: Any) -> Any:
 
 def _layout(tensor: Tensor) -> Any:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _plain(owner: Any) -> tuple[tuple[str, Any], ...]:
+    """The numbers and words among an object's attributes, which a trace takes in."""
+    plain = int, float, str, type(None)  # bools are ints
+    return tuple((name, v) for name, v in vars(owner).items() if isinstance(v, plain))
 
 
 def _ambient() -> Any:
@@ -559,6 +660,25 @@ def _reads_no_values(elbo: ELBO) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _validates_nothing() -> Iterator[None]:
+    """Distributions without checks of values, though they were told to check, or made before."""
+    cls = torch.distributions.Distribution
+    init, validate = cls.__init__, cls._validate_sample
+
+    def unchecked(self: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs["validate_args"] = False
+        init(self, *args[:2], **kwargs)
+
+    try:
+        cls.__init__ = unchecked  # type: ignore[method-assign]
+        cls._validate_sample = lambda self, value: None  # type: ignore[method-assign]
+        yield
+    finally:
+        cls.__init__ = init  # type: ignore[method-assign]
+        cls._validate_sample = validate  # type: ignore[method-assign]
+
+
 def _lift(traced: GraphModule) -> list[Tensor]:
     """Makes the tensors that are left inside a graph its first inputs."""
     tensors: dict[Tensor, Any] = {}
@@ -605,7 +725,7 @@ def _use_onednn(traced: GraphModule) -> None:
             bias, (x, weight) = None, node.args
         elif node.target is aten.addmm.default and not node.kwargs:
             bias, x, weight = node.args
-            if bias.meta["val"].dim() != 1:
+            if bias.meta["val"].shape != node.meta["val"].shape[1:]:
                 continue
         else:
             continue

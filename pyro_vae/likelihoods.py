@@ -54,7 +54,9 @@ class BernoulliEvent(dist.Independent):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        base = self.base_dist
+        base, dims = self.base_dist, self.reinterpreted_batch_ndims
+        if not dims:
+            return base.log_prob(value)
         logits = base.logits
         if base._validate_args:
             fits = value.shape == logits.shape[logits.dim() - value.dim() :]
@@ -62,7 +64,6 @@ class BernoulliEvent(dist.Independent):
             if not fits or torch.addcmul(value, value, value, value=-1).abs_().sum() != 0:
                 base._validate_sample(value)
         logits, value = broadcast_all(logits, value)
-        dims = self.reinterpreted_batch_ndims
         return _CrossEntropySum.apply(logits.flatten(-dims), value.flatten(-dims))
 
 
@@ -86,6 +87,12 @@ class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, d_logits: Tensor, d_x: Tensor) -> Tensor:
+        logits, x = ctx.saved_tensors
+        return ((x - logits.sigmoid()) * d_logits + logits * d_x).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -94,9 +94,19 @@ class JointOptim(PyroOptim):
             # Of two parameters that bore a name in turn, the one that bears it.
             if name not in parameters or store.get(name) is parameter:
                 parameters[name] = self.optimizer.state.get(parameter, {})
+        if "" in parameters:
+            raise ValueError(
+                "get_state: a parameter has no name in Pyro's store, expected those of SVI steps"
+            )
+        waiting = self._state_waiting_to_be_consumed.get("parameters", {})
         options = {k: v for k, v in self.optimizer.param_groups[0].items() if k != "params"}
         schedule = None if self.scheduler is None else self.scheduler.state_dict()
-        return {"parameters": parameters, "options": options, "schedule": schedule}
+        return {
+            "optimizer": self.pt_optim_constructor.__name__,
+            "parameters": {**waiting, **parameters},
+            "options": options,
+            "schedule": schedule,
+        }
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
         """Takes over a state that :meth:`get_state` gave; each parameter, when it is met.
@@ -104,10 +114,16 @@ class JointOptim(PyroOptim):
         Raises:
             ValueError: The state is another optimizer's.
         """
-        if state_dict and state_dict.keys() != {"parameters", "options", "schedule"}:
+        keys = {"optimizer", "parameters", "options", "schedule"}
+        if state_dict and state_dict.keys() != keys:
             raise ValueError(
                 f"state_dict: got the keys {sorted(map(str, state_dict))}, expected those that "
-                f"get_state of this optimizer gives: parameters, options, schedule"
+                f"get_state of this optimizer gives: {', '.join(sorted(keys))}"
+            )
+        own = self.pt_optim_constructor.__name__
+        if state_dict and state_dict["optimizer"] != own:
+            raise ValueError(
+                f"state_dict: got that of a {state_dict['optimizer']}, expected one of {own}"
             )
         self._state_waiting_to_be_consumed = {
             key: dict(value) if isinstance(value, dict) else value
@@ -171,12 +187,15 @@ def _fitted(name: str, state: dict[str, Any], parameter: Tensor) -> dict[str, An
                 f"state_dict: {key} of {name!r} has shape {tuple(value.shape)}, expected "
                 f"{tuple(parameter.shape)}"
             )
-        if isinstance(value, Tensor):
-            value = value.to(parameter.device) if value.dim() else value.clone()
-            fitted[key] = value.clone()
+        if isinstance(value, Tensor) and value.dim():
+            fitted[key] = torch.empty_like(parameter, dtype=_dtype(value, parameter)).copy_(value)
         else:
-            fitted[key] = value
+            fitted[key] = value.clone() if isinstance(value, Tensor) else value
     return fitted
+
+
+def _dtype(value: Tensor, parameter: Tensor) -> torch.dtype:
+    return parameter.dtype if value.is_floating_point() else value.dtype
 
 
 def from_torch(

@@ -67,11 +67,23 @@ class Recorded(ELBO):
     """
 
     def __init__(self, elbo: ELBO) -> None:
-        super().__init__(retain_graph=elbo.retain_graph)
         self.elbo = elbo
-        self.num_particles = elbo.num_particles
-        self.vectorize_particles = elbo.vectorize_particles
+        super().__init__(
+            elbo.num_particles,
+            elbo.max_plate_nesting,
+            vectorize_particles=elbo.vectorize_particles,
+            retain_graph=elbo.retain_graph,
+        )
         self.terms: tuple[float, float] | None = None
+
+    @property
+    def num_particles(self) -> int:
+        """Of the ELBO that does the work."""
+        return self.elbo.num_particles
+
+    @num_particles.setter
+    def num_particles(self, number: int) -> None:
+        self.elbo.num_particles = number
 
     def _get_trace(self, model, guide, args, kwargs):  # type: ignore[no-untyped-def]
         return self.elbo._get_trace(model, guide, args, kwargs)

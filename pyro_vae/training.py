@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,7 +119,7 @@ def fit(
     test_x = None if test is None else _Levels("test", test, pixels, vae).fixed(seed)
     recorded = _recorded(objective, compile, epochs * max(1, len(train) // batch_size))
     terms = _Terms(recorded)
-    model, guide = _program(vae, precision)
+    model, guide = program(vae, precision)
     svi = SVI(model, guide, optim, loss=recorded.loss, loss_and_grads=terms.loss_and_grads)
     history = History({name: [] for name in COLUMNS if test is not None or name != "test_cost"})
     batches = math.ceil(len(train) / batch_size)
@@ -308,20 +309,23 @@ def _recorded(objective: ELBO, compile: bool | Literal["auto"], steps: int) -> R
     return Recorded(objective)
 
 
-def _program(vae: VAE, precision: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The model and guide that are trained, with networks in the precision that is asked for."""
+@dataclass(frozen=True)
+class _InBfloat16:
+    """A method of a VAE with its networks in bfloat16; equal where VAE and method are."""
+
+    vae: VAE
+    method: Callable[..., Any]
+
+    def __call__(self, *args: Any) -> Any:
+        with bfloat16(self.vae):
+            return self.method(*args)
+
+
+def program(vae: VAE, precision: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The model and guide that :func:`fit` trains, networks in the precision asked for."""
     if precision == "float32":
         return vae.model, vae.guide
-
-    def model(x: Tensor) -> Tensor:
-        with bfloat16(vae):
-            return vae.model(x)
-
-    def guide(x: Tensor) -> Tensor:
-        with bfloat16(vae):
-            return vae.guide(x)
-
-    return model, guide
+    return _InBfloat16(vae, vae.model), _InBfloat16(vae, vae.guide)
 
 
 @contextmanager

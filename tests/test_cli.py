@@ -39,7 +39,9 @@ def test_the_main_job(
         "objective": "trace_elbo",
         "pixels": "binary",
         "seed": 3,
-        "optimizer": "Adam(lr=1e-3)",
+        "precision": "float32",
+        "compile": "auto",
+        "optimizer": "optim.Adam(lr=1e-3)",
         "epochs_done": 2,
     }
     assert History.load_csv(folder / "metrics.csv").epoch == [1, 2]
@@ -143,6 +145,7 @@ def test_reproduce_lecture_in_short(
         (["train", "--pixels", "levels"], "pixels: got 'levels', expected one of binary, grey"),
         (["train", "--z-dim", "0"], "z_dim: got"),
         (["train", "--seed", "-1"], "seed: got -1"),
+        (["train", "--precision", "half"], "precision: got 'half', expected"),
         (["train", "--colour"], "--colour"),
         (["evaluate", "nowhere"], "nowhere: holds no run"),
         (["plot", "nowhere"], "nowhere: holds no run"),
@@ -239,5 +242,5 @@ def test_help_is_there(
     assert "Usage: pyro-vae" in out
     if command == ["train"]:
         for option in ("--preset", "--data", "--epochs", "--batch-size", "--z-dim", "--objective",
-                       "--pixels", "--seed", "--out"):  # fmt: skip
+                       "--pixels", "--seed", "--precision", "--out"):  # fmt: skip
             assert option in out

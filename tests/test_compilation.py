@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -441,3 +442,190 @@ def test_a_model_that_is_another_function_each_time_is_no_storm(
         objective.loss(lambda x: vae.model(x), vae.guide, x)
     assert graphs(objective) == 2
     assert len(objective._waiting) <= 100
+
+
+# What a program may do, and what it may not, so that no graph goes on with what was.
+
+
+class Scaled(nn.Module):
+    """A model that is a module with a number, a plain tensor and a weight as attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = 1.0
+        self.shift = torch.zeros(6)
+        self.weight = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> None:
+        weight = pyro.module("scaled", self).weight
+        with pyro.plate("data", len(x)), poutine.scale(scale=self.beta):
+            loc = weight + self.shift
+            pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x), 6]).to_event(1), obs=x)
+
+
+def nothing(x: Tensor) -> None:
+    pass
+
+
+@pytest.mark.parametrize("what", ["number", "tensor", "frozen"])
+def test_changed_attributes_are_followed(what: str) -> None:
+    x, runs = torch.randn(8, 6), []
+    for elbo in (Trace_ELBO(), objectives.compiled(Trace_ELBO())):
+        pyro.clear_param_store()
+        model = Scaled()
+        svi = SVI(model, nothing, optim.from_torch(torch.optim.SGD, lr=0.01), elbo)
+        losses = []
+        for step in range(4):
+            if what == "number":
+                model.beta = 1.0 + step
+            elif what == "tensor":
+                model.shift = torch.full((6,), float(step))
+            elif step == 2:
+                model.weight.requires_grad_(False)
+            losses.append(svi.step(x))
+        runs.append(losses)
+    assert runs[1] == pytest.approx(runs[0], rel=1e-5)
+
+
+def test_a_number_that_keeps_changing_is_no_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation, "_PATIENCE", 0)
+    monkeypatch.setattr(compilation, "_REPEATS", 2)
+    model, objective = Scaled(), objectives.compiled(Trace_ELBO())
+    losses = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(4):
+            model.beta = 1.0 + step
+            losses.append(objective.loss(model, nothing, torch.ones(8, 6)))
+    assert sum("keep changing" in str(warning.message) for warning in caught) == 1
+    assert losses == pytest.approx([losses[0] * (1 + step) for step in range(4)])
+    assert sum(objective._made.values()) == 2
+
+
+class Replacing(networks.MLP):
+    """A network that replaces a buffer of its own as it runs."""
+
+    average: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(6, (), 2)
+        self.register_buffer("average", torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.average = 0.9 * self.average + 0.1 * x.mean(0)
+        return super().forward(x)
+
+
+def test_a_module_that_replaces_its_tensors_is_left_whole() -> None:
+    likelihood = likelihoods.Bernoulli(networks.MLP(1, (), 6))
+    network = Replacing()
+    vae = VAE(priors.StandardNormal(1), likelihood, posteriors.Normal(network))
+    before = network.average
+    with pytest.raises(NotStatic, match=r"replaces Replacing\.average"):
+        objectives.compiled(Trace_ELBO()).loss(vae.model, vae.guide, binary())
+    assert network.average is before
+    assert not before.any()
+    lenient = Compiled(Trace_ELBO(), strict=False)
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        lenient.loss(vae.model, vae.guide, binary())
+    assert type(network.average) is Tensor
+    assert network.average.any()
+
+
+@torch.library.custom_op("pyro_vae_tests::without_a_shape", mutates_args=())
+def without_a_shape(x: Tensor) -> Tensor:
+    """An operation of which torch does not know what shape it gives."""
+    return x.clone()
+
+
+def test_what_torch_cannot_compile_is_said() -> None:
+    def model(x: Tensor) -> None:
+        loc = without_a_shape(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    x = binary()
+    with pytest.raises(compilation.NotCompiled, match="torch cannot compile this program"):
+        objectives.compiled(Trace_ELBO()).loss(model, nothing, x)
+    lenient = Compiled(Trace_ELBO(), strict=False)
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        assert lenient.loss(model, nothing, x) > 0
+
+
+def test_distributions_that_check_by_their_own_will() -> None:
+    prior = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
+    own = Trace_ELBO()
+    x = torch.randn(8, 2)
+
+    def model(x: Tensor) -> None:
+        loc = pyro.sample("loc", prior)
+        with pyro.plate("data", len(x)):
+            likelihood = dist.Normal(loc, 1.0, validate_args=True)
+            pyro.sample("x", likelihood.expand([len(x), 2]).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc_q", torch.zeros(2))
+        pyro.sample("loc", dist.Normal(loc, 1.0, validate_args=True).to_event(1))
+
+    both(lambda: (model, guide), own, [(x,)] * 3)
+
+
+def test_a_bias_that_broadcasts_and_gradients_that_are_one() -> None:
+    weight = torch.randn(5, 6)
+
+    def model(x: Tensor) -> None:
+        bias = pyro.param("bias", torch.ones(1)) + 0
+        a, b = pyro.param("a", torch.zeros(5)), pyro.param("b", torch.zeros(5))
+        with pyro.plate("data", len(x)):
+            loc = torch.addmm(bias, x, weight.T) + (a + b)
+            pyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=x[:, :5])
+
+    both(lambda: (model, nothing), Trace_ELBO(), [(torch.randn(8, 6),)] * 3)
+    objective = objectives.compiled(Trace_ELBO())
+    objective.loss_and_grads(model, nothing, torch.randn(8, 6))
+    store = pyro.get_param_store()
+    a, b = store["a"], store["b"]
+    assert torch.equal(a.grad, b.grad)
+    a.grad.zero_()
+    assert b.grad.any()
+
+
+def test_floats_in_a_program_of_float64() -> None:
+    x = torch.full((8,), 1e6, dtype=torch.float64)
+
+    def model(x: Tensor, shift: float) -> None:
+        loc = pyro.param("loc", torch.zeros((), dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc + shift, 1.0), obs=x)
+
+    def guide(x: Tensor, shift: float) -> None:
+        pass
+
+    shift = 1e6 - 0.3 + 0.123456789
+    plain = Trace_ELBO().loss(model, guide, x, shift)
+    compiled = objectives.compiled(Trace_ELBO()).loss(model, guide, x, shift)
+    assert compiled == pytest.approx(plain, rel=1e-9)
+
+
+def test_without_gradients_there_are_none_and_no_second_ones() -> None:
+    vae, x = bernoulli_vae(), binary()
+    objective = objectives.compiled(objectives.trace_elbo())
+    with torch.no_grad():
+        objective.loss_and_grads(vae.model, vae.guide, x)
+    assert all(p.grad is None for p in vae.parameters())
+    loss = objective.differentiable_loss(vae.model, vae.guide, x)
+    with pytest.raises(RuntimeError, match="no gradients of gradients"):
+        torch.autograd.grad(loss, list(vae.parameters()), create_graph=True)
+
+
+def test_particles_are_the_objectives_own() -> None:
+    vae, x = bernoulli_vae(), binary()
+    elbo = Trace_ELBO()
+    objective, losses = objectives.compiled(elbo), []
+    for particles in (1, 5):
+        objective.num_particles = particles
+        for each in (elbo, objective):
+            torch.manual_seed(0)
+            losses.append(each.loss(vae.model, vae.guide, x))
+    assert losses[1::2] == pytest.approx(losses[::2], rel=1e-5)
+    assert losses[0] != losses[2]

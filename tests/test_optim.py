@@ -148,6 +148,58 @@ def test_parameters_that_are_not_in_a_step_stay() -> None:
     assert steps == {"a": 1, "b": 2}
 
 
+def test_clipping_is_by_the_gradient_of_the_step() -> None:
+    """A gradient that lies at a parameter of no part in the step is not counted."""
+    optimizer = optim.from_torch(torch.optim.SGD, lr=1.0, clip_norm=1.0)
+    pyro.clear_param_store()
+    a, b = (pyro.param(name, torch.zeros(1)) for name in "ab")
+    for parameter in (a, b):
+        parameter.grad = torch.zeros(1)
+    optimizer({a, b})
+    a.grad, b.grad = torch.tensor([1.0]), torch.tensor([1000.0])
+    optimizer({a})
+    assert a.item() == pytest.approx(-1.0, rel=1e-5)
+
+
+def test_a_state_has_all_that_it_was_given() -> None:
+    optimizer, vae = optim.Adam(1e-2), bernoulli_vae()
+    train(vae, optimizer)
+    state = optimizer.get_state()
+    kept = copy.deepcopy(state)
+    # A part of the parameters is met; the others' state still waits, and is saved with it.
+    other = optim.Adam(1e-2)
+    other.set_state(state)
+    some = dict(list(vae.named_parameters())[:2])
+    for parameter in some.values():
+        parameter.grad = torch.ones_like(parameter)
+    other(set(some.values()))
+    assert other.get_state()["parameters"].keys() == kept["parameters"].keys()
+    # What it was given is not what it works on.
+    for name, values in kept["parameters"].items():
+        for key, value in values.items():
+            assert torch.equal(state["parameters"][name][key], value)
+
+
+def test_a_state_follows_the_parameters_dtype() -> None:
+    optimizer, vae = optim.Adam(1e-2), bernoulli_vae()
+    train(vae, optimizer)
+    double = fresh_with(optimizer)
+    vae.double()
+    svi = SVI(vae.model, vae.guide, double, Trace_ELBO())
+    svi.step(binary().double())
+    state = next(iter(double.optimizer.state.values()))
+    assert state["exp_avg"].dtype == torch.float64
+    assert state["step"].item() == 5
+
+
+def test_of_two_that_bore_a_name_the_one_that_bears_it_is_saved() -> None:
+    optimizer, vaes = optim.Adam(1e-2), [bernoulli_vae(), bernoulli_vae()]
+    for vae, steps in zip(vaes, (2, 3), strict=True):
+        train(vae, optimizer, steps=steps)
+    state = next(iter(optimizer.get_state()["parameters"].values()))
+    assert state["step"].item() == 3
+
+
 def test_two_vaes_of_one_name_share_no_momentum() -> None:
     optimizer, vaes = optim.Adam(1e-2), [bernoulli_vae(), bernoulli_vae()]
     alone = copy.deepcopy(vaes)
@@ -181,6 +233,14 @@ def test_wrong_inputs() -> None:
     train(vae, by_pyro)
     with pytest.raises(ValueError, match="state_dict: got the keys"):
         optim.Adam().set_state(by_pyro.get_state())
+    by_sgd = optim.from_torch(torch.optim.SGD, lr=1e-2)
+    train(vae, by_sgd)
+    with pytest.raises(ValueError, match="got that of a SGD, expected one of Adam"):
+        fresh_with(by_sgd)
+    nameless = optim.Adam()
+    nameless([torch.zeros(1, requires_grad=True)])
+    with pytest.raises(ValueError, match="has no name"):
+        nameless.get_state()
     other = optim.Adam()
     train(bernoulli_vae(hidden=9), other)
     with pytest.raises(ValueError, match=r"state_dict: exp_avg of 'vae.*' has shape"):

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -108,6 +109,75 @@ def test_bernoulli_keeps_precision_at_large_logits(logit: float) -> None:
         for x in (0.0, 1.0):
             exact = -math.log1p(math.exp(-logit if x else logit))
             assert p_x.log_prob(torch.tensor([x])).item() == pytest.approx(exact, rel=1e-6)
+
+
+def bernoulli(logits: Tensor, dims: int = 1, relaxed: bool = False) -> dist.Distribution:
+    """The distribution that a likelihood gives for these logits."""
+
+    class Given(nn.Module):
+        out_shape = torch.Size(logits.shape[logits.dim() - dims :])
+
+        def forward(self, z: Tensor) -> Tensor:
+            return logits
+
+    return likelihoods.Bernoulli(Given(), relaxed)(torch.zeros(1))
+
+
+@pytest.mark.parametrize("pixels", [1, 15, 16, 17, 32, 784])
+@pytest.mark.parametrize("relaxed", [False, True])
+@pytest.mark.parametrize("spread", [0.1, 5.0, 40.0])
+def test_bernoulli_is_exact_in_float32(pixels: int, relaxed: bool, spread: float) -> None:
+    """Value and gradients against torch's in float64, pixels shared by the seven draws of z."""
+    logits = (torch.randn(7, 3, pixels) * spread).requires_grad_()
+    x = torch.rand(3, pixels) if relaxed else torch.bernoulli(torch.full((3, pixels), 0.3))
+    if relaxed:
+        x.requires_grad_()
+    value = bernoulli(logits, relaxed=relaxed).log_prob(x)
+    exact_logits, exact_x = (t.detach().double().requires_grad_() for t in (logits, x))
+    log_sigmoid = nn.functional.logsigmoid
+    exact = exact_x * log_sigmoid(exact_logits) + (1 - exact_x) * log_sigmoid(-exact_logits)
+    exact = exact.sum(-1)
+    torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-30)
+    outer = torch.randn(7, 3)
+    (value * outer).sum().backward()
+    (exact * outer).sum().backward()
+    # A difference of numbers near 1 keeps 2^-24 of 1.
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad.double(), exact_logits.grad, rtol=1e-5, atol=2e-6)
+    if relaxed:
+        # Sums over seven draws of numbers up to a few spreads.
+        torch.testing.assert_close(x.grad.double(), exact_x.grad, rtol=1e-5, atol=1e-5 * spread)
+
+
+def test_bernoulli_works_with_torchs_transforms() -> None:
+    logits, x = torch.randn(5, 20).double(), torch.ones(20).double()
+
+    def score(logits: Tensor) -> Tensor:
+        return bernoulli(logits, 1).log_prob(x)
+
+    curvature = -(logits.sigmoid() * (1 - logits.sigmoid()))
+    with pyro.validation_enabled(False):
+        gradient = torch.func.vmap(torch.func.grad(score))(logits)
+        torch.testing.assert_close(gradient, x - logits.sigmoid())
+        hessian = torch.func.hessian(score)(logits[0])
+        torch.testing.assert_close(hessian, torch.diag(curvature[0]))
+    assert torch.autograd.gradgradcheck(score, logits.clone().requires_grad_())
+
+
+def test_bernoulli_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="Boolean"):
+        bernoulli(torch.zeros(2, 4)).log_prob(torch.full((2, 4), 0.5))
+    with pytest.raises(ValueError, match="Boolean"):
+        bernoulli(torch.zeros(2, 4)).log_prob(torch.full((2, 4), float("nan")))
+    with pytest.raises(ValueError, match=r"match event_shape|broadcastable"):
+        bernoulli(torch.zeros(2, 4)).log_prob(torch.ones(2, 3))
+    with pytest.raises(ValueError, match="broadcastable"):
+        bernoulli(torch.zeros(2, 4)).log_prob(torch.ones(3, 4))
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        bernoulli(torch.zeros(2, 4), relaxed=True).log_prob(torch.full((2, 4), 1.5))
+    assert bernoulli(torch.zeros(5), 0).log_prob(torch.ones(5)).shape == (5,)
+    two = bernoulli(torch.zeros(3, 4, 5), 2)
+    assert two.expand((6, 3)).log_prob(torch.ones(4, 5)).shape == (6, 3)
 
 
 def test_scales_have_their_floors() -> None:
