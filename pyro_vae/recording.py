@@ -83,6 +83,7 @@ class Recorded(ELBO):
 
     @num_particles.setter
     def num_particles(self, number: int) -> None:
+        """Sets it."""
         self.elbo.num_particles = number
 
     def _get_trace(self, model, guide, args, kwargs):  # type: ignore[no-untyped-def]
