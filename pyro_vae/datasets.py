@@ -179,9 +179,15 @@ def _grey(levels: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _binary(levels: Tensor, generator: torch.Generator | None) -> Tensor:
-    # As torch.bernoulli(levels / 255) with its 24 random bits, in a quarter of the time.
-    u = torch.rand(levels.shape, generator=generator, device=levels.device)
-    return u.mul_(255).lt_(levels)
+    # torch.bernoulli(levels / 255), exact and in less time: a random byte is below the level with
+    # probability level / 256, and where it equals it, a second draw adds what is left to 1 / 255.
+    words = torch.empty(-(-levels.numel() // 8), dtype=torch.int64, device=levels.device)
+    words.random_(-(2**63), None, generator=generator)
+    random = words.view(torch.uint8)[: levels.numel()].view(levels.shape)
+    x = torch.lt(random, levels, out=torch.empty(levels.shape, device=levels.device))
+    ties = (random == levels).nonzero(as_tuple=True)
+    x[ties] = torch.bernoulli(levels[ties] / 255, generator=generator)
+    return x
 
 
 def _dequantized(levels: Tensor, generator: torch.Generator | None) -> Tensor:

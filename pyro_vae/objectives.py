@@ -48,18 +48,21 @@ def compiled(elbo: ELBO) -> Compiled:
     observed values against their sites' supports; then loss and backward are traced to one FX
     graph, which Inductor compiles. From then on the graph runs in their stead: Pyro's handlers and
     its validation cost nothing, and no longer see the steps. Noise comes from torch's generators
-    as it does uncompiled, so a seed gives the same steps, up to rounding.
+    as it does uncompiled, so a seed gives the same steps, up to rounding. (A layer that draws
+    noise into permuted memory, as dropout in attention does, gets the same numbers elsewhere.)
 
     It serves any Pyro model and guide of static structure, which do the same whatever the numbers
     are:
 
     * Tensors and floats among the arguments are inputs of the graph, and so are parameters,
-      buffers and all other tensors that model and guide hold. They may change from step to step,
-      in place or by new arguments. Other numbers that model and guide read are fixed at the trace.
-    * What has another shape, dtype or device, ints, strings and bools among the arguments, and
-      train and eval mode have graphs of their own. The first is compiled at once, a further one
-      when it has come a hundred times; until then, as an epoch's smaller last batch, it runs
-      uncompiled. The last eight graphs are kept.
+      buffers and all other tensors that model and guide hold. They may change from step to step:
+      arguments by new ones, the others in place.
+    * What has another shape, dtype or device, ints, strings and bools among the arguments, train
+      and eval mode, and other numbers, parts and parameters in the modules that run have graphs
+      of their own. The first is compiled at once, a further one when it has come a hundred
+      times; until then, as an epoch's smaller last batch, it runs uncompiled. The last eight
+      graphs are kept, and no more than four are made for the same arguments.
+    * Numbers that model and guide find elsewhere, in closures and globals, are fixed at the trace.
     * Inside other handlers (``poutine.scale`` around a step, say) it runs uncompiled.
 
     A graph takes from a second to half a minute; Inductor keeps the code in a cache on disk, so
@@ -73,10 +76,14 @@ def compiled(elbo: ELBO) -> Compiled:
             loss, an argument that cannot be hashed.
         ValueError: At a loss, an argument that requires grad; at the first, an observed value off
             its site's support.
-        NotStatic: At the first loss, model or guide read a tensor's value.
+        NotStatic: At the first loss, model or guide read a tensor's value, or a module replaces a
+            tensor of its own.
+        NotCompiled: At the first loss, torch cannot compile what the program does.
+        RuntimeError: A gradient is asked for gradients of its own (``create_graph=True``).
 
     Warns:
-        UserWarning: Once, where there is no C++ compiler; all runs uncompiled then.
+        UserWarning: Once, where there is no C++ compiler, and all runs uncompiled then; when the
+            fourth graph for the same arguments has been made.
     """
     return Compiled(elbo)
 
