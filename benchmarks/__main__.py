@@ -233,6 +233,15 @@ def growth(rounds: int) -> str:
     return markdown(["batch", *names], rows)
 
 
+def growth_with_data(levels: Tensor, rounds: int) -> str:
+    sizes = (10_000, 30_000, 60_000)
+    runs = {
+        f"{size:,} images": epoch_of_fit(levels[:size], compiled=True, precision="float32")
+        for size in sizes
+    }
+    return compared("an epoch of fit, compiled, of", runs, rounds, warm_up=1)
+
+
 def evaluator(rounds: int) -> str:
     vae = build()
     x = datasets.binarize(datasets.load("digits").test[:64], seed=0)
@@ -265,7 +274,10 @@ def main() -> None:
         "Epochs": lambda: [epochs(data.train, few)],
         "Time to a goal": lambda: [time_to_goal(data)],
         "Precision": lambda: [precisions(data)],
-        "Growth": lambda: [growth(max(5, arguments.rounds // 4))],
+        "Growth": lambda: [
+            growth(max(5, arguments.rounds // 4)),
+            growth_with_data(data.train, few),
+        ],
         "Evaluation": lambda: [evaluator(few)],
     }
     memory_size = psutil.virtual_memory().total / 2**30

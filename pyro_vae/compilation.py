@@ -139,7 +139,7 @@ class Compiled(Recorded):
             # that is another function at each step.
             self._waiting[key] += 1
             if self._waiting[key] <= _PATIENCE:
-                while len(self._waiting) > _PATIENCE:
+                while len(self._waiting) > _GRAPHS:
                     del self._waiting[next(iter(self._waiting))]
                 return None
             del self._waiting[key]
@@ -167,7 +167,8 @@ class Compiled(Recorded):
         _log.info("compiled a graph of %d nodes in %.1f s", graph.size, seconds)
         self._graphs[key] = [*known[-1:], graph]  # one for train mode, one for eval
         while len(self._graphs) > _GRAPHS:
-            del self._graphs[next(iter(self._graphs))]
+            oldest = next(iter(self._graphs))
+            del self._graphs[oldest], self._made[oldest]
         graph.emit_parameters()
         return graph
 
@@ -278,9 +279,7 @@ class _Graph:
         """One loss that leaves weights, buffers and other tensors as they were."""
         elbo, model, guide = self._program
         modules: list[nn.Module] = []
-        watch = _Watch(_arguments(args, kwargs))
-
-        attributes = _Tensors()
+        watch, attributes = _Watch(_arguments(args, kwargs)), _Tensors()
 
         def see(module: nn.Module, _: Any) -> None:
             modules.append(module)
@@ -699,8 +698,7 @@ def _lift(traced: GraphModule) -> list[Tensor]:
 
 # oneDNN's float32 matrix products take as long as MKL's on Intel's processors, and half as long
 # on AMD's, where MKL leaves AVX-512 alone. torch offers them for constant weights only.
-_onednn = torch.library.Library("pyro_vae", "DEF")
-_onednn.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_onednn = torch.library.Library("pyro_vae", "FRAGMENT")
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -711,8 +709,10 @@ def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-_onednn.impl("linear", _linear, "CPU")
-_onednn.impl("linear", _linear_shape, "Meta")
+if not hasattr(torch.ops.pyro_vae, "linear"):  # it outlives a reload of this module
+    _onednn.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+    _onednn.impl("linear", _linear, "CPU")
+    _onednn.impl("linear", _linear_shape, "Meta")
 
 
 def _use_onednn(traced: GraphModule) -> None:

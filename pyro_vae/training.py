@@ -92,7 +92,8 @@ def fit(
         compile: Whether loss and gradients are compiled, see :func:`objectives.compiled`. "auto"
             compiles from 2,000 steps on, where the objective is a ``Trace_ELBO`` or a subclass,
             and goes on uncompiled, with a warning, where model and guide are no static program.
-            An objective that is compiled already stays so.
+            An objective that is compiled already stays so. Compilation, of seconds to half a
+            minute, counts into the first epoch's seconds.
         precision: "bf16" computes the networks in bfloat16, with float32 parameters and
             densities; the test set is always scored in float32.
         callbacks: Called after each epoch with the VAE and the history so far.

@@ -441,7 +441,7 @@ def test_a_model_that_is_another_function_each_time_is_no_storm(
     for _ in range(120):
         objective.loss(lambda x: vae.model(x), vae.guide, x)
     assert graphs(objective) == 2
-    assert len(objective._waiting) <= 100
+    assert len(objective._waiting) <= 2
 
 
 # What a program may do, and what it may not, so that no graph goes on with what was.
