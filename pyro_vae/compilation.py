@@ -5,12 +5,14 @@ import math
 import numbers
 import sys
 import time
+import traceback
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pyro
@@ -355,9 +357,10 @@ class _Graph:
                 return make_fx(program)(*fakes)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise NotStatic(
-                "compiled: the model or the guide reads a tensor's value (by .item(), float(), "
-                "bool() or an if), expected a program of static structure, which does the same "
-                f"for all values ({error}); without compiled() it runs as it is"
+                f"compiled: the model or the guide reads a tensor's value{_place(error)} (by "
+                ".item(), float(), bool(), an if, or an index of bools), expected a program of "
+                "static structure, which does the same for all values; without compiled() it "
+                f"runs as it is ({str(error).splitlines()[0]})"
             ) from error
 
 
@@ -659,6 +662,14 @@ def _reads_no_values(elbo: ELBO) -> Iterator[None]:
         yield
 
 
+def _place(error: BaseException) -> str:
+    """Where in the user's own files an error comes from."""
+    libraries = tuple(str(Path(module.__file__ or "").parent) for module in (torch, pyro))
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((*libraries, __file__))]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
 @contextmanager
 def _validates_nothing() -> Iterator[None]:
     """Distributions without checks of values, though they were told to check, or made before."""
@@ -746,9 +757,15 @@ def _compile(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any
 
     # Inductor's own random numbers are others than torch's: with torch's, a seed gives the same
     # noise compiled and not.
+    log = logging.getLogger("torch.utils.cpp_extension")  # says that there is no GPU
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return compile(traced, list(inputs), options={"fallback_random": True})
+        log.setLevel(logging.ERROR)
+        try:
+            return compile(traced, list(inputs), options={"fallback_random": True})
+        finally:
+            log.setLevel(level)
 
 
 _warned: set[str] = set()

@@ -1,6 +1,8 @@
 """Pyro optimizers that step all parameters in one torch optimizer."""
 
+import copy
 import math
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,8 +49,12 @@ class JointOptim(PyroOptim):
     ) -> None:
         if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
             raise TypeError(f"cls: got {cls!r}, expected a torch.optim.Optimizer class")
+        if issubclass(cls, torch.optim.LBFGS):
+            raise TypeError("cls: got LBFGS, expected an optimizer that needs no closure")
         if clip_norm is not None and not (
-            isinstance(clip_norm, int | float) and 0 < clip_norm < math.inf
+            isinstance(clip_norm, int | float)
+            and not isinstance(clip_norm, bool)
+            and 0 < clip_norm < math.inf
         ):
             raise ValueError(f"clip_norm: got {clip_norm!r}, expected a positive number or None")
         if schedule is not None and not callable(schedule):
@@ -71,6 +77,7 @@ class JointOptim(PyroOptim):
         self._join([p for p in params if p not in self._names])
         if self.optimizer is None:
             return
+        self._consume(params)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([p for p in self._names if p in params], self.clip_norm)
         # A parameter that is not in this step stays where it is, momentum or not.
@@ -85,34 +92,41 @@ class JointOptim(PyroOptim):
             self.scheduler.step()
 
     def get_state(self) -> dict[str, Any]:
-        """The state by the parameters' names, the options, and the schedule's state."""
+        """A copy of the state by the parameters' names, of the options, and of the schedule's.
+
+        Raises:
+            ValueError: A parameter has no name in Pyro's store.
+        """
+        waiting = self._state_waiting_to_be_consumed
         if self.optimizer is None:
-            return dict(self._state_waiting_to_be_consumed)
+            return copy.deepcopy(waiting)
+        if "" in self._names.values():
+            raise ValueError(
+                "get_state: a parameter has no name in Pyro's store, expected those of SVI steps"
+            )
         store = pyro.get_param_store()._params
         parameters: dict[str, Any] = {}
         for parameter, name in self._names.items():
             # Of two parameters that bore a name in turn, the one that bears it.
             if name not in parameters or store.get(name) is parameter:
                 parameters[name] = self.optimizer.state.get(parameter, {})
-        if "" in parameters:
-            raise ValueError(
-                "get_state: a parameter has no name in Pyro's store, expected those of SVI steps"
-            )
-        waiting = self._state_waiting_to_be_consumed.get("parameters", {})
         options = {k: v for k, v in self.optimizer.param_groups[0].items() if k != "params"}
         schedule = None if self.scheduler is None else self.scheduler.state_dict()
-        return {
-            "optimizer": self.pt_optim_constructor.__name__,
-            "parameters": {**waiting, **parameters},
-            "options": options,
-            "schedule": schedule,
-        }
+        return copy.deepcopy(
+            {
+                "optimizer": self.pt_optim_constructor.__name__,
+                "parameters": {**parameters, **waiting.get("parameters", {})},
+                "options": waiting.get("options") or options,
+                "schedule": waiting.get("schedule") or schedule,
+            }
+        )
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a state that :meth:`get_state` gave; each parameter, when it is met.
+        """Takes over a state that :meth:`get_state` gave: each parameter's at its next step.
 
         Raises:
-            ValueError: The state is another optimizer's.
+            ValueError: The state is another optimizer's, or has a schedule where this one has
+                none, or none where it has one; at a step, a parameter's has another shape.
         """
         keys = {"optimizer", "parameters", "options", "schedule"}
         if state_dict and state_dict.keys() != keys:
@@ -125,11 +139,10 @@ class JointOptim(PyroOptim):
             raise ValueError(
                 f"state_dict: got that of a {state_dict['optimizer']}, expected one of {own}"
             )
-        self._state_waiting_to_be_consumed = {
-            key: dict(value) if isinstance(value, dict) else value
-            for key, value in state_dict.items()
-        }
-        self._consume()
+        if state_dict and (state_dict["schedule"] is None) != (self.schedule is None):
+            has, wants = ("no", "one") if self.schedule else ("a", "none")
+            raise ValueError(f"state_dict: has {has} schedule's state, expected {wants}")
+        self._state_waiting_to_be_consumed = copy.deepcopy(state_dict)
 
     def _make(self, params: list[Tensor]) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
         optimizer = self.pt_optim_constructor(params, **self.pt_optim_args)
@@ -157,23 +170,21 @@ class JointOptim(PyroOptim):
         else:
             # Into the one group that there is: a group of its own would be a step of its own.
             self.optimizer.param_groups[0]["params"].extend(params)
-        self._consume()
 
-    def _consume(self) -> None:
-        """Gives the optimizer what of a loaded state belongs to the parameters met so far."""
+    def _consume(self, params: Iterable[Tensor]) -> None:
+        """Gives the optimizer what of a loaded state belongs to the parameters of a step."""
         waiting = self._state_waiting_to_be_consumed
         if self.optimizer is None or not waiting:
             return
         states = waiting["parameters"]
-        for parameter, name in self._names.items():
+        for parameter in params:
+            name = self._names[parameter]
             if name in states:
                 self.optimizer.state[parameter] = _fitted(name, states.pop(name), parameter)
         if waiting["options"]:
             self.optimizer.param_groups[0].update(waiting["options"])
             waiting["options"] = {}
-        if waiting["schedule"] is not None:
-            if self.scheduler is None:
-                raise ValueError("state_dict: has a schedule's state, expected none: no schedule")
+        if self.scheduler is not None and waiting["schedule"] is not None:
             self.scheduler.load_state_dict(waiting["schedule"])
             waiting["schedule"] = None
 
@@ -227,5 +238,7 @@ def Adam(
     Raises:
         TypeError, ValueError: As :class:`JointOptim`.
     """
+    if not isinstance(lr, numbers.Real | Tensor):
+        raise TypeError(f"lr: got {lr!r}, expected a number, as in optim.Adam(lr=1e-3)")
     options = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": True}
     return JointOptim(torch.optim.Adam, options, clip_norm, schedule)

@@ -403,7 +403,7 @@ def _check_settings(
     if not isinstance(optim, pyro.optim.PyroOptim):
         raise TypeError(
             f"optim: got a {type(optim).__name__}, expected a pyro.optim.PyroOptim, "
-            'pyro.optim.Adam({"lr": 1e-3}) for instance'
+            "pyro_vae.optim.Adam(lr=1e-3) for instance"
         )
     check_seed(seed)
     for callback in callbacks:

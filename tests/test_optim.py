@@ -124,6 +124,28 @@ def test_a_state_may_be_put_back_in_the_middle() -> None:
     assert same(vae, first)
 
 
+@pytest.mark.parametrize("store_first", [True, False])
+def test_store_and_state_are_restored_in_either_order(store_first: bool) -> None:
+    """Pyro's store makes new tensors as it loads; the state finds them by their names."""
+    pyro.clear_param_store()
+    optimizer = optim.Adam(0.1, schedule=lambda o: ExponentialLR(o, 0.9))
+
+    def model() -> None:
+        pyro.sample("x", dist.Normal(pyro.param("a", torch.tensor(0.0)), 1.0), obs=torch.ones(()))
+
+    svi, store = SVI(model, lambda: None, optimizer, Trace_ELBO()), pyro.get_param_store()
+    for _ in range(5):
+        svi.step()
+    state = optimizer.get_state()
+    weights = copy.deepcopy(store.get_state())
+    first = [svi.step() for _ in range(4)]
+    restore = [lambda: store.set_state(weights), lambda: optimizer.set_state(state)]
+    for each in restore if store_first else reversed(restore):
+        each()
+    assert [svi.step() for _ in range(4)] == first
+    assert optimizer.get_state()["parameters"]["a"]["step"].item() == 9
+
+
 def test_parameters_that_are_not_in_a_step_stay() -> None:
     """Neither momentum nor a gradient that lies there moves them."""
     optimizer = optim.Adam(0.1)
@@ -220,7 +242,7 @@ def test_wrong_inputs() -> None:
         optim.from_torch(torch.optim.SGD, rate=1.0)
     with pytest.raises(ValueError, match="learning rate"):
         optim.Adam(-1.0)
-    for wrong in (0.0, -1.0, float("inf"), "1"):
+    for wrong in (0.0, -1.0, float("inf"), "1", True):
         with pytest.raises(ValueError, match="clip_norm: got"):
             optim.Adam(clip_norm=wrong)
     with pytest.raises(TypeError, match=r"schedule: got 0\.9"):
@@ -247,8 +269,14 @@ def test_wrong_inputs() -> None:
         train(vae, fresh_with(other))
     scheduled = optim.Adam(schedule=lambda o: ExponentialLR(o, 0.9))
     train(vae, scheduled)
-    with pytest.raises(ValueError, match="no schedule"):
-        train(vae, fresh_with(scheduled))
+    with pytest.raises(ValueError, match="has a schedule's state, expected none"):
+        fresh_with(scheduled)
+    with pytest.raises(ValueError, match="has no schedule's state, expected one"):
+        scheduled.set_state(other.get_state())
+    with pytest.raises(TypeError, match="LBFGS"):
+        optim.from_torch(torch.optim.LBFGS, lr=1.0)
+    with pytest.raises(TypeError, match=r"lr: got .*expected a number"):
+        optim.Adam({"lr": 0.1})
 
 
 def fresh_with(other: optim.JointOptim) -> optim.JointOptim:
