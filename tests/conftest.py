@@ -18,6 +18,19 @@ matplotlib.use("Agg")
 _LEFT_OUT = "needs the full MNIST"
 
 
+def _has_compiler() -> bool:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
+
+
+needs_compiler = pytest.mark.skipif(not _has_compiler(), reason="needs a C++ compiler")
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
@@ -37,11 +50,12 @@ def mnist() -> Dataset:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    left_out = [
-        report.nodeid
-        for report in terminalreporter.stats.get("skipped", [])
-        if _LEFT_OUT in str(report.longrepr)
-    ]
+    skipped = terminalreporter.stats.get("skipped", [])
+    uncompiled = sum("needs a C++ compiler" in str(report.longrepr) for report in skipped)
+    if uncompiled:
+        terminalreporter.section("left out: they need a C++ compiler")
+        terminalreporter.line(f"  {uncompiled} tests; install g++ or clang++ to run them")
+    left_out = [report.nodeid for report in skipped if _LEFT_OUT in str(report.longrepr)]
     if left_out:
         terminalreporter.section("left out: they need the full MNIST")
         for name in left_out:

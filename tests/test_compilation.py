@@ -26,7 +26,10 @@ from torch import Tensor, nn
 from pyro_vae import VAE, compilation, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.compilation import Compiled, NotStatic
 
+from .conftest import needs_compiler
 from .models import bernoulli_vae
+
+pytestmark = needs_compiler
 
 
 @pytest.fixture(autouse=True)

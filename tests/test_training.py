@@ -41,6 +41,7 @@ from pyro_vae.datasets import Dataset, Pixels, binarize, to_pixels
 from pyro_vae.history import History
 from pyro_vae.training import NonFiniteLoss, TensorBoard
 
+from .conftest import needs_compiler
 from .models import bernoulli_vae
 
 
@@ -482,6 +483,7 @@ def test_wrong_settings_are_named() -> None:
 # Speed: compiled, and in bfloat16.
 
 
+@needs_compiler
 def test_compiled_it_is_the_same_training(digits: Dataset) -> None:
     histories, vaes = [], []
     for compile in (False, True):
@@ -530,6 +532,7 @@ class Reading(nn.Module):
         return dist.Bernoulli(logits=logits if z.sum() > 0 else 2 * logits).to_event(1)
 
 
+@needs_compiler
 def test_auto_goes_on_uncompiled_where_the_program_is_not_static(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -576,6 +579,7 @@ def test_bf16_is_in_the_networks_alone(digits: Dataset) -> None:
     assert costs[1] == pytest.approx(costs[0], rel=2**-9)
 
 
+@needs_compiler
 def test_bf16_compiled_agrees_with_bf16(digits: Dataset) -> None:
     costs = []
     for compile in (False, True):
