@@ -539,7 +539,7 @@ def _arguments(args: Any, kwargs: Any) -> list[Tensor]:
 def _signature(args: Any, kwargs: Any) -> Any:
     """What of the arguments makes a graph of its own: all but values of tensors and floats."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
-    return spec, tuple(_argument_signature(leaf) for leaf in leaves)
+    return str(spec), tuple(_argument_signature(leaf) for leaf in leaves)
 
 
 def _argument_signature(leaf: Any) -> Any:
