@@ -624,17 +624,14 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     """Gradients as the leaves lie in memory, no two of them in the same."""
     gradients: list[Tensor] = []
-    if leaves:
-        for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
-            own = torch.empty_like(leaf) if gradient.stride() != leaf.stride() else None
+    if not leaves:
+        return gradients
+    for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
+        if gradient.stride() != leaf.stride():
+            gradients.append(torch.empty_like(leaf).copy_(gradient))
+        else:
             shared = any(gradient is other for other in gradients)
-            gradients.append(
-                own.copy_(gradient)
-                if own is not None
-                else gradient.clone()
-                if shared
-                else gradient
-            )
+            gradients.append(gradient.clone() if shared else gradient)
     return gradients
 
 
@@ -707,8 +704,8 @@ def _lift(traced: GraphModule) -> list[Tensor]:
     return list(tensors)
 
 
-# oneDNN's float32 matrix products take as long as MKL's on Intel's processors, and half as long
-# on AMD's, where MKL leaves AVX-512 alone. torch offers them for constant weights only.
+# oneDNN's float32 matrix products took half as long as MKL's on the AMD processor with AVX-512 of
+# docs/benchmarks.md. Inductor's own way to them is for constant weights only.
 _onednn = torch.library.Library("pyro_vae", "FRAGMENT")
 
 
