@@ -24,7 +24,9 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 from pyro_vae import VAE, compilation, likelihoods, networks, objectives, optim, posteriors, priors
-from pyro_vae.compilation import Compiled, NotStatic
+from pyro_vae.compilation import Compiled
+from pyro_vae.recording import Recorded
+from pyro_vae.tracing import NotCompiled, NotStatic
 
 from .conftest import needs_compiler
 from .models import bernoulli_vae
@@ -95,7 +97,7 @@ def test_the_same_noise_gives_the_same_steps(elbo: ELBO) -> None:
 def test_terms_are_those_of_the_uncompiled_objective() -> None:
     vae, x = bernoulli_vae(2), binary()
     objective = objectives.compiled(objectives.trace_elbo(3))
-    plain = compilation.Recorded(objectives.trace_elbo(3))
+    plain = Recorded(objectives.trace_elbo(3))
     values = []
     for each in (plain, objective):
         torch.manual_seed(1)
@@ -548,7 +550,7 @@ def test_what_torch_cannot_compile_is_said() -> None:
             pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
     x = binary()
-    with pytest.raises(compilation.NotCompiled, match="torch cannot compile this program"):
+    with pytest.raises(NotCompiled, match="torch cannot compile this program"):
         objectives.compiled(Trace_ELBO()).loss(model, nothing, x)
     lenient = Compiled(Trace_ELBO(), strict=False)
     with pytest.warns(UserWarning, match="runs uncompiled"):

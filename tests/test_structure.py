@@ -12,11 +12,12 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 # From the ground up; a file imports from lower floors only.
 FLOORS: list[set[str]] = [
-    {"arguments", "progress", "supports", "tables"},
+    {"arguments", "progress", "supports", "tables", "guards", "inductor"},
     {"seeding"},
     {"networks", "datasets", "plots", "recording"},
-    {"priors", "likelihoods", "posteriors", "compilation"},
-    {"vae", "objectives", "optim", "history"},
+    {"priors", "likelihoods", "posteriors", "tracing"},
+    {"vae", "compilation", "optim", "history"},
+    {"objectives"},
     {"presets"},
     {"training", "evaluation", "runs"},
     {"comparison", "reproduction"},

@@ -1,0 +1,110 @@
+"""What a graph is made for: arguments, modules, torch's settings; does it hold still?"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+def is_input(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is an input of the graph, by its value."""
+    return isinstance(leaf, Tensor | float)
+
+
+def inputs(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors and floats among the arguments, which are inputs of the graph."""
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if is_input(leaf)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len(tensors) == len(leaves):
+        return tensors
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if double else torch.get_default_dtype()
+    return [
+        leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=dtype) for leaf in leaves
+    ]
+
+
+def signature(args: Any, kwargs: Any) -> Any:
+    """What of the arguments makes a graph of its own: all but values of tensors and floats."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return str(spec), tuple(_argument_signature(leaf) for leaf in leaves)
+
+
+def _argument_signature(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        if leaf.requires_grad:
+            raise ValueError(
+                f"compiled: got an argument of shape {tuple(leaf.shape)} that requires grad, "
+                "expected data: gradients go to the parameters of model and guide alone"
+            )
+        return layout(leaf)
+    if isinstance(leaf, float):
+        return float
+    try:
+        hash(leaf)
+    except TypeError:
+        raise TypeError(
+            f"compiled: got an argument of type {type(leaf).__name__}, expected tensors, numbers, "
+            "and what can be hashed, in tuples, lists and dicts"
+        ) from None
+    return type(leaf), leaf
+
+
+def layout(tensor: Tensor) -> Any:
+    """What of a tensor a graph is made for."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def plain(owner: Any) -> tuple[tuple[str, Any], ...]:
+    """The numbers and words among an object's attributes, which a trace takes in."""
+    kinds = int, float, str, type(None)  # bools are ints
+    return tuple((name, v) for name, v in vars(owner).items() if isinstance(v, kinds))
+
+
+def ambient() -> Any:
+    """The settings of torch that a trace takes in."""
+    autocast = tuple(
+        (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+    )
+    return autocast, torch.get_default_dtype()
+
+
+class Modules:
+    """What modules consist of, and whether that is still so; asked at each step, so in a rush."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        every = dict.fromkeys(m for module in modules for m in module.modules())
+        tables = [t for m in every for t in (m._parameters, m._buffers, m._modules)]
+        self._modes = [(module, module.training) for module in every]
+        self._sizes = [(table, len(table)) for table in tables]
+        self._held = [(table, *item) for table in tables for item in table.items()]
+        self._trained = [(p, p.requires_grad) for m in every for p in m.parameters(False)]
+        self._plain = [(vars(m), *item) for m in every for item in plain(m)]
+        self._sets = [
+            (vars(m), name, v)
+            for m in every
+            for name, v in vars(m).items()
+            if isinstance(v, Tensor)
+        ]
+
+    def hold(self) -> bool:
+        """Whether none has other parts, parameters, modes or numbers than it had."""
+        for module, training in self._modes:
+            if module.training is not training:
+                return False
+        for table, size in self._sizes:
+            if len(table) != size:
+                return False
+        for table, name, held in self._held:
+            if table.get(name, self) is not held:
+                return False
+        for table, name, held in self._sets:
+            if table.get(name) is not held:
+                return False
+        for table, name, value in self._plain:
+            if table.get(name, self) != value:
+                return False
+        return all(p.requires_grad is trained for p, trained in self._trained)

@@ -1,0 +1,97 @@
+"""From a traced graph of tensors to compiled code, by torch's Inductor."""
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+# oneDNN's float32 matrix products took half as long as MKL's on the AMD processor with AVX-512 of
+# docs/benchmarks.md. Inductor's own way to them is for constant weights only.
+_onednn = torch.library.Library("pyro_vae", "FRAGMENT")
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+if not hasattr(torch.ops.pyro_vae, "linear"):  # it outlives a reload of this module
+    _onednn.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+    _onednn.impl("linear", _linear, "CPU")
+    _onednn.impl("linear", _linear_shape, "Meta")
+
+
+def _use_onednn(traced: GraphModule) -> None:
+    """Puts oneDNN's matrix products into a graph of float32 on a CPU."""
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return
+    graph, aten = traced.graph, torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target is aten.mm.default:
+            bias, (x, weight) = None, node.args
+        elif node.target is aten.addmm.default and not node.kwargs:
+            bias, x, weight = node.args
+            if bias.meta["val"].shape != node.meta["val"].shape[1:]:
+                continue
+        else:
+            continue
+        value = node.meta["val"]
+        if value.dtype != torch.float32 or value.device.type != "cpu":
+            continue
+        with graph.inserting_before(node):
+            transposed = graph.call_function(aten.t.default, (weight,))
+            product = graph.call_function(torch.ops.pyro_vae.linear.default, (x, transposed, bias))
+        product.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
+    traced.recompile()
+
+
+def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    """A graph's code for inputs of these shapes, with torch's own random numbers."""
+    from torch._inductor import compile
+
+    _use_onednn(traced)
+
+    # Inductor's own random numbers are others than torch's: with torch's, a seed gives the same
+    # noise compiled and not.
+    log = logging.getLogger("torch.utils.cpp_extension")  # says that there is no GPU
+    level = log.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.setLevel(logging.ERROR)
+        try:
+            return compile(traced, list(inputs), options={"fallback_random": True})
+        finally:
+            log.setLevel(level)
+
+
+_warned: set[str] = set()
+
+
+def can_compile(inputs: Sequence[Tensor]) -> bool:
+    """Whether Inductor's C++ compiler is on this machine; warns once where it is not."""
+    if any(tensor.is_cuda for tensor in inputs):
+        return True
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        if "compiler" not in _warned:
+            _warned.add("compiler")
+            warnings.warn(
+                "compiled: found no C++ compiler, so objectives run uncompiled; install one "
+                "(g++ or clang++), or name it in the environment variable CXX",
+                stacklevel=4,
+            )
+        return False
+    return True
