@@ -49,7 +49,8 @@ def compiled(elbo: ELBO) -> Compiled:
     graph, which Inductor compiles. From then on the graph runs in their stead: Pyro's handlers and
     its validation cost nothing, and no longer see the steps. Noise comes from torch's generators
     as it does uncompiled, so a seed gives the same steps, up to rounding. (A layer that draws
-    noise into permuted memory, as dropout in attention does, gets the same numbers elsewhere.)
+    noise into permuted memory, as dropout in attention does, gets the same numbers elsewhere; and
+    before torch 2.13 Inductor may draw in another order, where a program draws more than once.)
 
     It serves any Pyro model and guide of static structure, which do the same whatever the numbers
     are:
