@@ -1,19 +1,21 @@
 """Likelihoods p(x|z): modules whose ``forward(z)`` returns a distribution over x.
 
 For z of shape ``(*batch, z_dim)`` it has ``batch_shape batch`` and ``event_shape x_shape``. Any
-module with such a ``forward`` serves.
+module with such a ``forward`` serves. A likelihood that needs k > 1 numbers a pixel takes a
+network that gives them in front, ``(*batch, k, *x_shape)``.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro.distributions import constraints
 from torch import Tensor, nn
-from torch.distributions.utils import broadcast_all
+
+from pyro_vae import distributions
+from pyro_vae.arguments import check_count, check_positive, is_positive
+from pyro_vae.networks import out_shape
 
 SCALE_FLOOR = 1 / 256
 """Least scale that a network or a parameter can give a likelihood: one grey level on [0, 1].
@@ -21,91 +23,14 @@ SCALE_FLOOR = 1 / 256
 Without a floor the likelihood of a constant background is unbounded.
 """
 
-
-class CrossEntropy(dist.Bernoulli):
-    r"""A Bernoulli that also scores x in [0, 1], by :math:`x \log p + (1 - x) \log(1 - p)`.
-
-    Between 0 and 1 that is no log-density: it does not integrate to one. So ``support`` stays
-    {0, 1}, and ``scored_support`` is the interval.
-    """
-
-    scored_support = constraints.unit_interval
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        logits, value = broadcast_all(self.logits, value)
-        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none")
-
-    def _validate_sample(self, value: Tensor) -> None:
-        low, high = value.aminmax()
-        if not (low >= 0 and high <= 1):
-            raise ValueError("x: expected values between 0 and 1")
-
-
-class BernoulliEvent(dist.Independent):
-    r"""Independent Bernoullis whose log-probabilities are summed as they are computed.
-
-    .. math:: \log p(x) = \sum_d x_d l_d - \max(l_d, 0) - \log \prod_d (1 + e^{-|l_d|})
-
-    The product is taken over sixteen elements at a time, as 1 + a grows to (1 + a)(1 + b), so that
-    small terms keep all their digits and there is one logarithm for the sixteen. The logarithms
-    are most of what a Bernoulli likelihood costs on a CPU.
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        base, dims = self.base_dist, self.reinterpreted_batch_ndims
-        if not dims:
-            return base.log_prob(value)
-        logits = base.logits
-        if base._validate_args:
-            fits = value.shape == logits.shape[logits.dim() - value.dim() :]
-            # A fast test of 0 and 1; what fails it gets the full one and its error.
-            if not fits or torch.addcmul(value, value, value, value=-1).abs_().sum() != 0:
-                base._validate_sample(value)
-        logits, value = broadcast_all(logits, value)
-        return _CrossEntropySum.apply(logits.flatten(-dims), value.flatten(-dims))
-
-
-class _CrossEntropySum(torch.autograd.Function):
-    """Sums x l - log(1 + exp(l)) over the last dimension; see :class:`BernoulliEvent`."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(logits: Tensor, x: Tensor) -> Tensor:
-        linear = (x * logits - logits.clamp_min(0)).sum(-1)
-        tails = logits.abs().neg_().exp_()
-        rows = tails.shape[-1] // 16
-        whole, rest = tails.split((16 * rows, tails.shape[-1] - 16 * rows), -1)
-        product = whole.unflatten(-1, (16, rows))  # less one
-        while product.shape[-2] > 1:
-            a, b = product.chunk(2, -2)
-            product = torch.addcmul(a + b, a, b)
-        return linear - product.log1p().sum((-2, -1)) - rest.log1p().sum(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, d_logits: Tensor, d_x: Tensor) -> Tensor:
-        logits, x = ctx.saved_tensors
-        return ((x - logits.sigmoid()) * d_logits + logits * d_x).sum(-1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        logits, x = ctx.saved_tensors
-        outer = gradient.unsqueeze(-1)
-        return (
-            (x - logits.sigmoid()) * outer if ctx.needs_input_grad[0] else None,
-            logits * outer if ctx.needs_input_grad[1] else None,
-        )
+Scale = Literal["pixel", "shared"] | float
+"""A scale from the network for each pixel, one trained for all, or a fixed number."""
 
 
 class Bernoulli(nn.Module):
     r"""Independent Bernoulli pixels, :math:`p(x|z) = \prod_d \mathrm{Bern}(x_d; \sigma(f_d(z)))`.
+
+    x is 0.0 or 1.0 (pixels ``"binary"``).
 
     Source: Kingma and Welling (2014), appendix C.1.
 
@@ -121,17 +46,72 @@ class Bernoulli(nn.Module):
         self.relaxed = relaxed
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        pixels = CrossEntropy if self.relaxed else dist.Bernoulli
-        return BernoulliEvent(pixels(logits=self.network(z)), len(_out_shape(self.network)))
+        pixels = distributions.CrossEntropy if self.relaxed else dist.Bernoulli
+        return distributions.BernoulliEvent(
+            pixels(logits=self.network(z)), len(out_shape(self.network))
+        )
 
     def extra_repr(self) -> str:
         return "relaxed=True" if self.relaxed else ""
 
 
-class Gaussian(nn.Module):
+class ContinuousBernoulli(nn.Module):
+    r"""Independent continuous Bernoullis, :math:`p(x|z) = \prod_d C(l_d)\, e^{x_d l_d}`.
+
+    x is in [0, 1] (pixels ``"dequantized"``); the logits :math:`l = f(z)` may be any numbers.
+
+    Source: Loaiza-Ganem and Cunningham (2019), arXiv 1907.06845, section 3.
+
+    Arguments:
+        network: Maps z of shape ``(*batch, z_dim)`` to logits of shape ``(*batch, *x_shape)``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        pixels = distributions.ContinuousBernoulli(self.network(z))
+        return pixels.to_event(len(out_shape(self.network)))
+
+
+class _LocationScale(nn.Module):
+    """A network that gives locations, and the scales that belong to them."""
+
+    def __init__(self, network: nn.Module, scale: Scale = "pixel") -> None:
+        super().__init__()
+        self.network = network
+        self.scale = scale
+        self._event_dim = len(out_shape(network))
+        if scale == "pixel":
+            _check_numbers(network, 2, 'for scale="pixel": a location and a raw scale')
+            self._event_dim -= 1
+        elif scale == "shared":
+            start = math.log(math.expm1(1.0 - SCALE_FLOOR))
+            self.raw_scale = nn.Parameter(torch.tensor(start))
+        elif not is_positive(scale):
+            raise ValueError(
+                f'scale: got {scale!r}, expected "pixel", "shared" or a positive number'
+            )
+
+    def _loc_and_scale(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
+        out = self.network(z)
+        if self.scale == "pixel":
+            loc, raw_scale = out.unbind(-1 - self._event_dim)
+            return loc, F.softplus(raw_scale) + SCALE_FLOOR
+        if self.scale == "shared":
+            return out, F.softplus(self.raw_scale) + SCALE_FLOOR
+        assert not isinstance(self.scale, str)
+        return out, self.scale
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale!r}"
+
+
+class Gaussian(_LocationScale):
     r"""Independent normal pixels, :math:`p(x|z) = \prod_d \mathcal{N}(x_d; \mu_d(z), \sigma_d^2)`.
 
-    The scale is one of three:
+    x is any number (pixels ``"dequantized"``). The scale is one of three:
 
     * ``"pixel"``: from the network, :math:`\sigma_d(z) = \mathrm{softplus}(s_d(z)) + 1/256`;
     * ``"shared"``: one trained number for all pixels, :math:`\mathrm{softplus}(s) + 1/256`,
@@ -150,53 +130,213 @@ class Gaussian(nn.Module):
             two numbers a pixel.
     """
 
-    def __init__(
-        self, network: nn.Module, scale: Literal["pixel", "shared"] | float = "pixel"
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.scale = scale
-        if scale == "pixel":
-            out_shape = _out_shape(network)
-            if len(out_shape) < 2 or out_shape[0] != 2:
-                raise ValueError(
-                    f"network: got out_shape {tuple(out_shape)}, expected (2, *x_shape) for "
-                    'scale="pixel": a mean and a raw scale for each pixel'
-                )
-        elif scale == "shared":
-            start = math.log(math.expm1(1.0 - SCALE_FLOOR))
-            self.raw_scale = nn.Parameter(torch.tensor(start))
-        elif not _is_positive(scale):
-            raise ValueError(
-                f'scale: got {scale!r}, expected "pixel", "shared" or a positive number'
-            )
+    def forward(self, z: Tensor) -> dist.Distribution:
+        return dist.Normal(*self._loc_and_scale(z)).to_event(self._event_dim)
+
+
+class Laplace(_LocationScale):
+    r"""Independent Laplace pixels, :math:`p(x_d|z) = e^{-|x_d - \mu_d| / b_d} / (2 b_d)`.
+
+    x is any number (pixels ``"dequantized"``). Network and scale b are as those of
+    :class:`Gaussian`; with a fixed scale the log-density is the absolute error over it.
+
+    Arguments:
+        network: Gives locations; with ``scale="pixel"`` locations and raw scales.
+        scale: ``"pixel"``, ``"shared"``, or a positive number.
+
+    Raises:
+        ValueError: As :class:`Gaussian`.
+    """
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        out = self.network(z)
-        event_dim = len(_out_shape(self.network))
-        scale: Tensor | float
-        if self.scale == "pixel":
-            loc, raw_scale = out.unbind(-event_dim)
-            scale = F.softplus(raw_scale) + SCALE_FLOOR
-            event_dim -= 1
-        elif self.scale == "shared":
-            loc, scale = out, F.softplus(self.raw_scale) + SCALE_FLOOR
-        else:
-            loc, scale = out, self.scale
-        return dist.Normal(loc, scale).to_event(event_dim)
+        return dist.Laplace(*self._loc_and_scale(z)).to_event(self._event_dim)
+
+
+class StudentT(_LocationScale):
+    r"""Independent Student t pixels, :math:`p(x_d|z) = t_\nu((x_d - \mu_d) / s_d) / s_d`.
+
+    x is any number (pixels ``"dequantized"``). Network and scale s are as those of
+    :class:`Gaussian`.
+
+    Source: Takahashi et al. (2018), "Student-t variational autoencoder", IJCAI.
+
+    Arguments:
+        network: Gives locations; with ``scale="pixel"`` locations and raw scales.
+        scale: ``"pixel"``, ``"shared"``, or a positive number.
+        df: Degrees of freedom :math:`\nu`, fixed.
+
+    Raises:
+        ValueError: As :class:`Gaussian`; `df` is not positive.
+    """
+
+    def __init__(self, network: nn.Module, scale: Scale = "pixel", df: float = 4.0) -> None:
+        super().__init__(network, scale)
+        check_positive("df", df)
+        self.df = df
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        loc, scale = self._loc_and_scale(z)
+        return dist.StudentT(torch.full_like(loc, self.df), loc, scale).to_event(self._event_dim)
 
     def extra_repr(self) -> str:
-        return f"scale={self.scale!r}"
+        return f"{super().extra_repr()}, df={self.df:g}"
 
 
-def _is_positive(scale: Any) -> bool:
-    return isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf
+class Beta(nn.Module):
+    r"""Independent Beta pixels, :math:`p(x_d|z) \propto x_d^{a_d - 1} (1 - x_d)^{b_d - 1}`.
+
+    x is inside (0, 1) (pixels ``"dequantized"``). The network gives raw a and b, each
+    :math:`\mathrm{softplus}(f) + 10^{-3}`.
+
+    Arguments:
+        network: Maps z of shape ``(*batch, z_dim)`` to shape ``(*batch, 2, *x_shape)``.
+
+    Raises:
+        ValueError: The network does not give two numbers a pixel.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        _check_numbers(network, 2, "the raw a and b of a Beta")
+        self.network = network
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        event_dim = len(out_shape(self.network)) - 1
+        a, b = (F.softplus(self.network(z)) + 1e-3).unbind(-1 - event_dim)
+        return dist.Beta(a, b).to_event(event_dim)
 
 
-def _out_shape(network: nn.Module) -> torch.Size:
-    if not hasattr(network, "out_shape"):
-        raise TypeError(
-            f"network: got a {type(network).__name__} without an attribute out_shape, expected "
-            "the shape of one output, without batch dimensions"
+class Categorical(nn.Module):
+    r"""Independent levels of any probabilities, :math:`P(x_d = l|z) = \mathrm{softmax}_l f_d(z)`.
+
+    x is 0.0 ... levels - 1 (pixels ``"levels"``).
+
+    Source: van den Oord, Kalchbrenner and Kavukcuoglu (2016), arXiv 1601.06759, section 3.
+
+    Arguments:
+        network: Maps z of shape ``(*batch, z_dim)`` to shape ``(*batch, levels, *x_shape)``.
+        levels: Number of levels.
+
+    Raises:
+        ValueError: `levels` is no whole number from 1 up, or the network does not give so many
+            numbers a pixel.
+    """
+
+    def __init__(self, network: nn.Module, levels: int = 256) -> None:
+        super().__init__()
+        check_count("levels", levels)
+        _check_numbers(network, levels, "one logit for each level")
+        self.network = network
+        self.levels = levels
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        event_dim = len(out_shape(self.network)) - 1
+        return distributions.Levels(logits=self.network(z).movedim(-1 - event_dim, -1)).to_event(
+            event_dim
         )
-    return torch.Size(cast(Sequence[int], network.out_shape))
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}"
+
+
+class DiscretizedLogistic(nn.Module):
+    r"""Independent levels under (mixtures of) logistics that are cut into bins.
+
+    x is 0.0 ... levels - 1 (pixels ``"levels"``). On the scale l / (levels - 1), the network gives
+    locations and raw scales, :math:`s = \mathrm{softplus}(f) + w / 8` with bins of width
+    :math:`w = 1 / (levels - 1)`; with several components first a logit of each one's weight.
+
+    Source: Salimans et al. (2017), arXiv 1701.05517, section 2.1.
+
+    Arguments:
+        network: Maps z of shape ``(*batch, z_dim)`` to shape ``(*batch, k, *x_shape)``; k is 2, or
+            ``3 * components`` for more than one component: logits, locations, raw scales.
+        levels: Number of levels, 2 or more.
+        components: Number of logistics a pixel.
+
+    Raises:
+        ValueError: `levels` or `components` is no such number, or the network does not give k
+            numbers a pixel.
+    """
+
+    def __init__(self, network: nn.Module, levels: int = 256, components: int = 1) -> None:
+        super().__init__()
+        check_count("levels", levels)
+        check_count("components", components)
+        if levels < 2:
+            raise ValueError(f"levels: got {levels}, expected 2 or more")
+        count = 2 if components == 1 else 3 * components
+        _check_numbers(network, count, f"those of {components} logistics")
+        self.network = network
+        self.levels = levels
+        self.components = components
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        event_dim = len(out_shape(self.network)) - 1
+        numbers = self.network(z).movedim(-1 - event_dim, -1)
+        if self.components == 1:
+            loc, raw_scale = numbers.split(1, -1)
+            logits = torch.zeros_like(loc)
+        else:
+            logits, loc, raw_scale = numbers.chunk(3, -1)
+        scale = F.softplus(raw_scale) + 1 / (8 * (self.levels - 1))
+        return distributions.DiscretizedLogistic(logits, loc, scale, self.levels).to_event(
+            event_dim
+        )
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, components={self.components}"
+
+
+class Poisson(nn.Module):
+    r"""Independent Poisson counts of rates :math:`\mathrm{softplus}(f_d(z)) + 10^{-4}`.
+
+    x is 0.0, 1.0, ... without end (pixels ``"levels"``).
+
+    Arguments:
+        network: Maps z of shape ``(*batch, z_dim)`` to raw rates of shape ``(*batch, *x_shape)``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        rate = F.softplus(self.network(z)) + 1e-4
+        return dist.Poisson(rate).to_event(len(out_shape(self.network)))
+
+
+class NegativeBinomial(nn.Module):
+    r"""Independent counts of mean :math:`\mu_d` and variance :math:`\mu_d + \mu_d^2 / r_d`.
+
+    x is 0.0, 1.0, ... without end (pixels ``"levels"``). The network gives raw means and raw r,
+    each :math:`\mathrm{softplus}(f) + 10^{-4}`; a great r is a Poisson.
+
+    Source: Lopez et al. (2018), Nature Methods 15, "Deep generative modeling for single-cell
+    transcriptomics".
+
+    Arguments:
+        network: Maps z of shape ``(*batch, z_dim)`` to shape ``(*batch, 2, *x_shape)``.
+
+    Raises:
+        ValueError: The network does not give two numbers a pixel.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        _check_numbers(network, 2, "a raw mean and a raw r")
+        self.network = network
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        event_dim = len(out_shape(self.network)) - 1
+        mean, r = (F.softplus(self.network(z)) + 1e-4).unbind(-1 - event_dim)
+        return dist.NegativeBinomial(r, logits=mean.log() - r.log()).to_event(event_dim)
+
+
+def _check_numbers(network: nn.Module, count: int, what: str) -> None:
+    shape = out_shape(network)
+    if len(shape) < 2 or shape[0] != count:
+        raise ValueError(
+            f"network: got out_shape {tuple(shape)}, expected ({count}, *x_shape): {what} for "
+            "each pixel"
+        )

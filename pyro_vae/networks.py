@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,16 @@ def split_shape(x: Tensor, in_shape: torch.Size, network: nn.Module) -> torch.Si
             f"expected (*batch, {', '.join(map(str, in_shape))})"
         )
     return x.shape[:batch]
+
+
+def out_shape(network: nn.Module) -> torch.Size:
+    """The shape of one output of a network; raises TypeError where it does not say."""
+    if not hasattr(network, "out_shape"):
+        raise TypeError(
+            f"network: got a {type(network).__name__} without an attribute out_shape, expected "
+            "the shape of one output, without batch dimensions"
+        )
+    return torch.Size(cast(Sequence[int], network.out_shape))
 
 
 @contextmanager

@@ -1,12 +1,23 @@
 """Posteriors q(z|x): modules whose ``forward(x)`` returns a distribution over z.
 
 For x of shape ``(*batch, *x_shape)`` it has ``batch_shape batch`` and ``event_shape (z_dim,)``.
-Any module with such a ``forward`` serves.
+Any module with such a ``forward`` serves. A posterior's network gives all its numbers flat, in
+one vector for each x.
 """
 
+import math
+from collections.abc import Sequence
+
 import pyro.distributions as dist
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Transform, constraints
+
+from pyro_vae import flows
+from pyro_vae.arguments import check_bounds, check_count
+from pyro_vae.mixtures import NormalMixture
+from pyro_vae.networks import out_shape
 
 SCALE_FLOOR = 1e-4
 """Least scale of a posterior.
@@ -36,10 +47,247 @@ class Normal(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         numbers = self.network(x)
-        if numbers.shape[-1] % 2:
-            raise ValueError(
-                f"network: gave {numbers.shape[-1]} numbers, expected 2 * z_dim: a mean and a raw "
-                "scale for each latent dimension"
-            )
+        _check_numbers(numbers, 2, "2 * z_dim: a mean and a raw scale for each latent dimension")
         loc, raw_scale = numbers.chunk(2, dim=-1)
-        return dist.Normal(loc, F.softplus(raw_scale) + SCALE_FLOOR).to_event(1)
+        return dist.Normal(loc, _scale(raw_scale)).to_event(1)
+
+
+class LowRankNormal(nn.Module):
+    r"""A normal of covariance :math:`W W^\top + diag(\sigma^2)`, W of shape ``(z_dim, rank)``.
+
+    The network gives, one after the other, means, raw scales (as :class:`Normal`) and the rows of
+    :math:`\sqrt{r}\,W`: so divided, the covariance of a network's first numbers does not grow
+    with the rank r.
+
+    Source: Rezende, Mohamed and Wierstra (2014), arXiv 1401.4082, section 4.3 (there for the
+    precision, rank 1).
+
+    Arguments:
+        network: Maps x of shape ``(*batch, *x_shape)`` to ``(*batch, (2 + rank) * z_dim)``.
+        rank: Number of columns of W.
+
+    Raises:
+        ValueError: `rank` is no whole number from 1 up; in ``forward``, the network does not give
+            ``(2 + rank) * z_dim`` numbers.
+    """
+
+    def __init__(self, network: nn.Module, rank: int) -> None:
+        super().__init__()
+        check_count("rank", rank)
+        self.network = network
+        self.rank = rank
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        numbers = self.network(x)
+        parts = 2 + self.rank
+        _check_numbers(numbers, parts, f"{parts} * z_dim: mean, raw scale and {self.rank} factors")
+        z_dim = numbers.shape[-1] // parts
+        loc, raw_scale, factor = numbers.split((z_dim, z_dim, self.rank * z_dim), -1)
+        factor = factor.unflatten(-1, (-1, self.rank)) / math.sqrt(self.rank)
+        return dist.LowRankMultivariateNormal(loc, factor, _scale(raw_scale).square())
+
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}"
+
+
+class MultivariateNormal(nn.Module):
+    r"""A normal of any covariance, :math:`q(z|x) = \mathcal{N}(z; \mu, L L^\top)`.
+
+    The network gives means, raw scales for L's diagonal (as :class:`Normal`), then the rows of L
+    below it.
+
+    Source: Kingma and Welling (2019), arXiv 1906.02691, section 2.5.1.
+
+    Arguments:
+        network: Maps x of shape ``(*batch, *x_shape)`` to
+            ``(*batch, z_dim * (z_dim + 3) / 2)``.
+
+    Raises:
+        ValueError: In ``forward``, the network's numbers are ``z_dim * (z_dim + 3) / 2`` for no
+            z_dim.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        numbers = self.network(x)
+        count = numbers.shape[-1]
+        z_dim = (math.isqrt(9 + 8 * count) - 3) // 2
+        if z_dim < 1 or z_dim * (z_dim + 3) != 2 * count:
+            raise ValueError(
+                f"network: gave {count} numbers, expected z_dim * (z_dim + 3) / 2: 2, 5, 9, 14, "
+                "... for 1, 2, 3, 4 latent dimensions"
+            )
+        loc, raw_scale, below = numbers.split((z_dim, z_dim, count - 2 * z_dim), -1)
+        tril = torch.diag_embed(_scale(raw_scale))
+        rows, columns = torch.tril_indices(z_dim, z_dim, -1, device=x.device)
+        tril[..., rows, columns] = below
+        return dist.MultivariateNormal(loc, scale_tril=tril)
+
+
+class Mixture(nn.Module):
+    r"""A mixture of diagonal normals, :math:`\sum_k w_k \mathcal{N}(z; \mu_k, diag(\sigma_k^2))`.
+
+    The network gives, for each component one after the other, a logit of its weight, means and
+    raw scales (as :class:`Normal`). Gradients are implicit, unbiased, and reach the weights too.
+
+    Source: Figurnov, Mohamed and Mnih (2018), arXiv 1805.08498, section 3.
+
+    Arguments:
+        network: Maps x of shape ``(*batch, *x_shape)`` to
+            ``(*batch, components * (1 + 2 * z_dim))``.
+        components: Number of components.
+
+    Raises:
+        ValueError: `components` is no whole number from 1 up; in ``forward``, the network does
+            not give ``components * (1 + 2 * z_dim)`` numbers.
+    """
+
+    def __init__(self, network: nn.Module, components: int) -> None:
+        super().__init__()
+        check_count("components", components)
+        self.network = network
+        self.components = components
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        numbers = self.network(x)
+        each, rest = divmod(numbers.shape[-1], self.components)
+        if rest or each < 3 or each % 2 == 0:
+            raise ValueError(
+                f"network: gave {numbers.shape[-1]} numbers, expected {self.components} * (1 + 2 "
+                "* z_dim): for each component a logit, means and raw scales"
+            )
+        numbers = numbers.unflatten(-1, (self.components, each))
+        loc, raw_scale = numbers[..., 1:].chunk(2, dim=-1)
+        return NormalMixture(numbers[..., 0], loc, _scale(raw_scale))
+
+    def extra_repr(self) -> str:
+        return f"components={self.components}"
+
+
+class Flow(nn.Module):
+    r"""An inverse autoregressive flow, conditioned on the encoder's context.
+
+    The network gives means and raw scales of the first noise (as :class:`Normal`), and the
+    context of the steps that bring it to z. Drawing, and scoring what was drawn, take one pass;
+    scoring any other z takes z_dim passes. Needs the extra ``flows`` (Zuko).
+
+    Source: Kingma et al. (2016), arXiv 1606.04934, section 3.
+
+    Arguments:
+        network: Maps x of shape ``(*batch, *x_shape)`` to ``(*batch, 2 * z_dim + context)``; has
+            an ``out_shape``.
+        z_dim: Number of latent dimensions.
+        transforms: Number of steps.
+        hidden: Widths of the hidden layers of each step's network.
+
+    Raises:
+        ValueError: `z_dim` or `transforms` is no whole number from 1 up, or the network gives no
+            context.
+        ModuleNotFoundError: Zuko is not installed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        z_dim: int,
+        transforms: int = 2,
+        hidden: Sequence[int] = (128, 128),
+    ) -> None:
+        super().__init__()
+        check_count("z_dim", z_dim)
+        check_count("transforms", transforms)
+        shape = out_shape(network)
+        if len(shape) != 1 or shape[0] <= 2 * z_dim:
+            raise ValueError(
+                f"network: got out_shape {tuple(shape)}, expected more than 2 * z_dim = "
+                f"{2 * z_dim} numbers: means, raw scales, and a context for the flow"
+            )
+        self.network = network
+        self.z_dim = z_dim
+        self.flow = flows.InverseAutoregressive(z_dim, shape[0] - 2 * z_dim, transforms, hidden)
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        numbers = self.network(x)
+        loc, raw_scale, context = numbers.split(
+            (self.z_dim, self.z_dim, numbers.shape[-1] - 2 * self.z_dim), -1
+        )
+        return self.flow(loc, _scale(raw_scale), context)
+
+
+class Squashed(nn.Module):
+    r"""A posterior brought onto a box, :math:`z = a + (b - a)\,\sigma(y)`, :math:`y \sim q(y|x)`.
+
+    For priors on such a box, ``Uniform`` for instance.
+
+    Source: Kucukelbir et al. (2017), arXiv 1603.00788, section 2.3.
+
+    Arguments:
+        posterior: A posterior over all real vectors.
+        low, high: The ends a and b of each dimension.
+
+    Raises:
+        ValueError: `low` is not below `high`.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, posterior: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        check_bounds(low, high)
+        if math.isinf(low) or math.isinf(high):
+            raise ValueError(f"low, high: got {low} and {high}, expected finite numbers")
+        self.posterior = posterior
+        self.register_buffer("low", torch.tensor(float(low)), persistent=False)
+        self.register_buffer("high", torch.tensor(float(high)), persistent=False)
+        self._bounds = low, high
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        q_y = self.posterior(x)
+        return dist.TransformedDistribution(q_y, [_OntoInterval(self.low, self.high)])
+
+    def extra_repr(self) -> str:
+        return f"low={self._bounds[0]:g}, high={self._bounds[1]:g}"
+
+
+class _OntoInterval(Transform):
+    """y to low + (high - low) sigmoid(y), strictly inside; keeps the y of its last value.
+
+    torch's sigmoid and affine transforms round to the ends, where a uniform prior has no density,
+    and lose the log-derivative of values near them.
+    """
+
+    domain = constraints.real
+    bijective = True
+    sign = 1
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        super().__init__(cache_size=1)
+        self.low, self.high = low, high
+
+    @property
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.interval(self.low, self.high)
+
+    def _call(self, x: Tensor) -> Tensor:
+        y = self.low + (self.high - self.low) * x.sigmoid()
+        inner = torch.nextafter(self.low, self.high), torch.nextafter(self.high, self.low)
+        return y.clamp(*inner)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return ((y - self.low) / (self.high - self.low)).logit()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.high - self.low).log() - F.softplus(x) - F.softplus(-x)
+
+
+def _scale(raw: Tensor) -> Tensor:
+    return F.softplus(raw) + SCALE_FLOOR
+
+
+def _check_numbers(numbers: Tensor, parts: int, expected: str) -> None:
+    if not numbers.shape[-1] or numbers.shape[-1] % parts:
+        raise ValueError(f"network: gave {numbers.shape[-1]} numbers, expected {expected}")

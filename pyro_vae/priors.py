@@ -3,11 +3,21 @@
 It has ``batch_shape ()`` and ``event_shape (z_dim,)``. Any module with such a ``forward`` serves.
 """
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_vae.arguments import check_count
+from pyro_vae import flows
+from pyro_vae.arguments import check_bounds, check_count, check_positive
+from pyro_vae.mixtures import Mixture, NormalMixture
+
+SCALE_FLOOR = 1e-4
+"""Least scale that a trained prior can take, as of a posterior."""
 
 
 class StandardNormal(nn.Module):
@@ -37,3 +47,241 @@ class StandardNormal(nn.Module):
 
     def extra_repr(self) -> str:
         return f"z_dim={len(self.loc)}"
+
+
+class Uniform(nn.Module):
+    r"""A uniform box, :math:`p(z) = \prod_j \mathcal{U}(z_j; a, b)`.
+
+    Its posterior must live on the box: ``posteriors.Squashed(posterior, low, high)``.
+
+    Source: the lecture, "latent variable model".
+
+    Arguments:
+        z_dim: Number of latent dimensions.
+        low, high: The ends a and b of each dimension.
+
+    Raises:
+        ValueError: `z_dim` is no whole number from 1 up, or `low` is not below `high`.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, z_dim: int, low: float = 0.0, high: float = 1.0) -> None:
+        super().__init__()
+        check_count("z_dim", z_dim)
+        check_bounds(low, high)
+        self.register_buffer("low", torch.full((z_dim,), float(low)), persistent=False)
+        self.register_buffer("high", torch.full((z_dim,), float(high)), persistent=False)
+        self._bounds = low, high
+
+    def forward(self) -> dist.Distribution:
+        return dist.Uniform(self.low, self.high).to_event(1)
+
+    def extra_repr(self) -> str:
+        return f"z_dim={len(self.low)}, low={self._bounds[0]:g}, high={self._bounds[1]:g}"
+
+
+class Laplace(nn.Module):
+    r"""The standard Laplace, :math:`p(z) = \prod_j \tfrac12 e^{-|z_j|}`.
+
+    Arguments:
+        z_dim: Number of latent dimensions.
+
+    Raises:
+        ValueError: `z_dim` is no whole number from 1 up.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, z_dim: int) -> None:
+        super().__init__()
+        check_count("z_dim", z_dim)
+        self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(z_dim), persistent=False)
+
+    def forward(self) -> dist.Distribution:
+        return dist.Laplace(self.loc, self.scale).to_event(1)
+
+    def extra_repr(self) -> str:
+        return f"z_dim={len(self.loc)}"
+
+
+class StudentT(nn.Module):
+    r"""Independent Student t, :math:`p(z) = \prod_j t_\nu(z_j)`, of heavier tails than a normal.
+
+    Arguments:
+        z_dim: Number of latent dimensions.
+        df: Degrees of freedom :math:`\nu`, fixed.
+
+    Raises:
+        ValueError: `z_dim` is no whole number from 1 up, or `df` is not positive.
+    """
+
+    df: Tensor
+    loc: Tensor
+
+    def __init__(self, z_dim: int, df: float) -> None:
+        super().__init__()
+        check_count("z_dim", z_dim)
+        check_positive("df", df)
+        self.register_buffer("df", torch.full((z_dim,), float(df)), persistent=False)
+        self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
+        self._df = df
+
+    def forward(self) -> dist.Distribution:
+        return dist.StudentT(self.df, self.loc).to_event(1)
+
+    def extra_repr(self) -> str:
+        return f"z_dim={len(self.loc)}, df={self._df:g}"
+
+
+class GaussianMixture(nn.Module):
+    r"""A trained mixture, :math:`p(z) = \sum_k w_k \mathcal{N}(z; \mu_k, diag(\sigma_k^2))`.
+
+    It starts with equal weights, means drawn from :math:`\mathcal{N}(0, 1/2)` and variances of
+    1/2, so near the standard normal; :math:`\sigma = \mathrm{softplus}(s) + 10^{-4}`.
+
+    Source: the baseline of Tomczak and Welling (2018), arXiv 1705.07120, section 3.
+
+    Arguments:
+        z_dim: Number of latent dimensions.
+        components: Number of components K.
+
+    Raises:
+        ValueError: `z_dim` or `components` is no whole number from 1 up.
+    """
+
+    def __init__(self, z_dim: int, components: int) -> None:
+        super().__init__()
+        check_count("z_dim", z_dim)
+        check_count("components", components)
+        start = math.log(math.expm1(math.sqrt(0.5) - SCALE_FLOOR))
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.loc = nn.Parameter(torch.randn(components, z_dim) * math.sqrt(0.5))
+        self.raw_scale = nn.Parameter(torch.full((components, z_dim), start))
+
+    def forward(self) -> dist.Distribution:
+        return NormalMixture(self.logits, self.loc, F.softplus(self.raw_scale) + SCALE_FLOOR)
+
+    def extra_repr(self) -> str:
+        components, z_dim = self.loc.shape
+        return f"z_dim={z_dim}, components={components}"
+
+
+class VampPrior(nn.Module):
+    r"""The average posterior of trained pseudo-inputs, :math:`p(z) = \frac1K \sum_k q(z | u_k)`.
+
+    The posterior is the VAE's own, shared and trained by both. Over diagonal normals it scores by
+    matrix products.
+
+    Source: Tomczak and Welling (2018), arXiv 1705.07120, section 2.
+
+    Arguments:
+        posterior: The posterior of the VAE; no flow, which cannot score others' draws fast.
+        pseudo_inputs: Where :math:`u_k` start, shape ``(K, *x_shape)``: training examples, say.
+        low, high: The range of x, in which they are kept.
+
+    Raises:
+        TypeError: `pseudo_inputs` is no floating-point tensor.
+        ValueError: `pseudo_inputs` are outside of the range, or do not fit the posterior; the
+            posterior is a flow.
+    """
+
+    def __init__(
+        self,
+        posterior: nn.Module,
+        pseudo_inputs: Tensor,
+        low: float = 0.0,
+        high: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if any(isinstance(m, flows.InverseAutoregressive) for m in posterior.modules()):
+            raise ValueError(
+                "posterior: got a flow, expected one that scores any z at once, Normal for "
+                "instance: the average over K posteriors would take K * z_dim passes"
+            )
+        if not isinstance(pseudo_inputs, Tensor) or not pseudo_inputs.is_floating_point():
+            kind = getattr(pseudo_inputs, "dtype", type(pseudo_inputs).__name__)
+            raise TypeError(f"pseudo_inputs: got {kind}, expected a floating-point tensor")
+        if pseudo_inputs.dim() < 2 or not len(pseudo_inputs):
+            raise ValueError(
+                f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, expected (K, *x_shape)"
+            )
+        check_bounds(low, high)
+        least, greatest = (end.item() for end in pseudo_inputs.aminmax())
+        if not low <= least <= greatest <= high:
+            raise ValueError(
+                f"pseudo_inputs: got values from {least:g} to {greatest:g}, expected the range of "
+                f"x, from low={low:g} to high={high:g}"
+            )
+        self.posterior = posterior
+        self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
+        self.low, self.high = low, high
+
+    def forward(self) -> dist.Distribution:
+        components = self.posterior(_Kept.apply(self.pseudo_inputs, self.low, self.high))
+        logits = self.pseudo_inputs.new_zeros(len(self.pseudo_inputs))
+        base = getattr(components, "base_dist", None)
+        if isinstance(base, dist.Normal) and len(components.event_shape) == 1:
+            return NormalMixture(logits, base.loc, base.scale)
+        return Mixture(dist.Categorical(logits=logits), components)
+
+    def extra_repr(self) -> str:
+        return f"pseudo_inputs={tuple(self.pseudo_inputs.shape)}, low={self.low}, high={self.high}"
+
+
+class _Kept(torch.autograd.Function):
+    """Values kept between two ends; at an end, a gradient counts that leads back inside.
+
+    With the gradient of a plain clamp, what has once left the range would stay out for good.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, low: float, high: float) -> Tensor:
+        return value.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        value, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (value,) = ctx.saved_tensors
+        outwards = (value < ctx.low) & (gradient > 0) | (value > ctx.high) & (gradient < 0)
+        return gradient.masked_fill(outwards, 0.0), None, None
+
+
+class Flow(nn.Module):
+    r"""A neural spline flow, :math:`p(z) = \mathcal{N}(f(z); 0, I)\,|\det \partial f/\partial z|`.
+
+    Scoring takes one pass, drawing z_dim passes. Splines act on [-5, 5], beyond it is a normal's
+    tail. Needs the extra ``flows`` (Zuko).
+
+    Source: Durkan et al. (2019), arXiv 1906.04032; as a prior: Chen et al. (2017), arXiv
+    1611.02731.
+
+    Arguments:
+        z_dim: Number of latent dimensions.
+        transforms: Number of autoregressive transforms.
+        hidden: Widths of the hidden layers of each transform's network.
+
+    Raises:
+        ValueError: `z_dim` or `transforms` is no whole number from 1 up.
+        ModuleNotFoundError: Zuko is not installed.
+    """
+
+    def __init__(
+        self, z_dim: int, transforms: int = 3, hidden: Sequence[int] = (128, 128)
+    ) -> None:
+        super().__init__()
+        check_count("z_dim", z_dim)
+        check_count("transforms", transforms)
+        self.flow = flows.spline(z_dim, transforms, hidden)
+
+    def forward(self) -> dist.Distribution:
+        return flows.FromZuko(self.flow())
