@@ -92,7 +92,8 @@ def spline(z_dim: int, transforms: int, hidden: Sequence[int]) -> nn.Module:
     Source: Durkan et al. (2019), arXiv 1906.04032, autoregressive, eight bins on [-5, 5].
     """
     with _zuko() as zuko:
-        return zuko.flows.NSF(z_dim, transforms=transforms, hidden_features=tuple(hidden))
+        flow = zuko.flows.NSF(z_dim, transforms=transforms, hidden_features=tuple(hidden))
+    return _start_as_identity(flow)
 
 
 class InverseAutoregressive(nn.Module):
@@ -126,11 +127,25 @@ class InverseAutoregressive(nn.Module):
                     for i in range(transforms)
                 )
             )
+        _start_as_identity(self.steps)
 
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> FromZuko:
         with _zuko() as zuko:
             to_noise = self.steps(context).inv
             return FromZuko(zuko.distributions.NormalizingFlow(to_noise, dist.Normal(loc, scale)))
+
+
+def _start_as_identity(flow: nn.Module) -> nn.Module:
+    """Sets to zero what each transform's parameters come from, so that it changes nothing yet."""
+    with torch.no_grad():
+        for module in flow.modules():
+            if hasattr(module, "hyper"):
+                last: Any = module.hyper[-1]  # type: ignore[index]
+                last.weight.zero_()
+                last.bias.zero_()
+            for parameter in getattr(module, "phi", ()):
+                parameter.zero_()
+    return flow
 
 
 @contextmanager
