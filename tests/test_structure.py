@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"objectives"},
     {"presets"},
     {"training", "evaluation", "runs"},
-    {"comparison", "reproduction"},
+    {"comparison", "reproduction", "studies"},
     {"cli"},
     {"__main__", "__init__"},
 ]
