@@ -1,16 +1,17 @@
 """Data sets as one uint8 tensor in memory, and the four ways in which levels become pixels."""
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import check_seed
+from pyro_vae.arguments import check_count, check_seed
 
 Pixels = Literal["grey", "binary", "dequantized", "levels"]
 """How 8-bit levels become x; see :func:`to_pixels`."""
@@ -154,6 +155,49 @@ def dequantize(levels: Tensor, seed: int | None) -> Tensor:
         TypeError: `levels` is not uint8, or the seed is no int.
     """
     return _seeded_draw(levels, seed, _dequantized)
+
+
+@overload
+def bits_per_dim(
+    nats: Tensor, shape: Sequence[int], levels: int = 256, *, pixels: Pixels
+) -> Tensor: ...
+@overload
+def bits_per_dim(
+    nats: float, shape: Sequence[int], levels: int = 256, *, pixels: Pixels
+) -> float: ...
+def bits_per_dim(
+    nats: float | Tensor, shape: Sequence[int], levels: int = 256, *, pixels: Pixels
+) -> float | Tensor:
+    r"""-log p(x) in bits for each of the D numbers of x, :math:`-\log p(x) / (D \ln 2)`.
+
+    For ``"levels"`` that is the code length of the levels. For ``"dequantized"`` pixels, which
+    spread each level over a cell of 1 / levels, :math:`\log_2 levels` is added (8 bits for 256):
+    in the mean that is an upper bound on the code length of the levels under the same model, so
+    the two may stand in one table, where the latter may look worse than they are. Other pixels are
+    other data: ``"binary"`` ones are not the levels, and on ``"grey"`` ones there is no density.
+
+    Arguments:
+        nats: -log p(x) of one x or many, a cost: minus ``log_likelihood(...).values``, say.
+        shape: Shape of one x.
+        levels: Number of levels that were dequantized.
+        pixels: What x is, ``"levels"`` or ``"dequantized"``.
+
+    Raises:
+        ValueError: Other pixels, or a shape or number of levels that is not from 1 up.
+
+    Source: Theis, van den Oord and Bethge (2016), arXiv 1511.01844, section 3.1.
+    """
+    check_pixels(pixels)
+    check_count("levels", levels)
+    if pixels not in ("levels", "dequantized"):
+        raise ValueError(
+            f"pixels: got {pixels!r}, expected 'levels' or 'dequantized': bits per dimension of "
+            "8-bit images are those of their levels"
+        )
+    for size in shape:
+        check_count("shape", size)
+    bits = nats / (math.prod(shape) * math.log(2))
+    return bits + math.log2(levels) if pixels == "dequantized" else bits
 
 
 def check_pixels(pixels: str | None) -> None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_vae import datasets
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import check_analytic_kl, describe
+from pyro_vae.divergences import check_analytic_kl, describe
 from pyro_vae.progress import progress_bar
 from pyro_vae.seeding import seeded
 from pyro_vae.supports import check_on_support, same_support

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
-from torch.distributions import kl_divergence
 
 from pyro_vae.arguments import check_count
 from pyro_vae.compilation import Compiled
+from pyro_vae.divergences import check_analytic_kl, describe
 
 
 def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
@@ -119,28 +118,3 @@ class AnalyticKL_ELBO(TraceMeanField_ELBO):
                     )
                 check_analytic_kl(q, p, site=name)
                 self._pairs.add(pair)
-
-
-def check_analytic_kl(
-    q: torch.distributions.Distribution, p: torch.distributions.Distribution, *, site: str = "z"
-) -> None:
-    """Raises ValueError unless KL(q, p) has a closed form that is finite."""
-    try:
-        kl = kl_divergence(q, p)
-    except NotImplementedError:
-        reason = "no closed form is registered"
-    else:
-        if not torch.isinf(torch.as_tensor(kl)).any():
-            return
-        reason = "the closed form is infinite"
-    raise ValueError(
-        f'analytic KL at site "{site}": {reason} for ({describe(q)}, {describe(p)}), expected a '
-        'pair with a finite KL; use objectives.trace_elbo(), or kl="sampled", instead'
-    )
-
-
-def describe(distribution: torch.distributions.Distribution) -> str:
-    """A distribution's family, ``Independent(Normal)`` say, without numbers."""
-    inner = [getattr(distribution, part, None) for part in ("base_dist", "component_distribution")]
-    names = [describe(d) for d in inner if d is not None]
-    return type(distribution).__name__ + (f"({', '.join(names)})" if names else "")

@@ -91,6 +91,17 @@ def _bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
     return torch.as_tensor(low).double(), torch.as_tensor(high).double()
 
 
+def ends_of(support: Constraint) -> tuple[float, float] | None:
+    """The ends of a finite interval, the same in each dimension; None for any other set."""
+    bounds = None if support.is_discrete else _bounds(_innermost(support))
+    if bounds is None:
+        return None
+    low, high = (bound.unique() for bound in bounds)
+    if low.numel() > 1 or high.numel() > 1 or not torch.isfinite(high - low):
+        return None
+    return low.item(), high.item()
+
+
 def scored_support(distribution: Any) -> Constraint:
     """Where a distribution scores values: its support, or the wider set that it declares.
 

@@ -19,9 +19,13 @@ from torch.func import functional_call
 
 from pyro_vae.arguments import check_count
 from pyro_vae.seeding import seeded
-from pyro_vae.supports import check_finite, describe, same_support, support_of
+from pyro_vae.supports import check_finite, describe, ends_of, same_support, support_of
 
 _DRAWS = 32  # whose average stands in for the mean of a distribution that has none
+
+
+Part = nn.Module | Callable[..., dist.Distribution]
+"""A module whose ``forward`` returns a distribution, or a function that does."""
 
 
 class VAE(nn.Module):
@@ -39,30 +43,38 @@ class VAE(nn.Module):
     Source: Kingma and Welling (2014), sections 2 and 3.
 
     Arguments:
-        prior: Module; ``prior()`` has batch shape ``()`` and event shape ``(z_dim,)``.
-        likelihood: Module; ``likelihood(z)`` has batch shape ``z.shape[:-1]`` and event shape
-            ``x_shape``.
-        posterior: Module; ``posterior(x)`` has the batch shape of x and event shape ``(z_dim,)``.
+        prior: Module or function; ``prior()`` has batch shape ``()`` and event shape ``(z_dim,)``.
+        likelihood: Module or function; ``likelihood(z)`` has batch shape ``z.shape[:-1]`` and
+            event shape ``x_shape``.
+        posterior: Module or function; ``posterior(x)`` has the batch shape of x and event shape
+            ``(z_dim,)``. What a function holds is its own: it is not trained, moved or saved.
         name: Prefix of the parameters' names in Pyro.
 
     Raises:
-        TypeError: A part is no module or holds a ``PyroModule``, or the name is no string; in
-            :meth:`model` and :meth:`guide`, x is no floating-point tensor.
+        TypeError: A part is neither module nor function or holds a ``PyroModule``, or the name is
+            no string; in :meth:`model` and :meth:`guide`, x is no floating-point tensor.
         ValueError: In :meth:`model` and :meth:`guide`: x does not fit the parts, or they do not
             fit each other, by shape or by support; two VAEs of one name are in one trace.
         RuntimeError: ``torch.jit`` traces the model or the guide.
     """
 
-    def __init__(
-        self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module, name: str = "vae"
-    ) -> None:
+    def __init__(self, prior: Part, likelihood: Part, posterior: Part, name: str = "vae") -> None:
         super().__init__()
-        parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
+        parts: dict[str, Any] = {
+            "prior": prior,
+            "likelihood": likelihood,
+            "posterior": posterior,
+        }
         for part, module in parts.items():
-            if not isinstance(module, nn.Module):
+            if isinstance(module, nn.Module):
+                continue
+            if not callable(module):
                 raise TypeError(
-                    f"{part}: got a {type(module).__name__}, expected a torch.nn.Module"
+                    f"{part}: got a {type(module).__name__}, expected a torch.nn.Module, or a "
+                    "function that returns a distribution"
                 )
+            parts[part] = _Function(module)
+        for part, module in parts.items():
             if any(isinstance(m, PyroModule) for m in module.modules()):
                 raise TypeError(
                     f"{part}: holds a PyroModule, expected plain torch modules: PyroModules keep "
@@ -71,9 +83,9 @@ class VAE(nn.Module):
                 )
         if not isinstance(name, str) or not name:
             raise TypeError(f"name: got {name!r}, expected a string that is not empty")
-        self.prior = prior
-        self.likelihood = likelihood
-        self.posterior = posterior
+        self.prior = parts["prior"]
+        self.likelihood = parts["likelihood"]
+        self.posterior = parts["posterior"]
         self.name = name
         self._checked: tuple[nn.Module, ...] = ()  # the parts whose latents were seen to agree
         self.preset: dict[str, Any] | None = None
@@ -163,6 +175,23 @@ class VAE(nn.Module):
             p_x = call(self, "likelihood", call(self, "prior").sample((num_samples,)))
             return p_x.sample() if sample else _point(p_x)
 
+    def extra_repr(self) -> str:
+        parts = {part: getattr(self, part) for part in ("prior", "likelihood", "posterior")}
+        lines = [f"name={self.name!r}, parameters:"]
+        for part, module in parts.items():
+            own = list(module.parameters())
+            trained = sum(p.numel() for p in own if p.requires_grad)
+            text = f"  {part}: {trained:,} trained"
+            if frozen := sum(p.numel() for p in own) - trained:
+                text += f", {frozen:,} fixed"
+            for other in parts:
+                theirs = {id(p) for p in parts[other].parameters()}
+                shared = sum(p.numel() for p in own if id(p) in theirs)
+                if other != part and shared:
+                    text += f" ({shared:,} shared with the {other})"
+            lines.append(text)
+        return "\n".join(lines)
+
     # Parameters in Pyro.
 
     def _bind(self, *parts: nn.Module) -> dict[int, Tensor]:
@@ -203,6 +232,20 @@ class VAE(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # The ties to Pyro's store are this object's own; a copy or a pickle makes its own.
         return {key: value for key, value in vars(self).items() if key != "_bound"}
+
+
+class _Function(nn.Module):
+    """A function as a part."""
+
+    def __init__(self, function: Callable[..., dist.Distribution]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Tensor) -> dist.Distribution:
+        return self.function(*args)
+
+    def extra_repr(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
 
 
 def call(
@@ -316,8 +359,16 @@ def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> 
     if not same_support(*supports):
         raise ValueError(
             f"posterior: its support is {describe(supports[1])}, expected the prior's, "
-            f"{describe(supports[0])}: give the posterior a transform onto it"
+            f"{describe(supports[0])}{_onto(supports[0])}"
         )
+
+
+def _onto(support: constraints.Constraint) -> str:
+    """What brings a posterior onto a prior's support, if it is an interval."""
+    ends = ends_of(support)
+    if ends is None:
+        return ": give the posterior a transform onto it"
+    return f": posteriors.Squashed(posterior, low={ends[0]:g}, high={ends[1]:g}) is on it"
 
 
 def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:

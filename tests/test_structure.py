@@ -12,7 +12,16 @@ import pyro_vae
 PACKAGE = Path(pyro_vae.__file__).parent
 # From the ground up; a file imports from lower floors only.
 FLOORS: list[set[str]] = [
-    {"arguments", "progress", "supports", "tables", "guards", "inductor", "distributions"},
+    {
+        "arguments",
+        "progress",
+        "supports",
+        "tables",
+        "guards",
+        "inductor",
+        "distributions",
+        "divergences",
+    },
     {"seeding"},
     {"networks", "datasets", "plots", "recording", "flows", "mixtures"},
     {"priors", "likelihoods", "posteriors", "tracing"},

@@ -1,0 +1,62 @@
+"""KL divergences in closed form: which pairs have one, and those that torch and Pyro lack."""
+
+import torch
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+    register_kl,
+)
+
+
+@register_kl(MultivariateNormal, Independent)
+@register_kl(LowRankMultivariateNormal, Independent)
+def _kl_correlated_independent(
+    q: MultivariateNormal | LowRankMultivariateNormal, p: Independent
+) -> torch.Tensor:
+    r"""The marginals' divergences, and how far q is from their product.
+
+    .. math:: KL(q, \prod_j p_j) = \sum_j KL(q_j, p_j) + \sum_j H(q_j) - H(q)
+
+    Source: log p splits into the marginals' terms; Cover and Thomas (2006), section 2.5.
+    """
+    marginals = Independent(Normal(q.mean, q.stddev), 1)
+    return kl_divergence(marginals, p) + marginals.entropy() - q.entropy()
+
+
+@register_kl(Independent, MultivariateNormal)
+@register_kl(Independent, LowRankMultivariateNormal)
+def _kl_independent_correlated(
+    q: Independent, p: MultivariateNormal | LowRankMultivariateNormal
+) -> torch.Tensor:
+    """The closed form of two normals, of which one has a diagonal covariance."""
+    base = q.base_dist
+    if not isinstance(base, Normal) or q.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError
+    return kl_divergence(MultivariateNormal(base.loc, scale_tril=base.scale.diag_embed()), p)
+
+
+def check_analytic_kl(q: Distribution, p: Distribution, *, site: str = "z") -> None:
+    """Raises ValueError unless KL(q, p) has a closed form that is finite."""
+    try:
+        kl = kl_divergence(q, p)
+    except NotImplementedError:
+        reason = "no closed form is registered"
+    else:
+        if not torch.isinf(torch.as_tensor(kl)).any():
+            return
+        reason = "the closed form is infinite"
+    raise ValueError(
+        f'analytic KL at site "{site}": {reason} for ({describe(q)}, {describe(p)}), expected a '
+        'pair with a finite KL; use objectives.trace_elbo(), or kl="sampled", instead'
+    )
+
+
+def describe(distribution: Distribution) -> str:
+    """A distribution's family, ``Independent(Normal)`` say, without numbers."""
+    inner = [getattr(distribution, part, None) for part in ("base_dist", "component_distribution")]
+    names = [describe(d) for d in inner if d is not None]
+    return type(distribution).__name__ + (f"({', '.join(names)})" if names else "")
