@@ -44,6 +44,7 @@ class Bernoulli(nn.Module):
         super().__init__()
         self.network = network
         self.relaxed = relaxed
+        self._event_dim = len(out_shape(network))
 
     def forward(self, z: Tensor) -> dist.Distribution:
         pixels = distributions.CrossEntropy if self.relaxed else dist.Bernoulli
@@ -69,10 +70,10 @@ class ContinuousBernoulli(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self._event_dim = len(out_shape(network))
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        pixels = distributions.ContinuousBernoulli(self.network(z))
-        return pixels.to_event(len(out_shape(self.network)))
+        return distributions.ContinuousBernoulli(self.network(z)).to_event(self._event_dim)
 
 
 class _LocationScale(nn.Module):
@@ -84,8 +85,7 @@ class _LocationScale(nn.Module):
         self.scale = scale
         self._event_dim = len(out_shape(network))
         if scale == "pixel":
-            _check_numbers(network, 2, 'for scale="pixel": a location and a raw scale')
-            self._event_dim -= 1
+            self._event_dim = _event_dim(network, 2, 'for scale="pixel": location and raw scale')
         elif scale == "shared":
             start = math.log(math.expm1(1.0 - SCALE_FLOOR))
             self.raw_scale = nn.Parameter(torch.tensor(start))
@@ -197,13 +197,12 @@ class Beta(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        _check_numbers(network, 2, "the raw a and b of a Beta")
+        self._event_dim = _event_dim(network, 2, "the raw a and b of a Beta")
         self.network = network
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        event_dim = len(out_shape(self.network)) - 1
-        a, b = (F.softplus(self.network(z)) + 1e-3).unbind(-1 - event_dim)
-        return dist.Beta(a, b).to_event(event_dim)
+        a, b = (F.softplus(self.network(z)) + 1e-3).unbind(-1 - self._event_dim)
+        return dist.Beta(a, b).to_event(self._event_dim)
 
 
 class Categorical(nn.Module):
@@ -225,15 +224,13 @@ class Categorical(nn.Module):
     def __init__(self, network: nn.Module, levels: int = 256) -> None:
         super().__init__()
         check_count("levels", levels)
-        _check_numbers(network, levels, "one logit for each level")
+        self._event_dim = _event_dim(network, levels, "one logit for each level")
         self.network = network
         self.levels = levels
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        event_dim = len(out_shape(self.network)) - 1
-        return distributions.Levels(logits=self.network(z).movedim(-1 - event_dim, -1)).to_event(
-            event_dim
-        )
+        logits = self.network(z).movedim(-1 - self._event_dim, -1)
+        return distributions.Levels(logits=logits).to_event(self._event_dim)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"
@@ -266,23 +263,21 @@ class DiscretizedLogistic(nn.Module):
         if levels < 2:
             raise ValueError(f"levels: got {levels}, expected 2 or more")
         count = 2 if components == 1 else 3 * components
-        _check_numbers(network, count, f"those of {components} logistics")
+        self._event_dim = _event_dim(network, count, f"those of {components} logistics")
         self.network = network
         self.levels = levels
         self.components = components
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        event_dim = len(out_shape(self.network)) - 1
-        numbers = self.network(z).movedim(-1 - event_dim, -1)
+        numbers = self.network(z).movedim(-1 - self._event_dim, -1)
         if self.components == 1:
             loc, raw_scale = numbers.split(1, -1)
             logits = torch.zeros_like(loc)
         else:
             logits, loc, raw_scale = numbers.chunk(3, -1)
         scale = F.softplus(raw_scale) + 1 / (8 * (self.levels - 1))
-        return distributions.DiscretizedLogistic(logits, loc, scale, self.levels).to_event(
-            event_dim
-        )
+        pixels = distributions.DiscretizedLogistic(logits, loc, scale, self.levels)
+        return pixels.to_event(self._event_dim)
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}, components={self.components}"
@@ -300,10 +295,10 @@ class Poisson(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self._event_dim = len(out_shape(network))
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        rate = F.softplus(self.network(z)) + 1e-4
-        return dist.Poisson(rate).to_event(len(out_shape(self.network)))
+        return dist.Poisson(F.softplus(self.network(z)) + 1e-4).to_event(self._event_dim)
 
 
 class NegativeBinomial(nn.Module):
@@ -324,19 +319,20 @@ class NegativeBinomial(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        _check_numbers(network, 2, "a raw mean and a raw r")
+        self._event_dim = _event_dim(network, 2, "a raw mean and a raw r")
         self.network = network
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        event_dim = len(out_shape(self.network)) - 1
-        mean, r = (F.softplus(self.network(z)) + 1e-4).unbind(-1 - event_dim)
-        return dist.NegativeBinomial(r, logits=mean.log() - r.log()).to_event(event_dim)
+        mean, r = (F.softplus(self.network(z)) + 1e-4).unbind(-1 - self._event_dim)
+        return dist.NegativeBinomial(r, logits=mean.log() - r.log()).to_event(self._event_dim)
 
 
-def _check_numbers(network: nn.Module, count: int, what: str) -> None:
+def _event_dim(network: nn.Module, count: int, what: str) -> int:
+    """The dimensions of one x, of which the network gives `count` numbers a pixel."""
     shape = out_shape(network)
     if len(shape) < 2 or shape[0] != count:
         raise ValueError(
             f"network: got out_shape {tuple(shape)}, expected ({count}, *x_shape): {what} for "
             "each pixel"
         )
+    return len(shape) - 1

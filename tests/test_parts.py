@@ -382,6 +382,6 @@ def test_wrong_parts_are_named() -> None:
     with pytest.raises(ValueError, match=r"network: got out_shape \(3, 4\), expected \(2, "):
         likelihoods.Gaussian(Given((3, 4)))
     with pytest.raises(TypeError, match="without an attribute out_shape"):
-        likelihoods.Bernoulli(nn.Identity())(torch.zeros(2))
+        likelihoods.Bernoulli(nn.Identity())
     with pytest.raises(ValueError, match="gave 3 numbers, expected 2"):
         posteriors.Normal(Given((3,)))(torch.zeros(4, 3))

@@ -655,8 +655,8 @@ def test_a_part_that_gives_no_distribution_is_named() -> None:
 def test_parts_that_do_not_fit_are_named() -> None:
     x = binary()
     decoder, encoder = networks.MLP(2, (), 6), networks.MLP(6, (), 4)
-    with pytest.raises(TypeError, match="likelihood: got a function"):
-        VAE(priors.StandardNormal(2), lambda z: z, posteriors.Normal(encoder))
+    with pytest.raises(TypeError, match="likelihood: got a Tensor"):
+        VAE(priors.StandardNormal(2), x, posteriors.Normal(encoder))
     with pytest.raises(TypeError, match="name"):
         VAE(priors.StandardNormal(2), decoder, encoder, name="")
     vae = VAE(priors.StandardNormal(3), likelihoods.Bernoulli(decoder), posteriors.Normal(encoder))
