@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -55,6 +56,9 @@ PixelsOption = Annotated[
 SamplesOption = Annotated[int, typer.Option(help="Importance samples an example.")]
 ExamplesOption = Annotated[
     int | None, typer.Option(help="Only the first so many test images; without it all.")
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option(help="A row; may be repeated. Without it all.")
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
 
@@ -312,26 +316,19 @@ def parts(
     root: RootOption = None,
     epochs: EpochsOption = 100,
     num_samples: SamplesOption = 500,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Names of rows; without it all. May be repeated.")
-    ] = None,
+    only: OnlyOption = None,
     out: Annotated[Path, typer.Option(help="Folder for results.md and .csv.")] = Path("docs"),
 ) -> None:
     """Richer priors and posteriors against the plain VAE: log-likelihoods on binarized pixels."""
     dataset = _load(data, root)
     makers = studies.richer_parts(dataset.train)
-    names = only or list(makers)
-    for name in names:
-        if name not in makers:
-            raise ValueError(f"only: got {name!r}, expected one of {', '.join(makers)}")
     plain_epochs = min(5, epochs // 2)
     command = (
         f"pyro-vae reproduce parts --data {data} --epochs {epochs} --num-samples {num_samples}"
     )
-    if only:
-        command += "".join(f" --only {shlex.quote(name)}" for name in only)
+    command += "".join(f" --only {shlex.quote(name)}" for name in only or ())
     results: list[studies.Result] = []
-    for name in names:
+    for name in _rows(makers, only):
         result = studies.run(
             name,
             makers[name],
@@ -348,6 +345,56 @@ def parts(
         _say(f"{name}: {result.log_likelihood}")
     _say(files[0].read_text())
     _say(f"written: {', '.join(map(str, files))}")
+
+
+@reproduce.command()
+def pixel_likelihoods(
+    data: DataOption = "fashion-mnist",
+    root: RootOption = None,
+    epochs: EpochsOption = 10,
+    train_examples: Annotated[int, typer.Option(help="Only the first so many images.")] = 10_000,
+    examples: ExamplesOption = 1000,
+    num_samples: SamplesOption = 100,
+    only: OnlyOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for likelihoods.md, .csv and .png.")] = Path(
+        "docs"
+    ),
+) -> None:
+    """Likelihoods of 8-bit images in bits per dimension, and samples of each."""
+    dataset = _load(data, root)
+    makers = studies.pixel_likelihoods(dataset.shape)
+    train, test = dataset.train[:train_examples], dataset.test[:examples]
+    command = f"pyro-vae reproduce pixel-likelihoods --data {data} --epochs {epochs}"
+    command += f" --train-examples {len(train)} --examples {len(test)} --num-samples {num_samples}"
+    command += "".join(f" --only {shlex.quote(name)}" for name in only or ())
+    results: list[studies.Result] = []
+    for name in _rows(makers, only):
+        pixels, make = makers[name]
+        result = studies.run(
+            name,
+            make,
+            train,
+            test,
+            pixels=pixels,
+            epochs=epochs,
+            num_samples=num_samples,
+            draws=10,
+        )
+        results.append(result)
+        files = studies.save_pixel_likelihoods(
+            results, out, command, train=len(train), epochs=epochs
+        )
+        _say(f"{name}: {result.log_likelihood}")
+    _say(files[0].read_text())
+    _say(f"written: {', '.join(map(str, files))}")
+
+
+def _rows(makers: Mapping[str, object], only: Sequence[str] | None) -> list[str]:
+    """The rows of a study that were asked for."""
+    for name in only or ():
+        if name not in makers:
+            raise ValueError(f"only: got {name!r}, expected one of {', '.join(makers)}")
+    return list(only or makers)
 
 
 def main() -> None:

@@ -146,14 +146,12 @@ class ContinuousBernoulli(dist.TorchDistribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        # The inverse distribution function of -|l|; of |l|, one less it.
         near, safe = self._near_zero(self.logits, 1e-2)
-        size = safe.abs()
-        x = -torch.log1p(u * torch.expm1(-size)) / size
-        small = self.logits.abs()
-        series = u - u * (1 - u) * small * (1 / 2 - (1 - 2 * u) * small / 6)
-        x = torch.where(near, series, x)
-        return torch.where(self.logits > 0, 1 - x, x)
+        # The inverse distribution function for -|l|; that of |l| at u is one less it at 1 - u.
+        positive, size = safe > 0, safe.abs()
+        x = -torch.log1p(torch.where(positive, 1 - u, u) * torch.expm1(-size)) / size
+        series = u + u * (1 - u) * self.logits * (1 / 2 + (1 - 2 * u) * self.logits / 6)
+        return torch.where(near, series, torch.where(positive, 1 - x, x))
 
     @staticmethod
     def _near_zero(logits: Tensor, width: float = 0.5) -> tuple[Tensor, Tensor]:

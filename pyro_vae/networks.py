@@ -156,6 +156,27 @@ class MLP(nn.Module):
         )
 
 
+class Scaled(nn.Module):
+    """A network behind a fixed factor: levels from 0 to 255 reach it as numbers from 0 to 1.
+
+    Arguments:
+        network: Any network.
+        factor: What its input is multiplied with.
+    """
+
+    def __init__(self, network: nn.Module, factor: float = 1 / 255) -> None:
+        super().__init__()
+        self.network = network
+        self.factor = factor
+        self.out_shape = out_shape(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x * self.factor)
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:g}"
+
+
 class ConvEncoder(nn.Module):
     """Images to numbers: 3 x 3 convolutions that halve height and width, then an affine map.
 

@@ -55,9 +55,19 @@ def reconstructions(
             f"{tuple(x.shape)}"
         )
     columns = min(columns, len(x))
-    ax = images(torch.cat((x[:columns], reconstructed[:columns])), columns, ax=ax)
-    height = _as_images(x[:1]).shape[1]
-    ax.set(yticks=[height / 2, 3 * height / 2], yticklabels=["real", "reconstructed"])
+    return side_by_side({"real": x[:columns], "reconstructed": reconstructed[:columns]}, ax)
+
+
+def side_by_side(rows: Mapping[str, Tensor], ax: "Axes | None" = None) -> "Axes":
+    """A row of images ``(columns, *x_shape)`` for each name, all of the same number."""
+    counts = {len(x) for x in rows.values()}
+    if len(counts) != 1:
+        raise ValueError(f"rows: got rows of {sorted(counts)} images, expected as many in each")
+    tensors = list(rows.values())
+    ax = images(torch.cat(tensors), counts.pop(), ax=ax)
+    height = _as_images(tensors[0][:1]).shape[1]
+    places = [(i + 0.5) * height for i in range(len(rows))]
+    ax.set(yticks=places, yticklabels=list(rows))
     ax.tick_params(axis="y", length=0)
     return ax
 

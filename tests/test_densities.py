@@ -1,0 +1,613 @@
+"""The densities of the parts: mass one, exact values, draws that follow them, gradients."""
+
+import copy
+import gc
+import math
+import weakref
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import MCMC, NUTS, Predictive
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, kl_divergence
+
+from pyro_vae import VAE, datasets, flows, networks, posteriors, priors
+from pyro_vae.distributions import ContinuousBernoulli, DiscretizedLogistic, Levels
+from pyro_vae.mixtures import Mixture, NormalMixture
+from pyro_vae.supports import same_support
+
+from .swaps import (
+    LEVELS,
+    LIKELIHOODS,
+    PAIRS,
+    POSTERIORS,
+    PRIORS,
+    X_DIM,
+    data,
+    likelihood_of,
+    posterior_for,
+    vae_of,
+)
+
+
+def within(values: Tensor, expected: Tensor | float, errors: float = 5.0) -> None:
+    """Holds the mean of independent values against a number, by its standard error."""
+    stderr = values.std(0) / len(values) ** 0.5
+    assert ((values.mean(0) - expected).abs() <= errors * stderr + 1e-12).all()
+
+
+def nodes(box: bool) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on (0, 1) or on all reals, dense at the ends (double exponential).
+
+    Source: Takahasi and Mori (1974).
+    """
+    end, points = (2.9, 4001) if box else (4.5, 8001)
+    t = torch.linspace(-end, end, points, dtype=torch.float64)
+    inner, step = math.pi / 2 * t.sinh(), t[1] - t[0]
+    if box:
+        return (1 + inner.tanh()) / 2, step * math.pi / 4 * t.cosh() / inner.cosh().square()
+    return inner.sinh(), step * math.pi / 2 * t.cosh() * inner.cosh()
+
+
+# Mass one.
+
+
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS))
+def test_likelihoods_have_mass_one(name: str) -> None:
+    p_x = likelihood_of(name, 2).double()(3 * torch.randn(4, 2).double())
+    pixels = p_x.base_dist.expand(p_x.batch_shape + p_x.event_shape)
+    if p_x.support.is_discrete:
+        ends = {"Bernoulli": 2, "Poisson": 2000, "NegativeBinomial": 20000}
+        values = torch.arange(ends.get(name, LEVELS)).double()
+        mass = pixels.log_prob(values[:, None, None].expand(-1, 4, X_DIM)).exp().sum(0)
+        torch.testing.assert_close(mass, torch.ones(4, X_DIM).double(), rtol=1e-8, atol=0)
+        return
+    box = same_support(p_x.support, torch.distributions.constraints.unit_interval)
+    values, weights = nodes(box)
+    mass = pixels.log_prob(values[:, None, None].expand(-1, 4, X_DIM)).exp()
+    mass = (weights[:, None, None] * mass).sum(0)
+    # What the nodes leave out at the ends of the box counts where a Beta is infinite there.
+    tolerance = 1e-3 if name == "Beta" else 1e-6
+    torch.testing.assert_close(mass, torch.ones(4, X_DIM).double(), rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS))
+def test_draws_follow_their_density(name: str) -> None:
+    """Mean and variance of draws are those of the distribution; they lie on its support."""
+    p_x = likelihood_of(name, 2)(torch.randn(2, 2))
+    draws = p_x.sample((20_000,))
+    assert p_x.support.check(draws).all()
+    within(draws.double(), p_x.mean)
+    if name not in ("StudentT", "ContinuousBernoulli", "DiscretizedLogistic"):
+        variance = getattr(p_x.base_dist, "variance", None) if "Logistic" not in name else None
+        if variance is not None:
+            within((draws.double() - p_x.mean).square(), variance)
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_discretized_logistics_are_differences_of_their_distribution_function(
+    components: int,
+) -> None:
+    """Exact where naive differences are zero; the outer levels take the tails."""
+    loc = torch.tensor([-0.5, 0.2, 3.0]).double()[:components]
+    scale = torch.tensor([0.2, 0.01, 0.05]).double()[:components]
+    logits = torch.tensor([0.0, 1.0, -1.0]).double()[:components]
+    pixel = DiscretizedLogistic(logits, loc, scale, 256)
+    levels = torch.arange(256).double()
+    cdf = ((levels + 0.5) / 255 - loc[:, None]).div(scale[:, None]).sigmoid()
+    cdf[:, -1] = 1.0
+    naive = torch.diff(cdf, prepend=torch.zeros(components, 1).double())
+    expected = logits.softmax(0) @ naive
+    torch.testing.assert_close(pixel.log_prob(levels).exp(), expected, rtol=1e-6, atol=1e-15)
+    torch.testing.assert_close(pixel.mean, (expected * levels).sum())
+    # Thirty scales away from all bins, float32 keeps its digits, and gradients are finite.
+    far = torch.tensor([30.0]).requires_grad_()
+    log_prob = DiscretizedLogistic(torch.zeros(1), far, torch.ones(1), 256).log_prob(
+        levels.float()
+    )
+    slope = -(30 - levels.float() / 255) + math.log(1 / 255)
+    torch.testing.assert_close(log_prob[1:-1], slope[1:-1], rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(log_prob.sum(), far)
+    assert gradient.item() == pytest.approx(-255, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_continuous_bernoulli_is_exact(dtype: torch.dtype) -> None:
+    """Against the integral of exp(x l), at logits where torch's own is clamped or cut out too."""
+    logits = [-300.0, -20.0, -1.0, -0.501, -0.499, -0.01, 1e-6, 0.0, 0.1, 0.6, 5.0, 20.0, 90.0]
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-9
+    places, weights = nodes(box=True)
+    for logit in logits:
+        top = max(logit, 0.0)  # exp((x - 1) l) for l > 0, which does not overflow
+        density = weights * (places * logit - top).exp()
+        integral = density.sum().item()
+        q = ContinuousBernoulli(torch.tensor(logit, dtype=dtype))
+        for x in (0.0, 0.25, 1.0):
+            expected = x * logit - top - math.log(integral)
+            got = q.log_prob(torch.tensor(x, dtype=dtype)).item()
+            assert got == pytest.approx(expected, rel=tolerance, abs=tolerance), (logit, x)
+        mean = (places * density).sum().item() / integral
+        assert q.mean.item() == pytest.approx(mean, rel=tolerance), logit
+    known = ContinuousBernoulli(torch.tensor(20.0)).log_prob(torch.tensor(0.0))
+    assert known.item() == pytest.approx(-17.00, abs=0.005)
+
+
+def test_the_continuous_bernoulli_has_its_gradients() -> None:
+    for logit in (-20.0, -0.6, -0.3, -0.009, 0.0, 0.02, 0.4, 3.0, 40.0):
+        l = torch.tensor([logit]).double().requires_grad_()  # noqa: E741
+        x = torch.tensor([0.3]).double()
+        assert torch.autograd.gradcheck(lambda l: ContinuousBernoulli(l).log_prob(x), (l,))  # noqa: B023, E741
+
+        def draw(l: Tensor) -> Tensor:  # noqa: E741
+            torch.manual_seed(2)
+            return ContinuousBernoulli(l).rsample((5,))
+
+        assert torch.autograd.gradcheck(draw, (l,))
+        draws = ContinuousBernoulli(l.detach()).sample((20_000,))
+        within(draws, ContinuousBernoulli(l.detach()).mean)
+
+
+def test_categorical_levels_are_numbers() -> None:
+    pixel = Levels(logits=torch.randn(4, 7))
+    levels = torch.arange(7.0)
+    torch.testing.assert_close(pixel.mean, pixel.probs @ levels)
+    assert pixel.sample((3,)).dtype == torch.float32
+    assert torch.equal(pixel.mode, pixel.probs.argmax(-1).float())
+
+
+# Shapes, dtypes, copies.
+
+
+@pytest.mark.parametrize("batch", [(), (2,), (3, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parts_work_on_any_batch(batch: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Each row of a batch is what it would be alone; ``expand`` repeats it."""
+    x = torch.rand(*batch, X_DIM, dtype=dtype)
+    z = torch.randn(*batch, 2, dtype=dtype)
+    cases: list[tuple[nn.Module, Tensor, tuple[int, ...]]] = [
+        (make(2).to(dtype), x, (2,)) for make in POSTERIORS.values()
+    ]
+    cases += [(posterior_for("Uniform", name, 2).to(dtype), x, (2,)) for name in POSTERIORS]
+    cases += [(likelihood_of(name, 2).to(dtype), z, (X_DIM,)) for name in LIKELIHOODS]
+    for module, given, event in cases:
+        conditional = module(given)
+        assert (conditional.batch_shape, conditional.event_shape) == (batch, event)
+        torch.manual_seed(0)
+        value = conditional.sample((4,))
+        assert value.shape == (4, *batch, *event)
+        log_prob = conditional.log_prob(value)
+        assert log_prob.shape == (4, *batch)
+        assert log_prob.dtype == dtype
+        if batch:
+            alone = module(given[-1])
+            torch.testing.assert_close(
+                alone.log_prob(value[:, -1]), log_prob[:, -1], rtol=1e-4, atol=1e-4
+            )
+        wider = conditional.expand((4, *batch))
+        torch.testing.assert_close(wider.log_prob(value), log_prob)
+        assert wider.sample().shape == value.shape
+    for name, make in PRIORS.items():
+        p_z = make(2, POSTERIORS["Normal"](2)).to(dtype)()
+        assert (p_z.batch_shape, p_z.event_shape) == ((), (2,)), name
+        value = p_z.sample((4, *batch))
+        assert value.dtype == dtype
+        wider = p_z.expand((4, *batch))
+        torch.testing.assert_close(wider.log_prob(value), p_z.log_prob(value))
+        assert wider.sample().shape == value.shape
+
+
+def test_nothing_but_parameters_and_buffers_holds_tensors() -> None:
+    """What a module holds otherwise would not follow it to another device."""
+    modules = [vae_of(*pair) for pair in PAIRS]
+    modules += [vae_of("StandardNormal", "Normal", likelihood) for likelihood in LIKELIHOODS]
+    for module in modules:
+        for part in module.modules():
+            assert not [k for k, v in vars(part).items() if isinstance(v, Tensor)], part
+
+
+@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+def test_no_draw_is_kept(prior: str, posterior: str) -> None:
+    vae = vae_of(prior, posterior)
+    x = data("Bernoulli")
+    q_z, p_z = vae.posterior(x), vae.prior()
+    z = q_z.rsample()
+    q_z.log_prob(z), p_z.log_prob(z)
+    kept = weakref.ref(z)
+    del z, q_z, p_z
+    gc.collect()
+    assert kept() is None
+
+
+# Pathwise gradients.
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+@pytest.mark.parametrize("name", sorted(set(POSTERIORS) - {"Mixture"}))
+def test_pathwise_gradients_are_those_of_differences(name: str, squashed: bool) -> None:
+    """Of draws, and of their log-density, by each number that the network gives."""
+    module = (posterior_for("Uniform", name, 2) if squashed else POSTERIORS[name](2)).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    inner = module.posterior if squashed else module
+    numbers = inner.network(torch.rand(2, X_DIM).double()).detach().requires_grad_()
+    inner.network = Given()
+
+    def draw(numbers: Tensor) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(1)
+        q_z = module(numbers)
+        z = q_z.rsample()
+        return z, q_z.log_prob(z)
+
+    assert torch.autograd.gradcheck(draw, (numbers,))
+
+
+class Given(nn.Module):
+    """A network that gives what it is given."""
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return numbers
+
+
+@pytest.mark.parametrize("z_dim", [1, 3])
+def test_a_mixtures_implicit_gradients_are_right_in_the_mean(z_dim: int) -> None:
+    """Of E[a'z + (b'z)^2], whose closed form autograd differentiates."""
+    logits, loc = torch.randn(3).double(), torch.randn(3, z_dim).double()
+    raw = torch.randn(3, z_dim).double()
+    a, b = torch.randn(2, z_dim).double()
+    parameters = tuple(t.requires_grad_() for t in (logits, loc, raw))
+
+    def expectation() -> Tensor:
+        weights, scale = logits.softmax(0), raw.exp()
+        means = loc @ b
+        second = means.square() + scale.square() @ b.square()
+        return (weights * (loc @ a + second)).sum()
+
+    exact = torch.autograd.grad(expectation(), parameters)
+    estimates = []
+    for _ in range(100):
+        z = NormalMixture(logits, loc, raw.exp()).rsample((1000,))
+        value = (z @ a + (z @ b).square()).mean()
+        gradients = torch.autograd.grad(value, parameters)
+        estimates.append(torch.cat([g.flatten() for g in gradients]))
+    within(torch.stack(estimates), torch.cat([g.flatten() for g in exact]))
+
+
+def test_a_mixtures_draws_follow_its_density() -> None:
+    q = NormalMixture(torch.randn(2, 3), torch.randn(2, 3, 2), torch.rand(2, 3, 2) + 0.1)
+    draws = q.sample((50_000,)).double()
+    within(draws, q.mean)
+    within((draws - q.mean).square(), q.variance)
+
+
+# The matrix products of mixtures without batch dimensions, and VampPrior.
+
+
+def test_mixtures_score_by_matrix_products_as_exactly_as_without() -> None:
+    """Narrow components far from zero, where the three terms nearly cancel."""
+    loc, scale = 5 * torch.randn(20, 8), torch.rand(20, 8) * 1e-2 + 1e-4
+    q = NormalMixture(torch.randn(20), loc, scale)
+    z = (loc + scale * torch.randn(30, 20, 8)).flatten(0, 1)
+    exact = dist.MixtureSameFamily(
+        dist.Categorical(logits=q.mixture_distribution.logits.double()),
+        dist.Normal(loc.double(), scale.double()).to_event(1),
+    ).log_prob(z.double())
+    torch.testing.assert_close(q.log_prob(z).double(), exact, rtol=1e-5, atol=1e-4)
+    expanded = q.expand((600,))
+    assert torch.equal(expanded.log_prob(z), q.log_prob(z))
+
+
+@pytest.mark.parametrize("name", sorted(set(POSTERIORS) - {"Flow"}))
+def test_vamp_prior_is_the_average_posterior(name: str) -> None:
+    posterior = POSTERIORS[name](2).double()
+    pseudo_inputs = torch.rand(5, X_DIM).double()
+    z = torch.randn(7, 2).double()
+    p_z = priors.VampPrior(posterior, pseudo_inputs)()
+    each = torch.stack([posterior(u).log_prob(z) for u in pseudo_inputs])
+    torch.testing.assert_close(p_z.log_prob(z), each.logsumexp(0) - math.log(5))
+
+
+def test_pseudo_inputs_stay_inside_and_find_back() -> None:
+    posterior = posteriors.Normal(nn.Identity())
+    prior = priors.VampPrior(posterior, torch.tensor([[0.0, 1.0], [0.4, 0.5]]))
+    with torch.no_grad():
+        prior.pseudo_inputs.copy_(torch.tensor([[-0.3, 1.2], [0.4, 0.5]]))
+    inside = prior().component_distribution.base_dist.loc
+    assert torch.equal(inside, torch.tensor([[0.0], [0.4]]))
+    for sign in (1.0, -1.0):
+        (sign * prior().component_distribution.base_dist.loc.sum()).backward()
+        assert prior.pseudo_inputs.grad is not None
+        # A descent by the gradient leads back inside where it is not zero.
+        assert prior.pseudo_inputs.grad[0, 0] == (0.0 if sign > 0 else -1.0)
+        assert prior.pseudo_inputs.grad[1, 0] == sign
+        prior.pseudo_inputs.grad = None
+
+
+def test_a_shared_posterior_is_trained_by_both() -> None:
+    vae = vae_of("VampPrior", "Normal")
+    shared = vae.posterior.network.layers[0].weight
+    assert vae.prior.posterior is vae.posterior
+    vae.prior().log_prob(torch.zeros(2)).backward()
+    assert shared.grad.abs().sum() > 0
+    assert sum(p is shared for p in vae.parameters()) == 1
+    other = copy.deepcopy(vae)
+    assert other.prior.posterior is other.posterior
+
+
+# Closed forms of the KL.
+
+
+def quadrature_kl(q: Distribution, p: Distribution) -> float:
+    line = torch.linspace(-20, 20, 2001, dtype=torch.float64)
+    z = torch.cartesian_prod(line, line)
+    log_q = q.log_prob(z)
+    area = (line[1] - line[0]).square()
+    return (log_q.exp() * (log_q - p.log_prob(z))).sum().mul(area).item()
+
+
+def normals() -> dict[str, Distribution]:
+    torch.manual_seed(4)
+    loc, scale = torch.randn(2).double(), torch.rand(2).double() + 0.5
+    tril = torch.tensor([[0.9, 0.0], [-0.6, 0.7]]).double()
+    return {
+        "diagonal": dist.Normal(loc, scale).to_event(1),
+        "full": dist.MultivariateNormal(loc + 0.3, scale_tril=tril),
+        "low-rank": dist.LowRankMultivariateNormal(loc, torch.randn(2, 1).double(), scale),
+        "laplace": dist.Laplace(loc - 0.2, scale).to_event(1),
+    }
+
+
+@pytest.mark.parametrize("p", ["diagonal", "full", "low-rank", "laplace"])
+@pytest.mark.parametrize("q", ["diagonal", "full", "low-rank"])
+def test_closed_forms_are_the_integral(q: str, p: str) -> None:
+    first, second = normals()[q], normals()[p]
+    if (q, p) == ("diagonal", "laplace") or "laplace" not in (q, p) or q != "laplace":
+        expected = quadrature_kl(first, second)
+        # The grid of h = 0.02 has an error of h^2 / 12 times the jump at the Laplace's edge.
+        assert kl_divergence(first, second).item() == pytest.approx(expected, abs=1e-4)
+        batch = first.expand((3,))
+        torch.testing.assert_close(
+            kl_divergence(batch, second.expand((3,))),
+            kl_divergence(first, second).expand(3),
+        )
+
+
+def test_pairs_without_a_closed_form_have_none() -> None:
+    q = dist.StudentT(torch.ones(2)).to_event(1)
+    for p in (normals()["full"], normals()["low-rank"]):
+        with pytest.raises(NotImplementedError):
+            kl_divergence(q, p)
+        with pytest.raises(NotImplementedError):
+            kl_divergence(p, q)
+    assert isinstance(q, Independent)
+
+
+# Zuko's flows.
+
+
+def test_zuko_leaves_validation_as_it_was() -> None:
+    for validates in (True, False):
+        pyro.enable_validation(validates)
+        try:
+            priors.Flow(2)()
+            assert Distribution._validate_args is validates
+        finally:
+            pyro.enable_validation(True)
+
+
+def flow_posterior() -> tuple[nn.Module, Tensor]:
+    module = POSTERIORS["Flow"](3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module.double(), torch.rand(4, X_DIM).double()
+
+
+def test_a_flow_scores_its_own_draws_as_any_other_value() -> None:
+    module, x = flow_posterior()
+    q_z = module(x)
+    z = q_z.rsample((5,))
+    torch.testing.assert_close(q_z.log_prob(z), q_z.log_prob(z.clone()))
+    before = q_z.log_prob(z).detach()
+    with torch.no_grad():
+        z.add_(0.1)
+    torch.testing.assert_close(q_z.log_prob(z), q_z.log_prob(z.clone()))
+    assert not torch.allclose(q_z.log_prob(z), before)
+
+
+def test_a_flow_scores_its_draws_in_one_pass() -> None:
+    """What took z_dim passes would call the step's network as often."""
+    module, x = flow_posterior()
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    for step in module.flow.steps.modules():
+        if hasattr(step, "hyper"):
+            step.hyper.register_forward_hook(count)
+    q_z = module(x)
+    q_z.log_prob(q_z.rsample())
+    assert calls == 2  # two transforms
+
+
+def test_gradients_are_not_lost_to_draws_made_without() -> None:
+    module, x = flow_posterior()
+    q_z = module(x)
+    z = q_z.sample()
+    assert not z.requires_grad
+    assert q_z.log_prob(z).requires_grad
+    with torch.no_grad():
+        assert not q_z.log_prob(z).requires_grad
+
+
+def test_flow_priors_serve_pyros_samplers() -> None:
+    prior = priors.Flow(2, transforms=1, hidden=(8,))
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+
+    def model() -> Tensor:
+        return pyro.sample("z", prior())
+
+    draws = Predictive(model, num_samples=20_000, parallel=True)()["z"].squeeze(-2)
+    assert draws.shape == (20_000, 2)
+    exact = prior().sample((20_000,))
+    pooled = (exact.var(0) / 20_000 + draws.var(0) / 20_000).sqrt()
+    assert ((draws.mean(0) - exact.mean(0)).abs() < 5 * pooled).all()
+    chain = MCMC(NUTS(model), num_samples=150, warmup_steps=100, disable_progbar=True)
+    chain.run()
+    z = chain.get_samples()["z"]
+    # At least thirty independent draws among the 150.
+    assert ((z.mean(0) - exact.mean(0)).abs() < 5 * exact.std(0) / 30**0.5).all()
+
+
+@pytest.mark.parametrize("prior", ["GaussianMixture", "VampPrior"])
+def test_mixtures_serve_nuts(prior: str) -> None:
+    p = PRIORS[prior](2, POSTERIORS["Normal"](2))
+    assert same_support(p().support, torch.distributions.constraints.real_vector)
+    chain = MCMC(
+        NUTS(lambda: pyro.sample("z", p())), num_samples=60, warmup_steps=60, disable_progbar=True
+    )
+    chain.run()
+    assert torch.isfinite(chain.get_samples()["z"]).all()
+
+
+def test_mixtures_of_squashed_normals_have_the_box_as_support() -> None:
+    q = posterior_for("Uniform", "Normal", 2)
+    p_z = priors.VampPrior(q, torch.rand(4, X_DIM))()
+    assert isinstance(p_z, Mixture)
+    assert same_support(p_z.support, priors.Uniform(2, -2.0, 3.0)().support)
+
+
+def test_squashed_draws_stay_inside_where_sigmoids_round() -> None:
+    network = nn.Linear(X_DIM, 4)
+    with torch.no_grad():
+        network.bias.copy_(torch.tensor([60.0, -200.0, 0.0, 0.0]))
+    q_z = posteriors.Squashed(posteriors.Normal(network), 100.0, 101.0)(torch.zeros(5, X_DIM))
+    z = q_z.rsample()
+    assert ((z > 100) & (z < 101)).all()
+    assert torch.isfinite(priors.Uniform(2, 100.0, 101.0)().log_prob(z)).all()
+    assert torch.isfinite(q_z.log_prob(z)).all()
+
+
+# Bits.
+
+
+def test_bits_of_what_is_known() -> None:
+    """A uniform distribution over 256 levels is 8 bits, in both of its forms."""
+    uniform = 4 * math.log(256)
+    assert datasets.bits_per_dim(uniform, (2, 2), pixels="levels") == pytest.approx(8.0)
+    assert datasets.bits_per_dim(0.0, (2, 2), pixels="dequantized") == pytest.approx(8.0)
+    nats = torch.tensor([0.0, 1.0])
+    bits = datasets.bits_per_dim(nats, (1,), 2, pixels="dequantized")
+    torch.testing.assert_close(bits, torch.tensor([1.0, 1 + 1 / math.log(2)]))
+    for pixels in ("grey", "binary"):
+        with pytest.raises(ValueError, match="pixels: got"):
+            datasets.bits_per_dim(1.0, (2,), pixels=pixels)
+    with pytest.raises(ValueError, match="levels: got 0"):
+        datasets.bits_per_dim(1.0, (2,), 0, pixels="levels")
+
+
+def test_dequantized_bits_are_a_bound_on_those_of_the_levels() -> None:
+    """-E log of a density over cells is above -log of the cell's mass, by Jensen."""
+    density = dist.Beta(torch.tensor(2.0).double(), torch.tensor(5.0).double())
+    edges = torch.arange(257).double() / 256
+    # The mass of a cell by its midpoints.
+    inner = (torch.arange(64).double() + 0.5) / 64 / 256
+    log_density = density.log_prob(edges[:-1, None] + inner)
+    mass = log_density.exp().mean(1) / 256
+    levels = -(mass * mass.log()).sum()
+    dequantized = -(mass * log_density.mean(1)).sum()
+    exact = datasets.bits_per_dim(levels.item(), (1,), pixels="levels")
+    bound = datasets.bits_per_dim(dequantized.item(), (1,), pixels="dequantized")
+    assert exact < bound < exact + 1e-2
+
+
+# What does not fit.
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: priors.Uniform(2, 1.0, 1.0), "low, high: got 1.0 and 1.0"),
+        (lambda: priors.Uniform(2, math.nan, 1.0), "low, high: got nan"),
+        (lambda: priors.StudentT(2, 0.0), "df: got 0.0"),
+        (lambda: priors.GaussianMixture(2, 0), "components: got 0"),
+        (lambda: priors.Flow(2, 0), "transforms: got 0"),
+        (
+            lambda: priors.VampPrior(POSTERIORS["Flow"](2), torch.rand(2, 3)),
+            "posterior: got a flow",
+        ),
+        (
+            lambda: priors.VampPrior(posterior_for("Uniform", "Flow", 2), torch.rand(2, 3)),
+            "posterior: got a flow",
+        ),
+        (lambda: priors.VampPrior(POSTERIORS["Normal"](2), torch.rand(3)), "got shape"),
+        (
+            lambda: priors.VampPrior(POSTERIORS["Normal"](2), 2 * torch.ones(2, 3)),
+            r"values from 2 to 2, expected the range of x, from low=0 to high=1",
+        ),
+        (lambda: posteriors.LowRankNormal(networks.MLP(3, (), 8), 0), "rank: got 0"),
+        (lambda: posteriors.Mixture(networks.MLP(3, (), 8), 0), "components: got 0"),
+        (lambda: posteriors.Flow(networks.MLP(3, (), 4), 2), "a context for the flow"),
+        (lambda: posteriors.Squashed(POSTERIORS["Normal"](2), 0, math.inf), "finite"),
+        (lambda: likelihood("Categorical", 3, levels=4), r"out_shape \(3, 2\), expected \(4, "),
+        (lambda: likelihood("DiscretizedLogistic", 2, levels=1), "levels: got 1"),
+        (lambda: likelihood("DiscretizedLogistic", 2, components=2), r"expected \(6, "),
+        (lambda: likelihood("Beta", 3), r"expected \(2, "),
+        (lambda: likelihood("NegativeBinomial", 1), r"expected \(2, "),
+        (lambda: likelihood("StudentT", 2, df=-1.0), "df: got -1.0"),
+    ],
+)
+def test_wrong_parts_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def likelihood(name: str, numbers: int, **options: float) -> nn.Module:
+    from pyro_vae import likelihoods
+
+    return getattr(likelihoods, name)(networks.MLP(2, (), (numbers, 2)), **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers", "message"),
+    [
+        (posteriors.Normal, 3, "gave 3 numbers, expected 2"),
+        (lambda network: posteriors.LowRankNormal(network, 2), 6, "gave 6 numbers, expected 4"),
+        (posteriors.MultivariateNormal, 4, "gave 4 numbers, expected z_dim"),
+        (lambda network: posteriors.Mixture(network, 2), 8, r"gave 8 numbers, expected 2 \* "),
+        (lambda network: posteriors.Mixture(network, 2), 7, r"gave 7 numbers, expected 2 \* "),
+    ],
+)
+def test_numbers_that_do_not_add_up_are_named(
+    make: Callable[[nn.Module], nn.Module], numbers: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(networks.MLP(3, (), numbers))(torch.rand(2, 3))
+
+
+def test_a_vae_says_what_is_trained() -> None:
+    vae = vae_of("VampPrior", "Normal")
+    vae.likelihood.requires_grad_(False)
+    posterior = sum(p.numel() for p in vae.posterior.parameters())
+    text = repr(vae)
+    assert (
+        f"prior: {posterior + 4 * X_DIM} trained ({posterior} shared with the posterior)" in text
+    )
+    fixed = sum(p.numel() for p in vae.likelihood.parameters())
+    assert f"likelihood: 0 trained, {fixed} fixed" in text
+    assert isinstance(vae, VAE)
+
+
+def test_without_zuko_flows_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "zuko", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pyro_vae\[flows\]"):
+        flows.spline(2, 1, (8,))
