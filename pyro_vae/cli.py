@@ -12,7 +12,17 @@ import typer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae import comparison, datasets, objectives, plots, presets, reproduction, runs, studies
+from pyro_vae import (
+    comparison,
+    datasets,
+    objectives,
+    pairs,
+    plots,
+    presets,
+    reproduction,
+    runs,
+    studies,
+)
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.evaluation import density_draw, log_likelihood
@@ -288,6 +298,12 @@ def plot(
     if "manifold" not in figures:
         _say(f"no manifold: it takes 2 latents, the run has {z.shape[1]}")
     _say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
+
+
+@app.command(name="pairs")
+def print_pairs() -> None:
+    """Which priors go with which posteriors, and whose KL is exact (analytic_kl) or sampled."""
+    _say(pairs.table())
 
 
 @reproduce.command()

@@ -284,12 +284,12 @@ class DiscretizedLogistic(nn.Module):
 
 
 class Poisson(nn.Module):
-    r"""Independent Poisson counts of rates :math:`\mathrm{softplus}(f_d(z)) + 10^{-4}`.
+    r"""Independent Poisson counts of rates :math:`e^{f_d(z)} + 10^{-4}`.
 
     x is 0.0, 1.0, ... without end (pixels ``"levels"``).
 
     Arguments:
-        network: Maps z of shape ``(*batch, z_dim)`` to raw rates of shape ``(*batch, *x_shape)``.
+        network: Maps z of shape ``(*batch, z_dim)`` to log-rates of shape ``(*batch, *x_shape)``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -298,14 +298,14 @@ class Poisson(nn.Module):
         self._event_dim = len(out_shape(network))
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        return dist.Poisson(F.softplus(self.network(z)) + 1e-4).to_event(self._event_dim)
+        return dist.Poisson(self.network(z).exp() + 1e-4).to_event(self._event_dim)
 
 
 class NegativeBinomial(nn.Module):
     r"""Independent counts of mean :math:`\mu_d` and variance :math:`\mu_d + \mu_d^2 / r_d`.
 
-    x is 0.0, 1.0, ... without end (pixels ``"levels"``). The network gives raw means and raw r,
-    each :math:`\mathrm{softplus}(f) + 10^{-4}`; a great r is a Poisson.
+    x is 0.0, 1.0, ... without end (pixels ``"levels"``). The network gives log-means and raw r,
+    :math:`\mu = e^f` and :math:`r = \mathrm{softplus}(g) + 10^{-4}`; a great r is a Poisson.
 
     Source: Lopez et al. (2018), Nature Methods 15, "Deep generative modeling for single-cell
     transcriptomics".
@@ -319,12 +319,13 @@ class NegativeBinomial(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._event_dim = _event_dim(network, 2, "a raw mean and a raw r")
+        self._event_dim = _event_dim(network, 2, "a log-mean and a raw r")
         self.network = network
 
     def forward(self, z: Tensor) -> dist.Distribution:
-        mean, r = (F.softplus(self.network(z)) + 1e-4).unbind(-1 - self._event_dim)
-        return dist.NegativeBinomial(r, logits=mean.log() - r.log()).to_event(self._event_dim)
+        log_mean, raw_r = self.network(z).unbind(-1 - self._event_dim)
+        r = F.softplus(raw_r) + 1e-4
+        return dist.NegativeBinomial(r, logits=log_mean - r.log()).to_event(self._event_dim)
 
 
 def _event_dim(network: nn.Module, count: int, what: str) -> int:

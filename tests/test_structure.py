@@ -28,7 +28,7 @@ FLOORS: list[set[str]] = [
     {"priors", "likelihoods", "posteriors", "tracing"},
     {"vae", "compilation", "optim", "history"},
     {"objectives"},
-    {"presets"},
+    {"presets", "pairs"},
     {"training", "evaluation", "runs"},
     {"comparison", "reproduction", "studies"},
     {"cli"},
