@@ -2,6 +2,7 @@
 
 from pyro_vae import (
     datasets,
+    flows,
     likelihoods,
     networks,
     objectives,
@@ -21,6 +22,7 @@ __all__ = [
     "datasets",
     "elbo",
     "fit",
+    "flows",
     "likelihoods",
     "load",
     "log_likelihood",
