@@ -62,7 +62,7 @@ def test_richer_parts_on_a_few_digits(digits: Dataset, tmp_path: Path) -> None:
                 test,
                 pixels="binary",
                 epochs=2,
-                plain_epochs="Vamp" in name,
+                plain_epochs=int("Vamp" in name),
                 num_samples=5,
             )
         )
