@@ -3,7 +3,7 @@
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -320,8 +320,7 @@ def lecture(
     check_count("seeds", seeds)
     dataset = _load(data, root)
     result = reproduction.lecture(dataset.train, dataset.test, range(seeds), epochs)
-    command = f"pyro-vae reproduce lecture --data {data} --epochs {epochs} --seeds {seeds}"
-    files = result.save(out, command)
+    files = result.save(out, _command("lecture", data=data, epochs=epochs, seeds=seeds))
     _say(files[0].read_text())
     _say(f"written: {', '.join(map(str, files))}")
 
@@ -338,14 +337,12 @@ def parts(
     """Richer priors and posteriors against the plain VAE: log-likelihoods on binarized pixels."""
     dataset = _load(data, root)
     makers = studies.richer_parts(dataset.train)
+    plain, *names = makers
     plain_epochs = min(5, epochs // 2)
-    command = (
-        f"pyro-vae reproduce parts --data {data} --epochs {epochs} --num-samples {num_samples}"
-    )
-    command += "".join(f" --only {shlex.quote(name)}" for name in only or ())
-    results: list[studies.Result] = []
-    for name in _rows(makers, only):
-        result = studies.run(
+    command = _command("parts", only, data=data, epochs=epochs, num_samples=num_samples)
+
+    def run(name: str) -> studies.Result:
+        return studies.run(
             name,
             makers[name],
             dataset.train,
@@ -355,12 +352,12 @@ def parts(
             plain_epochs=plain_epochs if name in studies.TRAINED_PRIORS else 0,
             num_samples=num_samples,
         )
-        results.append(result)
-        # After each, so that an interruption loses the one at most that was running.
-        files = studies.save_richer_parts(results, out, command, epochs, plain_epochs)
-        _say(f"{name}: {result.log_likelihood}")
-    _say(files[0].read_text())
-    _say(f"written: {', '.join(map(str, files))}")
+
+    def save(results: list[studies.Result]) -> list[Path]:
+        return studies.save_richer_parts(results, out, command, epochs, plain_epochs)
+
+    # Whatever is asked for, the plain VAE is what it is compared with.
+    _study([plain, *_rows(names, only)], run, save)
 
 
 @reproduce.command()
@@ -380,13 +377,19 @@ def pixel_likelihoods(
     dataset = _load(data, root)
     makers = studies.pixel_likelihoods(dataset.shape)
     train, test = dataset.train[:train_examples], dataset.test[:examples]
-    command = f"pyro-vae reproduce pixel-likelihoods --data {data} --epochs {epochs}"
-    command += f" --train-examples {len(train)} --examples {len(test)} --num-samples {num_samples}"
-    command += "".join(f" --only {shlex.quote(name)}" for name in only or ())
-    results: list[studies.Result] = []
-    for name in _rows(makers, only):
+    command = _command(
+        "pixel-likelihoods",
+        only,
+        data=data,
+        epochs=epochs,
+        train_examples=len(train),
+        examples=len(test),
+        num_samples=num_samples,
+    )
+
+    def run(name: str) -> studies.Result:
         pixels, make = makers[name]
-        result = studies.run(
+        return studies.run(
             name,
             make,
             train,
@@ -396,21 +399,43 @@ def pixel_likelihoods(
             num_samples=num_samples,
             draws=10,
         )
-        results.append(result)
-        files = studies.save_pixel_likelihoods(
+
+    def save(results: list[studies.Result]) -> list[Path]:
+        return studies.save_pixel_likelihoods(
             results, out, command, train=len(train), epochs=epochs
         )
-        _say(f"{name}: {result.log_likelihood}")
-    _say(files[0].read_text())
-    _say(f"written: {', '.join(map(str, files))}")
+
+    _study(_rows(list(makers), only), run, save)
 
 
-def _rows(makers: Mapping[str, object], only: Sequence[str] | None) -> list[str]:
+def _command(study: str, only: Sequence[str] | None = None, **options: object) -> str:
+    """The command that makes a study, with all that it depends on."""
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
+    words += [f"--only {shlex.quote(name)}" for name in only or ()]
+    return " ".join(["pyro-vae reproduce", study, *words])
+
+
+def _rows(names: Sequence[str], only: Sequence[str] | None) -> Sequence[str]:
     """The rows of a study that were asked for."""
     for name in only or ():
-        if name not in makers:
-            raise ValueError(f"only: got {name!r}, expected one of {', '.join(makers)}")
-    return list(only or makers)
+        if name not in names:
+            raise ValueError(f"only: got {name!r}, expected one of {', '.join(names)}")
+    return only or names
+
+
+def _study(
+    names: Sequence[str],
+    run: Callable[[str], studies.Result],
+    save: Callable[[list[studies.Result]], list[Path]],
+) -> None:
+    """Runs a study row by row, and writes it after each: an interruption loses one at most."""
+    results: list[studies.Result] = []
+    for name in names:
+        results.append(run(name))
+        files = save(results)
+        _say(f"{name}: {results[-1].log_likelihood}")
+    _say(files[0].read_text())
+    _say(f"written: {', '.join(map(str, files))}")
 
 
 def main() -> None:
@@ -425,7 +450,7 @@ def main() -> None:
     except usage_error as error:
         given = shlex.join(["pyro-vae", *sys.argv[1:]])
         _fail(f"{cast(Any, error).format_message()} (in: {given})", 2)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         _fail(str(error), 2)
     except NonFiniteLoss as error:
         _fail(f"{error}; what was written of the epochs before it is kept", 1)

@@ -20,17 +20,8 @@ SCALE_FLOOR = 1e-4
 """Least scale that a trained prior can take, as of a posterior."""
 
 
-class StandardNormal(nn.Module):
-    r"""The standard normal, :math:`p(z) = \prod_j \mathcal{N}(z_j; 0, 1)`.
-
-    Source: Kingma and Welling (2014), section 3.
-
-    Arguments:
-        z_dim: Number of latent dimensions.
-
-    Raises:
-        ValueError: `z_dim` is no whole number from 1 up.
-    """
+class _Standard(nn.Module):
+    """Locations 0 and scales 1 in each dimension."""
 
     loc: Tensor
     scale: Tensor
@@ -42,11 +33,24 @@ class StandardNormal(nn.Module):
         self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
         self.register_buffer("scale", torch.ones(z_dim), persistent=False)
 
-    def forward(self) -> dist.Distribution:
-        return dist.Normal(self.loc, self.scale).to_event(1)
-
     def extra_repr(self) -> str:
         return f"z_dim={len(self.loc)}"
+
+
+class StandardNormal(_Standard):
+    r"""The standard normal, :math:`p(z) = \prod_j \mathcal{N}(z_j; 0, 1)`.
+
+    Source: Kingma and Welling (2014), section 3.
+
+    Arguments:
+        z_dim: Number of latent dimensions.
+
+    Raises:
+        ValueError: `z_dim` is no whole number from 1 up.
+    """
+
+    def forward(self) -> dist.Distribution:
+        return dist.Normal(self.loc, self.scale).to_event(1)
 
 
 class Uniform(nn.Module):
@@ -82,7 +86,7 @@ class Uniform(nn.Module):
         return f"z_dim={len(self.low)}, low={self._bounds[0]:g}, high={self._bounds[1]:g}"
 
 
-class Laplace(nn.Module):
+class Laplace(_Standard):
     r"""The standard Laplace, :math:`p(z) = \prod_j \tfrac12 e^{-|z_j|}`.
 
     Arguments:
@@ -92,23 +96,11 @@ class Laplace(nn.Module):
         ValueError: `z_dim` is no whole number from 1 up.
     """
 
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, z_dim: int) -> None:
-        super().__init__()
-        check_count("z_dim", z_dim)
-        self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(z_dim), persistent=False)
-
     def forward(self) -> dist.Distribution:
         return dist.Laplace(self.loc, self.scale).to_event(1)
 
-    def extra_repr(self) -> str:
-        return f"z_dim={len(self.loc)}"
 
-
-class StudentT(nn.Module):
+class StudentT(_Standard):
     r"""Independent Student t, :math:`p(z) = \prod_j t_\nu(z_j)`, of heavier tails than a normal.
 
     Arguments:
@@ -119,22 +111,16 @@ class StudentT(nn.Module):
         ValueError: `z_dim` is no whole number from 1 up, or `df` is not positive.
     """
 
-    df: Tensor
-    loc: Tensor
-
     def __init__(self, z_dim: int, df: float) -> None:
-        super().__init__()
-        check_count("z_dim", z_dim)
+        super().__init__(z_dim)
         check_positive("df", df)
-        self.register_buffer("df", torch.full((z_dim,), float(df)), persistent=False)
-        self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
-        self._df = df
+        self.df = df
 
     def forward(self) -> dist.Distribution:
-        return dist.StudentT(self.df, self.loc).to_event(1)
+        return dist.StudentT(torch.full_like(self.loc, self.df), self.loc, self.scale).to_event(1)
 
     def extra_repr(self) -> str:
-        return f"z_dim={len(self.loc)}, df={self._df:g}"
+        return f"{super().extra_repr()}, df={self.df:g}"
 
 
 class GaussianMixture(nn.Module):

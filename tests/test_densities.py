@@ -245,6 +245,34 @@ def test_pathwise_gradients_are_those_of_differences(name: str, squashed: bool) 
     assert torch.autograd.gradcheck(draw, (numbers,))
 
 
+@pytest.mark.parametrize("part", ["prior", "posterior"])
+def test_a_flows_weights_have_pathwise_gradients(part: str) -> None:
+    """Along one random direction of all weights, by central differences."""
+    module: nn.Module = priors.Flow(2, transforms=2, hidden=(8,)).double()
+    x: tuple[Tensor, ...] = ()
+    if part == "posterior":
+        module, x = POSTERIORS["Flow"](2).double(), (torch.rand(3, X_DIM).double(),)
+    weights = list(module.parameters())
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(0.3 * torch.randn_like(weight))
+    direction = [torch.randn_like(weight) for weight in weights]
+
+    def draw(step: float) -> Tensor:
+        with torch.no_grad():
+            for weight, change in zip(weights, direction, strict=True):
+                weight.add_(step * change)
+        torch.manual_seed(1)
+        z = module(*x).rsample((4,))
+        return (z * torch.arange(z.numel()).view_as(z)).sum()
+
+    gradients = torch.autograd.grad(draw(0.0), weights)
+    expected = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True))
+    step = 1e-6
+    difference = (draw(step) - draw(-2 * step)) / (2 * step)
+    torch.testing.assert_close(difference, torch.as_tensor(expected), rtol=1e-5, atol=1e-6)
+
+
 class Given(nn.Module):
     """A network that gives what it is given."""
 
