@@ -3,6 +3,8 @@
 import copy
 import gc
 import math
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 
@@ -14,7 +16,7 @@ from pyro.infer import MCMC, NUTS, Predictive
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from pyro_vae import VAE, datasets, flows, networks, posteriors, priors
+from pyro_vae import VAE, datasets, flows, likelihoods, networks, posteriors, priors
 from pyro_vae.distributions import ContinuousBernoulli, DiscretizedLogistic, Levels
 from pyro_vae.mixtures import Mixture, NormalMixture
 from pyro_vae.supports import same_support
@@ -31,6 +33,15 @@ from .swaps import (
     posterior_for,
     vae_of,
 )
+
+
+class Given(nn.Module):
+    """A network that gives what it is given."""
+
+    out_shape: tuple[int, ...]
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return numbers
 
 
 def within(values: Tensor, expected: Tensor | float, errors: float = 5.0) -> None:
@@ -146,6 +157,10 @@ def test_the_continuous_bernoulli_has_its_gradients() -> None:
             return ContinuousBernoulli(l).rsample((5,))
 
         assert torch.autograd.gradcheck(draw, (l,))
+        torch.manual_seed(2)
+        u = torch.rand(5, 1, dtype=torch.float64)
+        inverse = u if logit == 0 else torch.log1p(u * math.expm1(logit)) / logit
+        torch.testing.assert_close(draw(l), inverse, rtol=1e-6, atol=1e-9)
         draws = ContinuousBernoulli(l.detach()).sample((20_000,))
         within(draws, ContinuousBernoulli(l.detach()).mean)
 
@@ -156,6 +171,174 @@ def test_categorical_levels_are_numbers() -> None:
     torch.testing.assert_close(pixel.mean, pixel.probs @ levels)
     assert pixel.sample((3,)).dtype == torch.float32
     assert torch.equal(pixel.mode, pixel.probs.argmax(-1).float())
+
+
+# Which of the network's numbers is what.
+
+
+def softplus(x: Tensor) -> Tensor:
+    return nn.functional.softplus(x)
+
+
+def given(out_shape: tuple[int, ...] | int) -> Given:
+    network = Given()
+    network.out_shape = (out_shape,) if isinstance(out_shape, int) else out_shape
+    return network
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "expected"),
+    [
+        (
+            likelihoods.Laplace,
+            (2, 3),
+            lambda n: dist.Laplace(n[:, 0], softplus(n[:, 1]) + 1 / 256),
+        ),
+        (
+            lambda network: likelihoods.Laplace(network, scale=0.3),
+            (3,),
+            lambda n: dist.Laplace(n, 0.3),
+        ),
+        (
+            lambda network: likelihoods.Laplace(network, scale="shared"),
+            (3,),
+            lambda n: dist.Laplace(n, 1.0),
+        ),
+        (
+            lambda network: likelihoods.StudentT(network, df=2.5),
+            (2, 3),
+            lambda n: dist.StudentT(2.5, n[:, 0], softplus(n[:, 1]) + 1 / 256),
+        ),
+        (
+            likelihoods.Beta,
+            (2, 3),
+            lambda n: dist.Beta(softplus(n[:, 0]) + 1e-3, softplus(n[:, 1]) + 1e-3),
+        ),
+        (likelihoods.Poisson, (3,), lambda n: dist.Poisson(n.exp() + 1e-4)),
+        (
+            likelihoods.NegativeBinomial,
+            (2, 3),
+            # The mean is r p / (1 - p).
+            lambda n: dist.NegativeBinomial(
+                softplus(n[:, 1]) + 1e-4,
+                probs=n[:, 0].exp() / (n[:, 0].exp() + softplus(n[:, 1]) + 1e-4),
+            ),
+        ),
+        (
+            lambda network: likelihoods.Categorical(network, LEVELS),
+            (LEVELS, 3),
+            lambda n: dist.Categorical(logits=n.mT),
+        ),
+        (
+            lambda network: likelihoods.DiscretizedLogistic(network, LEVELS),
+            (2, 3),
+            lambda n: DiscretizedLogistic(
+                torch.zeros(5, 3, 1).double(),
+                n[:, 0, :, None],
+                softplus(n[:, 1, :, None]) + 1 / (8 * (LEVELS - 1)),
+                LEVELS,
+            ),
+        ),
+        (
+            lambda network: likelihoods.DiscretizedLogistic(network, LEVELS, components=2),
+            (6, 3),
+            lambda n: DiscretizedLogistic(
+                n[:, 0:2].mT, n[:, 2:4].mT, softplus(n[:, 4:6].mT) + 1 / (8 * (LEVELS - 1)), LEVELS
+            ),
+        ),
+    ],
+)
+def test_likelihoods_are_their_formulas(
+    make: Callable[[nn.Module], nn.Module],
+    shape: tuple[int, ...],
+    expected: Callable[[Tensor], Distribution],
+) -> None:
+    numbers = 2 * torch.randn(5, *shape).double()
+    p_x = make(given(shape)).double()(numbers)
+    x = torch.randint(1, LEVELS, (5, 3)).double()
+    x = x / LEVELS if not p_x.support.is_discrete else x
+    pixels = expected(numbers)
+    torch.testing.assert_close(p_x.log_prob(x), pixels.log_prob(x).sum(-1))
+    if not isinstance(pixels, dist.Categorical):
+        torch.testing.assert_close(p_x.mean, pixels.mean)
+
+
+def test_posteriors_are_their_formulas() -> None:
+    z = torch.randn(5, 2).double()
+
+    def scale(raw: Tensor) -> Tensor:
+        return softplus(raw) + 1e-4
+
+    def check(module: nn.Module, numbers: Tensor, expected: Distribution) -> None:
+        torch.testing.assert_close(module.double()(numbers).log_prob(z), expected.log_prob(z))
+
+    n = torch.randn(5, 15).double()
+    check(
+        posteriors.Normal(given(4)),
+        n[:, :4],
+        Independent(dist.Normal(n[:, :2], scale(n[:, 2:4])), 1),
+    )
+    factor = n[:, 4:10].view(5, 2, 3) / 3**0.5
+    covariance = factor @ factor.mT + torch.diag_embed(scale(n[:, 2:4]).square())
+    normal = dist.MultivariateNormal(n[:, :2], covariance)
+    check(posteriors.LowRankNormal(given(10), rank=3), n[:, :10], normal)
+    tril = torch.diag_embed(scale(n[:, 2:4]))
+    tril[:, 1, 0] = n[:, 4]
+    normal = dist.MultivariateNormal(n[:, :2], tril @ tril.mT)
+    check(posteriors.MultivariateNormal(given(5)), n[:, :5], normal)
+    each = n.view(5, 3, 5)
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(logits=each[..., 0]),
+        dist.Normal(each[..., 1:3], scale(each[..., 3:5])).to_event(1),
+    )
+    check(posteriors.Mixture(given(15), components=3), n, mixture)
+    # The flow starts as the identity, so as the normal that the first numbers give.
+    check(
+        posteriors.Flow(given(7), 2),
+        n[:, :7],
+        Independent(dist.Normal(n[:, :2], scale(n[:, 2:4])), 1),
+    )
+
+
+def test_multivariate_normals_fill_their_rows() -> None:
+    n = torch.arange(9.0).double()
+    tril = posteriors.MultivariateNormal(given(9))(n).scale_tril
+    expected = torch.diag(softplus(n[3:6]) + 1e-4)
+    expected[1, 0], expected[2, 0], expected[2, 1] = 6.0, 7.0, 8.0
+    torch.testing.assert_close(tril, expected)
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+@pytest.mark.parametrize("name", sorted(POSTERIORS))
+def test_posteriors_have_mass_one(name: str, squashed: bool) -> None:
+    module = (posterior_for("Uniform", name, 1) if squashed else POSTERIORS[name](1)).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    places, weights = nodes(box=squashed)
+    if squashed:
+        places, weights = 5 * places - 2, 5 * weights
+    log_prob = module(torch.rand(X_DIM).double()).log_prob(places[:, None])
+    assert (weights * log_prob.exp()).sum().item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_priors_are_their_formulas() -> None:
+    z = torch.randn(5, 2)
+    for prior, expected in [
+        (priors.StandardNormal(2), dist.Normal(0.0, 1.0)),
+        (priors.Laplace(2), dist.Laplace(0.0, 1.0)),
+        (priors.StudentT(2, df=2.5), dist.StudentT(2.5)),
+        (priors.Flow(2), dist.Normal(0.0, 1.0)),  # where it starts
+    ]:
+        torch.testing.assert_close(prior().log_prob(z), expected.log_prob(z).sum(-1))
+    box = priors.Uniform(2, -3.0, 5.0)().log_prob(z.clamp(-3, 4))
+    torch.testing.assert_close(box, torch.full((5,), -2 * math.log(8)))
+    mixture = priors.GaussianMixture(20, components=2000)()
+    torch.testing.assert_close(mixture.mean, torch.zeros(20), atol=0.1, rtol=0)
+    torch.testing.assert_close(mixture.variance, torch.ones(20), atol=0.1, rtol=0)
+    assert mixture.mixture_distribution.probs.unique().numel() == 1
+    scale = mixture.component_distribution.base_dist.scale
+    torch.testing.assert_close(scale, torch.full_like(scale, 0.5**0.5))
 
 
 # Shapes, dtypes, copies.
@@ -271,13 +454,6 @@ def test_a_flows_weights_have_pathwise_gradients(part: str) -> None:
     step = 1e-6
     difference = (draw(step) - draw(-2 * step)) / (2 * step)
     torch.testing.assert_close(difference, torch.as_tensor(expected), rtol=1e-5, atol=1e-6)
-
-
-class Given(nn.Module):
-    """A network that gives what it is given."""
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        return numbers
 
 
 @pytest.mark.parametrize("z_dim", [1, 3])
@@ -416,14 +592,19 @@ def test_pairs_without_a_closed_form_have_none() -> None:
 # Zuko's flows.
 
 
-def test_zuko_leaves_validation_as_it_was() -> None:
-    for validates in (True, False):
-        pyro.enable_validation(validates)
-        try:
-            priors.Flow(2)()
-            assert Distribution._validate_args is validates
-        finally:
-            pyro.enable_validation(True)
+@pytest.mark.parametrize("validates", [True, False])
+def test_zuko_leaves_validation_as_it_was(validates: bool) -> None:
+    """Its import switches torch's off, once in a process."""
+    code = f"""
+import pyro
+from torch.distributions import Distribution
+from pyro_vae import priors
+pyro.enable_validation({validates})
+priors.Flow(2)()
+print(Distribution._validate_args)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == str(validates)
 
 
 def flow_posterior() -> tuple[nn.Module, Tensor]:
@@ -598,8 +779,6 @@ def test_wrong_parts_are_named(make: Callable[[], object], message: str) -> None
 
 
 def likelihood(name: str, numbers: int, **options: float) -> nn.Module:
-    from pyro_vae import likelihoods
-
     return getattr(likelihoods, name)(networks.MLP(2, (), (numbers, 2)), **options)
 
 
@@ -634,8 +813,6 @@ def test_a_vae_says_what_is_trained() -> None:
 
 
 def test_without_zuko_flows_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "zuko", None)
     with pytest.raises(ModuleNotFoundError, match=r"pyro_vae\[flows\]"):
         flows.spline(2, 1, (8,))
