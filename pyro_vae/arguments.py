@@ -3,6 +3,8 @@
 import math
 from numbers import Integral
 
+import torch
+
 
 def check_count(argument: str, count: int) -> None:
     """Raises ValueError unless `count` is a whole number from 1 up."""
@@ -27,10 +29,21 @@ def is_positive(number: object) -> bool:
     )
 
 
-def check_positive(argument: str, number: float) -> None:
-    """Raises ValueError unless `number` is a finite number above 0."""
-    if not is_positive(number):
-        raise ValueError(f"{argument}: got {number!r}, expected a positive number")
+def check_df(df: float) -> None:
+    """Raises ValueError unless `df` is above 0, and small enough for float32 to score a t."""
+    if not is_positive(df) or df > 1000:
+        raise ValueError(f"df: got {df!r}, expected a number above 0, and of 1000 at most")
+
+
+def check_interval(low: float, high: float) -> None:
+    """Raises ValueError unless `low` and `high` end an interval in torch's default dtype."""
+    check_bounds(low, high)
+    width = torch.tensor(float(high)) - torch.tensor(float(low))
+    if not 0 < width < math.inf:
+        raise ValueError(
+            f"low, high: got {low!r} and {high!r}, expected ends of a finite interval that "
+            f"{torch.get_default_dtype()} tells apart"
+        )
 
 
 def check_bounds(low: float, high: float) -> None:

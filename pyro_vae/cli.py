@@ -365,8 +365,8 @@ def pixel_likelihoods(
     data: DataOption = "fashion-mnist",
     root: RootOption = None,
     epochs: EpochsOption = 10,
-    train_examples: Annotated[int, typer.Option(help="Only the first so many images.")] = 10_000,
-    examples: ExamplesOption = 1000,
+    train_examples: Annotated[int, typer.Option(help="First so many training images.")] = 10_000,
+    examples: Annotated[int, typer.Option(help="The first so many test images.")] = 1000,
     num_samples: SamplesOption = 100,
     only: OnlyOption = None,
     out: Annotated[Path, typer.Option(help="Folder for likelihoods.md, .csv and .png.")] = Path(
@@ -376,6 +376,8 @@ def pixel_likelihoods(
     """Likelihoods of 8-bit images in bits per dimension, and samples of each."""
     dataset = _load(data, root)
     makers = studies.pixel_likelihoods(dataset.shape)
+    check_count("train_examples", train_examples)
+    check_count("examples", examples)
     train, test = dataset.train[:train_examples], dataset.test[:examples]
     command = _command(
         "pixel-likelihoods",
@@ -420,7 +422,7 @@ def _rows(names: Sequence[str], only: Sequence[str] | None) -> Sequence[str]:
     for name in only or ():
         if name not in names:
             raise ValueError(f"only: got {name!r}, expected one of {', '.join(names)}")
-    return only or names
+    return list(dict.fromkeys(only)) if only else names
 
 
 def _study(

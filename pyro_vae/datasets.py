@@ -159,14 +159,14 @@ def dequantize(levels: Tensor, seed: int | None) -> Tensor:
 
 @overload
 def bits_per_dim(
-    nats: Tensor, shape: Sequence[int], levels: int = 256, *, pixels: Pixels
+    nats: Tensor, shape: int | Sequence[int], levels: int = 256, *, pixels: Pixels
 ) -> Tensor: ...
 @overload
 def bits_per_dim(
-    nats: float, shape: Sequence[int], levels: int = 256, *, pixels: Pixels
+    nats: float, shape: int | Sequence[int], levels: int = 256, *, pixels: Pixels
 ) -> float: ...
 def bits_per_dim(
-    nats: float | Tensor, shape: Sequence[int], levels: int = 256, *, pixels: Pixels
+    nats: float | Tensor, shape: int | Sequence[int], levels: int = 256, *, pixels: Pixels
 ) -> float | Tensor:
     r"""-log p(x) in bits for each of the D numbers of x, :math:`-\log p(x) / (D \ln 2)`.
 
@@ -194,9 +194,10 @@ def bits_per_dim(
             f"pixels: got {pixels!r}, expected 'levels' or 'dequantized': bits per dimension of "
             "8-bit images are those of their levels"
         )
-    for size in shape:
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    for size in sizes:
         check_count("shape", size)
-    bits = nats / (math.prod(shape) * math.log(2))
+    bits = nats / (math.prod(sizes) * math.log(2))
     return bits + math.log2(levels) if pixels == "dequantized" else bits
 
 

@@ -127,17 +127,21 @@ class ContinuousBernoulli(dist.TorchDistribution):
         logits, value = broadcast_all(self.logits, value)
         near, safe = self._near_zero(logits)
         size = safe.abs()
-        far = safe.clamp(min=0) + (-torch.expm1(-size) / size).log()
+        # For l > 0 less l on both sides, before the two can cancel.
+        far = torch.where(safe > 0, value - 1, value) * safe - (-torch.expm1(-size) / size).log()
         square = (logits / 2).square()  # log(sinh(h) / h) by its series
         terms = 1 / 6 - square * (1 / 180 - square * (1 / 2835 - square / 37800))
-        return value * logits - torch.where(near, logits / 2 + square * terms, far)
+        return torch.where(near, (value - 0.5) * logits - square * terms, far)
 
     @property
     def mean(self) -> Tensor:
         near, safe = self._near_zero(self.logits)
         square = self.logits.square()
         terms = 1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600))
-        return torch.where(near, 0.5 + self.logits * terms, -1 / torch.expm1(-safe) - 1 / safe)
+        size = safe.abs()
+        far = 1 / size + (-size).exp() / torch.expm1(-size)  # of -|l|
+        far = torch.where(safe > 0, 1 - far, far)
+        return torch.where(near, 0.5 + self.logits * terms, far)
 
     @property
     def mode(self) -> Tensor:
@@ -147,17 +151,46 @@ class ContinuousBernoulli(dist.TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         near, safe = self._near_zero(self.logits, 1e-2)
-        # The inverse distribution function for -|l|; that of |l| at u is one less it at 1 - u.
-        positive, size = safe > 0, safe.abs()
-        x = -torch.log1p(torch.where(positive, 1 - u, u) * torch.expm1(-size)) / size
+        # The inverse distribution function, in a form that does not overflow, and one for great l.
+        great = safe > 40
+        low, high = safe.masked_fill(great, 1.0), safe.masked_fill(~great, 1.0)
+        x = torch.log1p(u * torch.expm1(low)) / low
+        steep = 1 + (u + (1 - u) * (-high).exp()).log() / high
         series = u + u * (1 - u) * self.logits * (1 / 2 + (1 - 2 * u) * self.logits / 6)
-        return torch.where(near, series, torch.where(positive, 1 - x, x))
+        x = torch.where(near, series, torch.where(great, steep, x))
+        return x.clamp(0, 1)  # beyond which rounding may lead
 
     @staticmethod
     def _near_zero(logits: Tensor, width: float = 0.5) -> tuple[Tensor, Tensor]:
         """Where logits are so small that closed forms cancel, and logits with 1 there instead."""
         near = logits.abs() < width
         return near, logits.masked_fill(near, 1.0)
+
+
+class OpenInterval(type(constraints.unit_interval)):  # type: ignore[misc]
+    """An interval without its ends."""
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each value is strictly inside."""
+        return (value > self.lower_bound) & (value < self.upper_bound)
+
+
+class Beta(dist.Beta):
+    """A Beta on (0, 1): at the ends, which torch's takes too, its density may be infinite."""
+
+    support = OpenInterval(0.0, 1.0)
+
+
+class NegativeBinomial(dist.NegativeBinomial):
+    """A negative binomial that scores in float64: its log-gammas cancel for great counts r."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        exact = dist.NegativeBinomial(
+            self.total_count.double(), logits=self.logits.double(), validate_args=False
+        )
+        return exact.log_prob(value.double()).to(self.logits.dtype)
 
 
 class Levels(dist.Categorical):
@@ -169,7 +202,8 @@ class Levels(dist.Categorical):
 
     @property
     def variance(self) -> Tensor:
-        return self.probs @ self._levels().square() - self.mean.square()
+        deviations = self._levels() - self.mean.unsqueeze(-1)
+        return (self.probs * deviations.square()).sum(-1)
 
     @property
     def mode(self) -> Tensor:

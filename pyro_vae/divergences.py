@@ -27,12 +27,9 @@ def _kl_correlated_independent(
     return kl_divergence(marginals, p) + marginals.entropy() - q.entropy()
 
 
-@register_kl(Independent, MultivariateNormal)
 @register_kl(Independent, LowRankMultivariateNormal)
-def _kl_independent_correlated(
-    q: Independent, p: MultivariateNormal | LowRankMultivariateNormal
-) -> torch.Tensor:
-    """The closed form of two normals, of which one has a diagonal covariance."""
+def _kl_independent_correlated(q: Independent, p: LowRankMultivariateNormal) -> torch.Tensor:
+    """The closed form of two normals; Pyro has it for a ``MultivariateNormal``."""
     base = q.base_dist
     if not isinstance(base, Normal) or q.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
@@ -46,9 +43,10 @@ def check_analytic_kl(q: Distribution, p: Distribution, *, site: str = "z") -> N
     except NotImplementedError:
         reason = "no closed form is registered"
     else:
-        if not torch.isinf(torch.as_tensor(kl)).any():
+        kl = torch.as_tensor(kl)
+        if torch.isfinite(kl).all():
             return
-        reason = "the closed form is infinite"
+        reason = f"the closed form is {'NaN' if kl.isnan().any() else 'infinite'}"
     raise ValueError(
         f'analytic KL at site "{site}": {reason} for ({describe(q)}, {describe(p)}), expected a '
         'pair with a finite KL; use objectives.trace_elbo(), or kl="sampled", instead'

@@ -32,8 +32,10 @@ from pyro_vae.vae import (
 # The noise of an estimate belongs to blocks of so many examples and samples, whatever the memory.
 _BLOCK_EXAMPLES = 64
 _BLOCK_SAMPLES = 64
-# On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes).
+# On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes); and so
+# are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9 times).
 _CPU_STEP_BYTES = 2**25
+_CPU_STEP_PAIRS = 512
 
 
 @dataclass(frozen=True, repr=False)
@@ -276,7 +278,7 @@ class _Block:
         self.x = x
         self.seed = seed
         self.index = index
-        self.max_bytes = min(max_bytes, _CPU_STEP_BYTES) if x.device.type == "cpu" else max_bytes
+        self.max_bytes = max_bytes
         self.p_z = call(vae, "prior")
         self.q_z = call(vae, "posterior", x)
 
@@ -288,7 +290,7 @@ class _Block:
             with seeded(self.seed, self.index, start, device=self.x.device):
                 z = self.q_z.sample((count,))
             if pairs is None:
-                pairs = max(1, self.max_bytes // self._bytes_of_a_pair(z[:1, :1]))
+                pairs = self._pairs(self._bytes_of_a_pair(z[:1, :1]))
             log_p_x, log_p_z = self._score(z, pairs)
             yield log_p_x, self.q_z.log_prob(z) - log_p_z
 
@@ -303,6 +305,13 @@ class _Block:
                 log_p_x[samples, of] = call(self.vae, "likelihood", part).log_prob(self.x[of])
                 log_p_z[samples, of] = self.p_z.log_prob(part)
         return log_p_x, log_p_z
+
+    def _pairs(self, size: int) -> int:
+        """How many pairs of sample and example one step takes, each of so many bytes."""
+        pairs = max(1, self.max_bytes // size)
+        if self.x.device.type == "cpu":
+            pairs = min(pairs, max(_CPU_STEP_PAIRS, _CPU_STEP_BYTES // size))
+        return pairs
 
     def _bytes_of_a_pair(self, z: Tensor) -> int:
         """What a further pair makes torch allocate; `z` is one pair's."""

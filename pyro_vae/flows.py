@@ -17,7 +17,8 @@ class FromZuko(dist.TorchDistribution):
 
     The log-density of a draw is computed with the draw, where Zuko can (one pass either way), and
     is kept with it, for as long as both live. So an inverse autoregressive flow scores its own
-    draws as fast as it draws; any other value takes ``z_dim`` passes.
+    draws as fast as it draws; any other value takes ``z_dim`` passes. The derivatives of such a
+    score are those by the parameters; for the partial derivative by z, score ``z.clone()``.
 
     Arguments:
         flow: What calling a Zuko module gives: ``zuko.flows.NSF(3)()``.
@@ -36,7 +37,7 @@ class FromZuko(dist.TorchDistribution):
     ) -> None:
         self.flow = flow
         self._support = support
-        self._last: tuple[weakref.ref[Tensor], int, Tensor] | None = None
+        self._last: tuple[weakref.ref[Tensor], int, bool, Tensor] | None = None
         super().__init__(flow.batch_shape, flow.event_shape, validate_args=validate_args)
 
     @property
@@ -56,7 +57,7 @@ class FromZuko(dist.TorchDistribution):
         if draw is None:
             return self.flow.rsample(torch.Size(sample_shape))
         z, log_prob = draw(torch.Size(sample_shape))
-        self._last = weakref.ref(z), _version(z), log_prob
+        self._last = weakref.ref(z), version(z), torch.is_grad_enabled(), log_prob
         return z
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
@@ -69,12 +70,15 @@ class FromZuko(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         if self._last is not None:
-            z, version, log_prob = self._last
-            unchanged = z() is value and _version(value) == version
+            z, made, with_gradients, log_prob = self._last
             # Without gradients when it was drawn, it has none for those who ask with them.
-            if unchanged and (log_prob.requires_grad or not torch.is_grad_enabled()):
+            enough = with_gradients or not torch.is_grad_enabled()
+            if z() is value and is_version(value, made) and enough:
                 return log_prob
         return self.flow.log_prob(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_last": None}
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "FromZuko":
         new = self._get_checked_instance(FromZuko, _instance)
@@ -165,6 +169,11 @@ def _zuko() -> Iterator[Any]:
     yield zuko
 
 
-def _version(tensor: Tensor) -> int:
-    """Counts a tensor's changes in place."""
-    return 0 if tensor.is_inference() else tensor._version
+def version(tensor: Tensor) -> int:
+    """Counts a tensor's changes in place; -1 where torch does not count them (inference mode)."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def is_version(tensor: Tensor, number: int) -> bool:
+    """Whether a tensor is certain not to have changed since its version had this number."""
+    return number >= 0 and version(tensor) == number

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae.arguments import check_count, check_positive, is_positive
+from pyro_vae.arguments import check_count, check_df, is_positive
 from pyro_vae.networks import out_shape
 
 SCALE_FLOOR = 1 / 256
@@ -138,7 +138,8 @@ class Laplace(_LocationScale):
     r"""Independent Laplace pixels, :math:`p(x_d|z) = e^{-|x_d - \mu_d| / b_d} / (2 b_d)`.
 
     x is any number (pixels ``"dequantized"``). Network and scale b are as those of
-    :class:`Gaussian`; with a fixed scale the log-density is the absolute error over it.
+    :class:`Gaussian`; with a fixed scale the log-density is minus the absolute error over it, and
+    a constant.
 
     Arguments:
         network: Gives locations; with ``scale="pixel"`` locations and raw scales.
@@ -163,15 +164,16 @@ class StudentT(_LocationScale):
     Arguments:
         network: Gives locations; with ``scale="pixel"`` locations and raw scales.
         scale: ``"pixel"``, ``"shared"``, or a positive number.
-        df: Degrees of freedom :math:`\nu`, fixed.
+        df: Degrees of freedom :math:`\nu`, fixed, at most 1,000: beyond, float32 loses digits,
+            and a normal is as good.
 
     Raises:
-        ValueError: As :class:`Gaussian`; `df` is not positive.
+        ValueError: As :class:`Gaussian`; `df` is out of range.
     """
 
     def __init__(self, network: nn.Module, scale: Scale = "pixel", df: float = 4.0) -> None:
         super().__init__(network, scale)
-        check_positive("df", df)
+        check_df(df)
         self.df = df
 
     def forward(self, z: Tensor) -> dist.Distribution:
@@ -202,7 +204,7 @@ class Beta(nn.Module):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         a, b = (F.softplus(self.network(z)) + 1e-3).unbind(-1 - self._event_dim)
-        return dist.Beta(a, b).to_event(self._event_dim)
+        return distributions.Beta(a, b).to_event(self._event_dim)
 
 
 class Categorical(nn.Module):
@@ -325,7 +327,8 @@ class NegativeBinomial(nn.Module):
     def forward(self, z: Tensor) -> dist.Distribution:
         log_mean, raw_r = self.network(z).unbind(-1 - self._event_dim)
         r = F.softplus(raw_r) + 1e-4
-        return dist.NegativeBinomial(r, logits=log_mean - r.log()).to_event(self._event_dim)
+        pixels = distributions.NegativeBinomial(r, logits=log_mean - r.log())
+        return pixels.to_event(self._event_dim)
 
 
 def _event_dim(network: nn.Module, count: int, what: str) -> int:

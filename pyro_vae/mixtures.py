@@ -5,6 +5,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
 
@@ -52,30 +53,33 @@ class NormalMixture(Mixture):
             dist.Normal(loc, scale).to_event(1),
             validate_args=validate_args,
         )
-        self._narrow = self
+        self._narrow: NormalMixture | None = None  # what this was expanded from
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "NormalMixture":
         new = super().expand(
             torch.Size(batch_shape), self._get_checked_instance(NormalMixture, _instance)
         )
-        new._narrow = self._narrow
+        new._narrow = self._narrow or self
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._narrow.batch_shape:
+        narrow = self._narrow or self
+        if narrow.batch_shape:
             return super().log_prob(value)
         if self._validate_args:
             self._validate_sample(value)
-        normal = self._narrow.component_distribution.base_dist
+        normal = narrow.component_distribution.base_dist
         loc, precision = normal.loc.double(), normal.scale.double().square().reciprocal()
-        z = value.double()
+        center = loc.detach().mean(0)  # the less the terms cancel, the nearer all is to zero
+        loc, z = loc - center, value.double() - center
         constant = (
             -0.5 * (loc.square() * precision - precision.log()).sum(-1)
             - 0.5 * loc.shape[-1] * math.log(2 * math.pi)
-            + self._narrow.mixture_distribution.logits.double()
+            + narrow.mixture_distribution.logits.double()
         )
         joint = (z.square() @ (-0.5 * precision).T) + z @ (loc * precision).T + constant
-        return joint.logsumexp(-1).to(value.dtype)
+        log_prob = joint.logsumexp(-1).to(value.dtype)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
@@ -107,7 +111,7 @@ class NormalMixture(Mixture):
         padded = z.unsqueeze(-2)  # (*batch, 1, z_dim), beside (*batch, K, z_dim)
         log_prob, cdf = normal.log_prob(padded), normal.cdf(padded)
         # Each component's weight once the coordinates before are known.
-        before = log_prob.cumsum(-1) - log_prob
+        before = F.pad(log_prob[..., :-1].cumsum(-1), (1, 0))
         weight = (self.mixture_distribution.logits.unsqueeze(-1) + before).softmax(-2)
         u = (weight * cdf).sum(-2)
         with torch.no_grad():

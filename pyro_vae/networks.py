@@ -166,6 +166,8 @@ class Scaled(nn.Module):
 
     def __init__(self, network: nn.Module, factor: float = 1 / 255) -> None:
         super().__init__()
+        if not isinstance(factor, int | float) or not math.isfinite(factor) or not factor:
+            raise ValueError(f"factor: got {factor!r}, expected a finite number other than 0")
         self.network = network
         self.factor = factor
         self.out_shape = out_shape(network)

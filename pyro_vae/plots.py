@@ -60,11 +60,13 @@ def reconstructions(
 
 def side_by_side(rows: Mapping[str, Tensor], ax: "Axes | None" = None) -> "Axes":
     """A row of images ``(columns, *x_shape)`` for each name, all of the same number."""
-    counts = {len(x) for x in rows.values()}
-    if len(counts) != 1:
-        raise ValueError(f"rows: got rows of {sorted(counts)} images, expected as many in each")
+    shapes = {tuple(x.shape) for x in rows.values()}
+    if len(shapes) != 1 or not len(next(iter(rows.values()))):
+        raise ValueError(
+            f"rows: got images of shapes {sorted(shapes)}, expected one shape (columns, *x_shape)"
+        )
     tensors = list(rows.values())
-    ax = images(torch.cat(tensors), counts.pop(), ax=ax)
+    ax = images(torch.cat(tensors), len(tensors[0]), ax=ax)
     height = _as_images(tensors[0][:1]).shape[1]
     places = [(i + 0.5) * height for i in range(len(rows))]
     ax.set(yticks=places, yticklabels=list(rows))

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
 from pyro_vae import flows
-from pyro_vae.arguments import check_bounds, check_count
+from pyro_vae.arguments import check_count, check_interval
 from pyro_vae.mixtures import NormalMixture
 from pyro_vae.networks import out_shape
+from pyro_vae.supports import describe, is_real, support_of
 
 SCALE_FLOOR = 1e-4
 """Least scale of a posterior.
@@ -220,7 +221,8 @@ class Flow(nn.Module):
 class Squashed(nn.Module):
     r"""A posterior brought onto a box, :math:`z = a + (b - a)\,\sigma(y)`, :math:`y \sim q(y|x)`.
 
-    For priors on such a box, ``Uniform`` for instance.
+    For priors on such a box, ``Uniform`` for instance. Own draws are scored by the y that they
+    came from, and have its derivatives; for the partial derivative by z, score ``z.clone()``.
 
     Source: Kucukelbir et al. (2017), arXiv 1603.00788, section 2.3.
 
@@ -229,7 +231,8 @@ class Squashed(nn.Module):
         low, high: The ends a and b of each dimension.
 
     Raises:
-        ValueError: `low` is not below `high`.
+        ValueError: `low` and `high` are no ends of an interval; in ``forward``, the posterior is
+            not one over all real vectors.
     """
 
     low: Tensor
@@ -237,9 +240,7 @@ class Squashed(nn.Module):
 
     def __init__(self, posterior: nn.Module, low: float, high: float) -> None:
         super().__init__()
-        check_bounds(low, high)
-        if math.isinf(low) or math.isinf(high):
-            raise ValueError(f"low, high: got {low} and {high}, expected finite numbers")
+        check_interval(low, high)
         self.posterior = posterior
         self.register_buffer("low", torch.tensor(float(low)), persistent=False)
         self.register_buffer("high", torch.tensor(float(high)), persistent=False)
@@ -247,6 +248,12 @@ class Squashed(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         q_y = self.posterior(x)
+        support = support_of(q_y)
+        if not is_real(support):
+            raise ValueError(
+                f"posterior: its support is {describe(support)}, expected all reals: from there "
+                "Squashed would reach a part of the box only"
+            )
         return dist.TransformedDistribution(q_y, [_OntoInterval(self.low, self.high)])
 
     def extra_repr(self) -> str:
@@ -267,6 +274,7 @@ class _OntoInterval(Transform):
     def __init__(self, low: Tensor, high: Tensor) -> None:
         super().__init__(cache_size=1)
         self.low, self.high = low, high
+        self._version = -1
 
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
@@ -275,7 +283,14 @@ class _OntoInterval(Transform):
     def _call(self, x: Tensor) -> Tensor:
         y = self.low + (self.high - self.low) * x.sigmoid()
         inner = torch.nextafter(self.low, self.high), torch.nextafter(self.high, self.low)
-        return y.clamp(*inner)
+        y = y.clamp(*inner)
+        self._version = flows.version(y)
+        return y
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        if not flows.is_version(y, self._version):  # changed in place since
+            self._cached_x_y = None, None
+        return super()._inv_call(y)
 
     def _inverse(self, y: Tensor) -> Tensor:
         return ((y - self.low) / (self.high - self.low)).logit()

@@ -3,6 +3,7 @@
 It has ``batch_shape ()`` and ``event_shape (z_dim,)``. Any module with such a ``forward`` serves.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_vae import flows
-from pyro_vae.arguments import check_bounds, check_count, check_positive
+from pyro_vae.arguments import check_bounds, check_count, check_df, check_interval
 from pyro_vae.mixtures import Mixture, NormalMixture
 
 SCALE_FLOOR = 1e-4
@@ -65,7 +66,8 @@ class Uniform(nn.Module):
         low, high: The ends a and b of each dimension.
 
     Raises:
-        ValueError: `z_dim` is no whole number from 1 up, or `low` is not below `high`.
+        ValueError: `z_dim` is no whole number from 1 up, or `low` and `high` are no ends of an
+            interval in torch's default dtype.
     """
 
     low: Tensor
@@ -74,7 +76,7 @@ class Uniform(nn.Module):
     def __init__(self, z_dim: int, low: float = 0.0, high: float = 1.0) -> None:
         super().__init__()
         check_count("z_dim", z_dim)
-        check_bounds(low, high)
+        check_interval(low, high)
         self.register_buffer("low", torch.full((z_dim,), float(low)), persistent=False)
         self.register_buffer("high", torch.full((z_dim,), float(high)), persistent=False)
         self._bounds = low, high
@@ -105,15 +107,16 @@ class StudentT(_Standard):
 
     Arguments:
         z_dim: Number of latent dimensions.
-        df: Degrees of freedom :math:`\nu`, fixed.
+        df: Degrees of freedom :math:`\nu`, fixed, at most 1,000: beyond, float32 loses digits,
+            and a normal is as good.
 
     Raises:
-        ValueError: `z_dim` is no whole number from 1 up, or `df` is not positive.
+        ValueError: `z_dim` is no whole number from 1 up, or `df` is out of range.
     """
 
     def __init__(self, z_dim: int, df: float) -> None:
         super().__init__(z_dim)
-        check_positive("df", df)
+        check_df(df)
         self.df = df
 
     def forward(self) -> dist.Distribution:
@@ -172,7 +175,7 @@ class VampPrior(nn.Module):
         low, high: The range of x, in which they are kept.
 
     Raises:
-        TypeError: `pseudo_inputs` is no floating-point tensor.
+        TypeError: `posterior` is no module, or `pseudo_inputs` no floating-point tensor.
         ValueError: `pseudo_inputs` are outside of the range, or do not fit the posterior; the
             posterior is a flow.
     """
@@ -185,6 +188,11 @@ class VampPrior(nn.Module):
         high: float = 1.0,
     ) -> None:
         super().__init__()
+        if not isinstance(posterior, nn.Module):
+            raise TypeError(
+                f"posterior: got a {type(posterior).__name__}, expected the VAE's posterior, a "
+                "torch.nn.Module"
+            )
         if any(isinstance(m, flows.InverseAutoregressive) for m in posterior.modules()):
             raise ValueError(
                 "posterior: got a flow, expected one that scores any z at once, Normal for "
@@ -198,11 +206,24 @@ class VampPrior(nn.Module):
                 f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, expected (K, *x_shape)"
             )
         check_bounds(low, high)
-        least, greatest = (end.item() for end in pseudo_inputs.aminmax())
-        if not low <= least <= greatest <= high:
+        least, greatest = pseudo_inputs.aminmax()
+        if not least.new_tensor(low) <= least <= greatest <= least.new_tensor(high):
             raise ValueError(
-                f"pseudo_inputs: got values from {least:g} to {greatest:g}, expected the range of "
-                f"x, from low={low:g} to high={high:g}"
+                f"pseudo_inputs: got values from {least.item():g} to {greatest.item():g}, "
+                f"expected the range of x, from low={low:g} to high={high:g}"
+            )
+        try:
+            with torch.no_grad():
+                batch_shape = copy.deepcopy(posterior).eval()(pseudo_inputs).batch_shape
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"pseudo_inputs: the posterior does not take them: {error}"
+            ) from error
+        if batch_shape != pseudo_inputs.shape[:1]:
+            raise ValueError(
+                f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, of which the posterior "
+                f"makes batch_shape {tuple(batch_shape)}, expected ({len(pseudo_inputs)},): one "
+                "posterior for each"
             )
         self.posterior = posterior
         self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())

@@ -37,8 +37,14 @@ def same_support(a: Constraint, b: Constraint) -> bool:
     if own is None or other is None:
         return own is other and type(a) is type(b)
     return a.is_discrete == b.is_discrete and all(
-        torch.allclose(*torch.broadcast_tensors(*pair)) for pair in zip(own, other, strict=True)
+        _close(*pair, own[1] - own[0]) for pair in zip(own, other, strict=True)
     )
+
+
+def _close(a: Tensor, b: Tensor, width: Tensor) -> bool:
+    """Whether two ends are the same, but for rounding: relative to an interval's finite width."""
+    error = 1e-5 * torch.where(width.isfinite(), width, a.abs()).nan_to_num(posinf=0.0)
+    return bool(((a == b) | ((a - b).abs() <= error)).all())
 
 
 def support_of(distribution: Any) -> Constraint:
@@ -89,6 +95,15 @@ def _bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
         return None
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     return torch.as_tensor(low).double(), torch.as_tensor(high).double()
+
+
+def is_real(support: Constraint) -> bool:
+    """Whether a support is all reals, or all real vectors."""
+    support = _innermost(support)
+    if isinstance(support, type(constraints.real)):
+        return True
+    bounds = _bounds(support)
+    return bounds is not None and all(bool(torch.isinf(bound).all()) for bound in bounds)
 
 
 def ends_of(support: Constraint) -> tuple[float, float] | None:

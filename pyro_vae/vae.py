@@ -68,6 +68,13 @@ class VAE(nn.Module):
         for part, module in parts.items():
             if isinstance(module, nn.Module):
                 continue
+            if isinstance(module, type) or isinstance(
+                getattr(module, "__self__", None), nn.Module
+            ):
+                raise TypeError(
+                    f"{part}: got {module!r}, expected the module itself: a class is to be "
+                    "called, and a method would hide what its module trains"
+                )
             if not callable(module):
                 raise TypeError(
                     f"{part}: got a {type(module).__name__}, expected a torch.nn.Module, or a "
@@ -368,7 +375,7 @@ def _onto(support: constraints.Constraint) -> str:
     ends = ends_of(support)
     if ends is None:
         return ": give the posterior a transform onto it"
-    return f": posteriors.Squashed(posterior, low={ends[0]:g}, high={ends[1]:g}) is on it"
+    return f": posteriors.Squashed(posterior, low={ends[0]:.9g}, high={ends[1]:.9g}) is on it"
 
 
 def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:

@@ -14,10 +14,15 @@ import pytest
 import torch
 from pyro.infer import MCMC, NUTS, Predictive
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
-from pyro_vae import VAE, datasets, flows, likelihoods, networks, posteriors, priors
-from pyro_vae.distributions import ContinuousBernoulli, DiscretizedLogistic, Levels
+from pyro_vae import VAE, datasets, elbo, flows, likelihoods, networks, posteriors, priors
+from pyro_vae.distributions import (
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Levels,
+    NegativeBinomial,
+)
 from pyro_vae.mixtures import Mixture, NormalMixture
 from pyro_vae.supports import same_support
 
@@ -144,6 +149,74 @@ def test_the_continuous_bernoulli_is_exact(dtype: torch.dtype) -> None:
         assert q.mean.item() == pytest.approx(mean, rel=tolerance), logit
     known = ContinuousBernoulli(torch.tensor(20.0)).log_prob(torch.tensor(0.0))
     assert known.item() == pytest.approx(-17.00, abs=0.005)
+
+
+def test_continuous_bernoulli_draws_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the least and the greatest numbers that ``torch.rand`` gives in float32."""
+    u = torch.tensor([0.0, 2**-24, 2**-23, 0.5, 1 - 2**-23, 1 - 2**-24])
+    for logit in (-1e4, -90.0, -18.0, -0.02, 0.0, 0.3, 15.0, 18.0, 39.0, 41.0, 90.0, 1e4):
+        l = torch.full((6,), logit, requires_grad=True)  # noqa: E741
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "rand", lambda *_, **__: u)
+            x = ContinuousBernoulli(l).rsample()
+        assert ((x >= 0) & (x <= 1)).all(), logit
+        assert (x.diff() >= 0).all(), logit
+        (gradient,) = torch.autograd.grad(x.sum(), l)
+        assert torch.isfinite(gradient).all(), logit
+
+
+def test_the_continuous_bernoulli_at_great_logits() -> None:
+    """At x = 1 the log-density is log l, as far as float32 goes."""
+    for logit in (1e5, 1e8, 3e9):
+        for sign, x in ((1, 1.0), (-1, 0.0)):
+            q = ContinuousBernoulli(torch.tensor(sign * logit, requires_grad=True))
+            assert q.log_prob(torch.tensor(x)).item() == pytest.approx(math.log(logit), rel=1e-6)
+            (gradient,) = torch.autograd.grad(q.mean, q.logits)
+            assert torch.isfinite(gradient)
+
+
+def test_negative_binomials_become_poissons() -> None:
+    counts, mean = torch.arange(60.0), torch.tensor(20.0)
+    r = torch.tensor(1e6)
+    pixel = NegativeBinomial(r, logits=mean.log() - r.log())
+    expected = dist.Poisson(mean).log_prob(counts)
+    torch.testing.assert_close(pixel.log_prob(counts), expected, rtol=0, atol=2e-3)
+    assert pixel.log_prob(torch.arange(2000.0)).exp().sum().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_beta_is_no_density_at_its_ends() -> None:
+    vae = vae_of("StandardNormal", "Normal", "Beta")
+    with pytest.raises(ValueError, match=r"x: got 0 at 1 of 6 .* OpenInterval\(0, 1\)"):
+        elbo(vae, torch.tensor([[0.0, 0.5, 0.2], [0.2, 0.3, 0.4]]))
+    assert same_support(vae.likelihood(torch.zeros(2)).support, constraints.unit_interval)
+
+
+def test_squashed_takes_posteriors_over_all_reals() -> None:
+    box = posterior_for("Uniform", "Normal", 2)
+    with pytest.raises(ValueError, match=r"posterior: its support is Interval\(-2, 3\), expected"):
+        posteriors.Squashed(box, 0.0, 1.0)(torch.rand(2, X_DIM))
+
+
+def test_boxes_are_compared_by_their_width() -> None:
+    a, b = priors.Uniform(1, 1000.0, 1000.001)().support, priors.Uniform(1, 1000.005, 1000.006)()
+    assert not same_support(a, b.support)
+
+
+@pytest.mark.parametrize("name", ["Flow", "Squashed"])
+def test_scores_follow_changes_in_place(name: str) -> None:
+    module = POSTERIORS["Flow"](2) if name == "Flow" else posterior_for("Uniform", "Normal", 2)
+    q_z = module(torch.rand(3, X_DIM))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            z = q_z.sample()
+            z.mul_(0.5)
+            torch.testing.assert_close(q_z.log_prob(z), q_z.log_prob(z.clone()))
+
+
+def test_kl_forms_of_pyro_are_left_alone() -> None:
+    delta = dist.Delta(torch.ones(2)).to_event(1)
+    normal = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    assert kl_divergence(delta, normal).item() == pytest.approx(-normal.log_prob(torch.ones(2)))
 
 
 def test_the_continuous_bernoulli_has_its_gradients() -> None:
@@ -404,6 +477,27 @@ def test_no_draw_is_kept(prior: str, posterior: str) -> None:
     assert kept() is None
 
 
+def test_a_mixture_holds_itself_in_no_circle() -> None:
+    """What only the garbage collector finds, a GPU's memory does not wait for."""
+    gc.collect()
+    gc.disable()
+    try:
+        q = NormalMixture(torch.zeros(2), torch.zeros(2, 3), torch.ones(2, 3))
+        loc = weakref.ref(q.component_distribution.base_dist.loc)
+        q.log_prob(q.expand((4,)).sample())
+        del q
+        assert loc() is None
+    finally:
+        gc.enable()
+
+
+def test_expanded_mixtures_score_with_their_batch() -> None:
+    q = NormalMixture(torch.zeros(2), torch.randn(2, 3), torch.ones(2, 3))
+    z = torch.zeros(3)
+    assert torch.equal(q.expand((4,)).log_prob(z), q.log_prob(z).expand(4))
+    assert q.expand((4,)).expand((5, 4)).log_prob(torch.zeros(4, 3)).shape == (5, 4)
+
+
 # Pathwise gradients.
 
 
@@ -478,6 +572,21 @@ def test_a_mixtures_implicit_gradients_are_right_in_the_mean(z_dim: int) -> None
         gradients = torch.autograd.grad(value, parameters)
         estimates.append(torch.cat([g.flatten() for g in gradients]))
     within(torch.stack(estimates), torch.cat([g.flatten() for g in exact]))
+
+
+def test_implicit_gradients_keep_their_digits_in_float32() -> None:
+    """Where narrow components are far from z, their log-densities are of millions."""
+    gradients = []
+    logits, loc = torch.randn(3), torch.randn(3, 4)
+    scale = torch.ones(3, 4)
+    scale[1:, 1:] = 1e-4
+    z = NormalMixture(logits, loc, scale).sample((200,))
+    for dtype in (torch.float32, torch.float64):
+        parameters = [t.to(dtype).requires_grad_() for t in (logits, loc, scale)]
+        u, du_dz = NormalMixture(*parameters)._uniform(z.to(dtype))
+        implied = torch.linalg.solve_triangular(du_dz, u.unsqueeze(-1), upper=False)
+        gradients.append(torch.autograd.grad(implied[:, 0].sum(), parameters[:1])[0].double())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_mixtures_draws_follow_its_density() -> None:
@@ -745,6 +854,15 @@ def test_dequantized_bits_are_a_bound_on_those_of_the_levels() -> None:
     [
         (lambda: priors.Uniform(2, 1.0, 1.0), "low, high: got 1.0 and 1.0"),
         (lambda: priors.Uniform(2, math.nan, 1.0), "low, high: got nan"),
+        (lambda: priors.Uniform(2, -math.inf, 1.0), "low, high: got -inf"),
+        (lambda: priors.Uniform(2, -3e38, 3e38), "low, high: got -3e[+]38"),
+        (lambda: priors.Uniform(2, 1.0, 1 + 1e-9), "tells apart"),
+        (lambda: priors.StudentT(2, 1e4), "df: got 10000.0"),
+        (
+            lambda: priors.VampPrior(POSTERIORS["Normal"](2), torch.rand(4, 5)),
+            "pseudo_inputs: the",
+        ),
+        (lambda: priors.VampPrior(POSTERIORS["Normal"](2), torch.rand(4, 2, 3)), "one posterior"),
         (lambda: priors.StudentT(2, 0.0), "df: got 0.0"),
         (lambda: priors.GaussianMixture(2, 0), "components: got 0"),
         (lambda: priors.Flow(2, 0), "transforms: got 0"),
@@ -764,7 +882,7 @@ def test_dequantized_bits_are_a_bound_on_those_of_the_levels() -> None:
         (lambda: posteriors.LowRankNormal(networks.MLP(3, (), 8), 0), "rank: got 0"),
         (lambda: posteriors.Mixture(networks.MLP(3, (), 8), 0), "components: got 0"),
         (lambda: posteriors.Flow(networks.MLP(3, (), 4), 2), "a context for the flow"),
-        (lambda: posteriors.Squashed(POSTERIORS["Normal"](2), 0, math.inf), "finite"),
+        (lambda: posteriors.Squashed(POSTERIORS["Normal"](2), 0, math.inf), "finite interval"),
         (lambda: likelihood("Categorical", 3, levels=4), r"out_shape \(3, 2\), expected \(4, "),
         (lambda: likelihood("DiscretizedLogistic", 2, levels=1), "levels: got 1"),
         (lambda: likelihood("DiscretizedLogistic", 2, components=2), r"expected \(6, "),
