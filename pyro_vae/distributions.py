@@ -125,23 +125,23 @@ class ContinuousBernoulli(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         logits, value = broadcast_all(self.logits, value)
-        near, safe = self._near_zero(logits)
+        near, safe, small = self._near_zero(logits)
         size = safe.abs()
         # For l > 0 less l on both sides, before the two can cancel.
         far = torch.where(safe > 0, value - 1, value) * safe - (-torch.expm1(-size) / size).log()
-        square = (logits / 2).square()  # log(sinh(h) / h) by its series
+        square = (small / 2).square()  # log(sinh(h) / h) by its series
         terms = 1 / 6 - square * (1 / 180 - square * (1 / 2835 - square / 37800))
-        return torch.where(near, (value - 0.5) * logits - square * terms, far)
+        return torch.where(near, (value - 0.5) * small - square * terms, far)
 
     @property
     def mean(self) -> Tensor:
-        near, safe = self._near_zero(self.logits)
-        square = self.logits.square()
+        near, safe, small = self._near_zero(self.logits)
+        square = small.square()
         terms = 1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600))
         size = safe.abs()
         far = 1 / size + (-size).exp() / torch.expm1(-size)  # of -|l|
         far = torch.where(safe > 0, 1 - far, far)
-        return torch.where(near, 0.5 + self.logits * terms, far)
+        return torch.where(near, 0.5 + small * terms, far)
 
     @property
     def mode(self) -> Tensor:
@@ -150,21 +150,21 @@ class ContinuousBernoulli(dist.TorchDistribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
-        near, safe = self._near_zero(self.logits, 1e-2)
+        near, safe, small = self._near_zero(self.logits, 1e-2)
         # The inverse distribution function, in a form that does not overflow, and one for great l.
         great = safe > 40
         low, high = safe.masked_fill(great, 1.0), safe.masked_fill(~great, 1.0)
         x = torch.log1p(u * torch.expm1(low)) / low
-        steep = 1 + (u + (1 - u) * (-high).exp()).log() / high
-        series = u + u * (1 - u) * self.logits * (1 / 2 + (1 - 2 * u) * self.logits / 6)
+        steep = 1 + torch.logaddexp(u.log(), (-u).log1p() - high) / high
+        series = u + u * (1 - u) * small * (1 / 2 + (1 - 2 * u) * small / 6)
         x = torch.where(near, series, torch.where(great, steep, x))
         return x.clamp(0, 1)  # beyond which rounding may lead
 
     @staticmethod
-    def _near_zero(logits: Tensor, width: float = 0.5) -> tuple[Tensor, Tensor]:
-        """Where logits are so small that closed forms cancel, and logits with 1 there instead."""
+    def _near_zero(logits: Tensor, width: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+        """Where closed forms cancel; logits for these, 1 there; logits for series, 0 elsewhere."""
         near = logits.abs() < width
-        return near, logits.masked_fill(near, 1.0)
+        return near, logits.masked_fill(near, 1.0), logits.masked_fill(~near, 0.0)
 
 
 class OpenInterval(type(constraints.unit_interval)):  # type: ignore[misc]

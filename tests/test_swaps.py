@@ -210,5 +210,5 @@ def test_functions_serve_as_parts() -> None:
     assert all(name.startswith("vae.likelihood.") for name in names)
     assert math.isfinite(log_likelihood(vae, x, 10).mean)
     for part in (Bernoulli, decoder.forward):
-        with pytest.raises(TypeError, match="likelihood: got .* expected the module itself"):
+        with pytest.raises(TypeError, match=r"likelihood: got .*, expected the module itself"):
             VAE(vae.prior, part, vae.posterior)
