@@ -72,8 +72,8 @@ class VAE(nn.Module):
                 getattr(module, "__self__", None), nn.Module
             ):
                 raise TypeError(
-                    f"{part}: got {module.__qualname__}, expected the module itself: a class is to "
-                    "be called, and a method would hide what its module trains"
+                    f"{part}: got {module.__qualname__}, expected the module itself: a class is "
+                    "to be called, and a method would hide what its module trains"
                 )
             if not callable(module):
                 raise TypeError(
