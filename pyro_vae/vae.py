@@ -222,6 +222,7 @@ class VAE(nn.Module):
         current = {name: parameter for parameter, name in names.items()}
         _unbind(self._bound, current)
         self._bound.update(current)
+        _holders.update(dict.fromkeys(current, self._bound))
         pyro.get_param_store().set_state(
             {"params": current, "constraints": dict.fromkeys(current, constraints.real)}
         )
@@ -445,6 +446,10 @@ def _check_trace(current: Mapping[str, Tensor]) -> None:
                     )
 
 
+# By the name of a parameter, what the VAE has bound that was the last to bind one of this name.
+_holders: dict[str, dict[str, Tensor]] = {}
+
+
 def _unbind(bound: dict[str, Tensor], current: Mapping[str, Tensor]) -> None:
     """Takes the bound tensors that are not among the current ones out of Pyro's store.
 
@@ -455,6 +460,10 @@ def _unbind(bound: dict[str, Tensor], current: Mapping[str, Tensor]) -> None:
         if current.get(name) is tensor:
             continue
         del bound[name]
+        if _holders.get(name) is bound:
+            del _holders[name]
+        elif store._params.get(name) is tensor:  # another VAE has bound it since: a shared part's
+            continue
         if store._params.get(name) is tensor:
             del store._params[name]
             store._constraints.pop(name, None)

@@ -643,6 +643,26 @@ def test_supports_that_disagree_are_named() -> None:
         vae.guide(binary())
 
 
+def test_a_vae_that_goes_leaves_what_it_shared_to_the_others() -> None:
+    """A part of one VAE serves another, whose step the end of the first must not disturb."""
+    x = binary()
+    first = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(networks.MLP(2, (), 6)),
+        posteriors.Normal(networks.MLP(6, (), 4)),
+    )
+    first.guide(x)
+    second = VAE(priors.Laplace(2), first.likelihood, first.posterior)
+    second.guide(x)
+    names = set(pyro.get_param_store().keys())
+    del first
+    gc.collect()
+    assert set(pyro.get_param_store().keys()) == names
+    del second
+    gc.collect()
+    assert not any("vae.posterior" in name for name in pyro.get_param_store().keys())  # noqa: SIM118
+
+
 def test_a_part_that_gives_no_distribution_is_named() -> None:
     vae = VAE(nn.Identity(), nn.Linear(2, 6), posteriors.Normal(networks.MLP(6, (), 4)))
     with pytest.raises(TypeError, match="likelihood: its forward gave a Tensor"):
