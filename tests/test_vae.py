@@ -654,13 +654,15 @@ def test_a_vae_that_goes_leaves_what_it_shared_to_the_others() -> None:
     first.guide(x)
     second = VAE(priors.Laplace(2), first.likelihood, first.posterior)
     second.guide(x)
-    names = set(pyro.get_param_store().keys())
+    store, shared = pyro.get_param_store(), dict(second.posterior.named_parameters())
+    names = [f"vae.posterior.{name}" for name in shared]
     del first
     gc.collect()
-    assert set(pyro.get_param_store().keys()) == names
+    for name, parameter in zip(names, shared.values(), strict=True):
+        assert store[name] is parameter
     del second
     gc.collect()
-    assert not any("vae.posterior" in name for name in pyro.get_param_store().keys())  # noqa: SIM118
+    assert not any(name in store for name in names)
 
 
 def test_a_part_that_gives_no_distribution_is_named() -> None:
