@@ -152,7 +152,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         load(tmp_path, into=vae)
     for foreign in (bernoulli_vae(z_dim=2), presets.build("iwae-mlp", z_dim=1, shape=6)):
         save(foreign, tmp_path, overwrite=True)
-        with pytest.raises(ValueError, match=r"into: got StandardNormal.* expected the structure of what is"):
+        with pytest.raises(ValueError, match=r"into: got StandardNormal.*expected the structure"):
             load(tmp_path, into=vae)
         # Without the structure, as from another version of torch, names and shapes must do.
         config = json.loads((tmp_path / "config.json").read_text())
