@@ -3,14 +3,12 @@
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import torch
 import typer
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_vae import (
     comparison,
@@ -19,15 +17,27 @@ from pyro_vae import (
     pairs,
     plots,
     presets,
-    reproduction,
+    reproduce,
     runs,
-    studies,
 )
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.evaluation import density_draw, log_likelihood
 from pyro_vae.evaluation import elbo as estimate_elbo
 from pyro_vae.history import History
+from pyro_vae.options import (
+    BatchOption,
+    DataOption,
+    EpochsOption,
+    ExamplesOption,
+    PixelsOption,
+    PresetOption,
+    RootOption,
+    SamplesOption,
+    ZDimOption,
+    load_data,
+    say,
+)
 from pyro_vae.seeding import seeded
 from pyro_vae.tables import markdown
 from pyro_vae.training import Callback, NonFiniteLoss, TensorBoard, fit
@@ -42,34 +52,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-reproduce = typer.Typer(help="Train again what was published, and set the two side by side.")
-app.add_typer(reproduce, name="reproduce", no_args_is_help=True)
+app.add_typer(reproduce.app, name="reproduce", no_args_is_help=True)
 
-PresetOption = Annotated[str, typer.Option(help=f"One of {', '.join(presets.names())}.")]
-DataOption = Annotated[str, typer.Option(help=f"One of {', '.join(datasets.names())}.")]
-RootOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of mnist and fashion-mnist in torchvision's layout; else that of "
-        "PYRO_VAE_DATA, else ~/.cache/pyro_vae."
-    ),
-]
-EpochsOption = Annotated[int, typer.Option(help="Passes over the training data.")]
-BatchOption = Annotated[int, typer.Option(help="Examples a step.")]
-ZDimOption = Annotated[
-    int | None, typer.Option(help="Latent dimensions; without it the preset's own.")
-]
-PixelsOption = Annotated[
-    str | None,
-    typer.Option(help=f"One of {', '.join(datasets.PIXELS)}; without it the preset's own."),
-]
-SamplesOption = Annotated[int, typer.Option(help="Importance samples an example.")]
-ExamplesOption = Annotated[
-    int | None, typer.Option(help="Only the first so many test images; without it all.")
-]
-OnlyOption = Annotated[
-    list[str] | None, typer.Option(help="A row; may be repeated. Without it all.")
-]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
 
 
@@ -98,7 +82,7 @@ def train(
     folder = out or Path("runs") / f"{preset}-{data}"
     runs.check_free(folder)
     loss = _objective(objective)
-    dataset = _load(data, root)
+    dataset = load_data(data, root)
     vae = _build(preset, z_dim, dataset, pixels, seed)
     assert vae.preset is not None
     settings = {
@@ -117,7 +101,7 @@ def train(
         done = {**settings, "epochs_done": history.epoch[-1]}
         runs.save(vae, folder, training=done, overwrite=True)
         history.save_csv(folder / runs.METRICS)
-        _say(_epoch_line(history, epochs))
+        say(_epoch_line(history, epochs))
 
     callbacks: list[Callback] = [record]
     if tensorboard:
@@ -134,7 +118,7 @@ def train(
         precision=precision,  # type: ignore[arg-type]
         callbacks=callbacks,
     )
-    _say(f"run: {folder}")
+    say(f"run: {folder}")
 
 
 @app.command()
@@ -149,7 +133,7 @@ def evaluate(
     vae, settings, dataset = _open(run, root)
     x, pixels = density_draw(vae, _first(dataset.test, examples), settings["pixels"], seed)
     if pixels != settings["pixels"]:
-        _say(
+        say(
             f"trained on {settings['pixels']} pixels, on which the model has no density: scored "
             f"on a {pixels} draw of the test set, seed {seed}"
         )
@@ -166,14 +150,14 @@ def evaluate(
         ),
         ("KL", bound.kl_mean, bound.kl_stderr, bound.kl_mc_error),
     ]
-    _say(
+    say(
         markdown(
             ["nats per example", "mean", "std. error", "MC error"],
             [(name, f"{m:.2f}", f"{s:.2f}", f"{e:.3f}") for name, m, s, e in rows],
         )
     )
     ess = result.ess
-    _say(
+    say(
         f"{len(x)} test images, {pixels} pixels, {num_samples} importance samples; effective "
         f"sample size: median {ess.median().item():.1f}, least {ess.min().item():.1f}"
     )
@@ -194,7 +178,7 @@ def evaluate(
         # JSON has no NaN: the standard error of one example is none.
         record[name] = {key: v if math.isfinite(v) else None for key, v in errors.items()}
     runs.write_json(run / "evaluation.json", record)
-    _say(f"written: {run / 'evaluation.json'}")
+    say(f"written: {run / 'evaluation.json'}")
 
 
 @app.command()
@@ -228,7 +212,7 @@ def compare(
         raise ValueError(f"objectives: got {objectives_!r}, expected each name once")
     losses = {name: _objective(name) for name in names}
     check_count("seeds", seeds)
-    dataset = _load(data, root)
+    dataset = load_data(data, root)
     chosen = _build(preset, z_dim, dataset, pixels, 0).preset
     assert chosen is not None
     test = _first(dataset.test, examples)
@@ -255,8 +239,8 @@ def compare(
     files[0].write_text(table + "\n")
     result.save_csv(files[1])
     plots.save(result.plot(), files[2])
-    _say(table)
-    _say(f"written: {', '.join(map(str, files))}")
+    say(table)
+    say(f"written: {', '.join(map(str, files))}")
 
 
 @app.command()
@@ -296,148 +280,14 @@ def plot(
     for name, ax in figures.items():
         plots.save(ax, folder / f"{name}.png")
     if "manifold" not in figures:
-        _say(f"no manifold: it takes 2 latents, the run has {z.shape[1]}")
-    _say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
+        say(f"no manifold: it takes 2 latents, the run has {z.shape[1]}")
+    say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
 
 
 @app.command(name="pairs")
 def print_pairs() -> None:
     """Which priors go with which posteriors, and whose KL is exact (analytic_kl) or sampled."""
-    _say(pairs.table())
-
-
-@reproduce.command()
-def lecture(
-    data: DataOption = "mnist",
-    root: RootOption = None,
-    epochs: EpochsOption = 30,
-    seeds: Annotated[int, typer.Option(help="Runs, on seeds 0, 1, ...")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder for lecture.md, .csv and .png.")] = Path(
-        "docs"
-    ),
-) -> None:
-    """The lecture's 30 epochs on MNIST: its table and curve beside ours."""
-    check_count("seeds", seeds)
-    dataset = _load(data, root)
-    result = reproduction.lecture(dataset.train, dataset.test, range(seeds), epochs)
-    files = result.save(out, _command("lecture", data=data, epochs=epochs, seeds=seeds))
-    _say(files[0].read_text())
-    _say(f"written: {', '.join(map(str, files))}")
-
-
-@reproduce.command()
-def parts(
-    data: DataOption = "mnist",
-    root: RootOption = None,
-    epochs: EpochsOption = 100,
-    num_samples: SamplesOption = 500,
-    only: OnlyOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for results.md and .csv.")] = Path("docs"),
-) -> None:
-    """Richer priors and posteriors against the plain VAE: log-likelihoods on binarized pixels."""
-    dataset = _load(data, root)
-    makers = studies.richer_parts(dataset.train)
-    plain, *names = makers
-    plain_epochs = min(5, epochs // 2)
-    command = _command("parts", only, data=data, epochs=epochs, num_samples=num_samples)
-
-    def run(name: str) -> studies.Result:
-        return studies.run(
-            name,
-            makers[name],
-            dataset.train,
-            dataset.test,
-            pixels="binary",
-            epochs=epochs,
-            plain_epochs=plain_epochs if name in studies.TRAINED_PRIORS else 0,
-            num_samples=num_samples,
-        )
-
-    def save(results: list[studies.Result]) -> list[Path]:
-        return studies.save_richer_parts(results, out, command, epochs, plain_epochs)
-
-    # Whatever is asked for, the plain VAE is what it is compared with.
-    _study([plain, *_rows(names, only)], run, save)
-
-
-@reproduce.command()
-def pixel_likelihoods(
-    data: DataOption = "fashion-mnist",
-    root: RootOption = None,
-    epochs: EpochsOption = 10,
-    train_examples: Annotated[int, typer.Option(help="First so many training images.")] = 10_000,
-    examples: Annotated[int, typer.Option(help="The first so many test images.")] = 1000,
-    num_samples: SamplesOption = 100,
-    only: OnlyOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for likelihoods.md, .csv and .png.")] = Path(
-        "docs"
-    ),
-) -> None:
-    """Likelihoods of 8-bit images in bits per dimension, and samples of each."""
-    dataset = _load(data, root)
-    makers = studies.pixel_likelihoods(dataset.shape)
-    check_count("train_examples", train_examples)
-    check_count("examples", examples)
-    train, test = dataset.train[:train_examples], dataset.test[:examples]
-    command = _command(
-        "pixel-likelihoods",
-        only,
-        data=data,
-        epochs=epochs,
-        train_examples=len(train),
-        examples=len(test),
-        num_samples=num_samples,
-    )
-
-    def run(name: str) -> studies.Result:
-        pixels, make = makers[name]
-        return studies.run(
-            name,
-            make,
-            train,
-            test,
-            pixels=pixels,
-            epochs=epochs,
-            num_samples=num_samples,
-            draws=10,
-        )
-
-    def save(results: list[studies.Result]) -> list[Path]:
-        return studies.save_pixel_likelihoods(
-            results, out, command, train=len(train), epochs=epochs
-        )
-
-    _study(_rows(list(makers), only), run, save)
-
-
-def _command(study: str, only: Sequence[str] | None = None, **options: object) -> str:
-    """The command that makes a study, with all that it depends on."""
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
-    words += [f"--only {shlex.quote(name)}" for name in only or ()]
-    return " ".join(["pyro-vae reproduce", study, *words])
-
-
-def _rows(names: Sequence[str], only: Sequence[str] | None) -> Sequence[str]:
-    """The rows of a study that were asked for."""
-    for name in only or ():
-        if name not in names:
-            raise ValueError(f"only: got {name!r}, expected one of {', '.join(names)}")
-    return list(dict.fromkeys(only)) if only else names
-
-
-def _study(
-    names: Sequence[str],
-    run: Callable[[str], studies.Result],
-    save: Callable[[list[studies.Result]], list[Path]],
-) -> None:
-    """Runs a study row by row, and writes it after each: an interruption loses one at most."""
-    results: list[studies.Result] = []
-    for name in names:
-        results.append(run(name))
-        files = save(results)
-        _say(f"{name}: {results[-1].log_likelihood}")
-    _say(files[0].read_text())
-    _say(f"written: {', '.join(map(str, files))}")
+    say(pairs.table())
 
 
 def main() -> None:
@@ -465,10 +315,6 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _say(text: str) -> None:
-    tqdm.write(text)  # above a progress bar, if there is one
-
-
 def _objective(name: str) -> Any:
     if name not in objectives.NAMES:
         raise ValueError(f"objective: got {name!r}, expected one of {', '.join(objectives.NAMES)}")
@@ -490,11 +336,11 @@ def _open(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset]:
         raise ValueError(f"{run}: was not written by pyro-vae train, its data are not known")
     done, asked = settings.get("epochs_done"), settings.get("epochs")
     if done != asked:
-        _say(f"the run stopped after epoch {done} of {asked}")
+        say(f"the run stopped after epoch {done} of {asked}")
     vae = runs.load(run)
     if not all(torch.isfinite(p).all() for p in vae.parameters()):
         raise ValueError(f"{run / runs.WEIGHTS}: holds weights that are not finite")
-    return vae, settings, _load(settings["data"], root)
+    return vae, settings, load_data(settings["data"], root)
 
 
 def _first(test: Tensor, examples: int | None) -> Tensor:
@@ -504,12 +350,6 @@ def _first(test: Tensor, examples: int | None) -> Tensor:
     if examples > len(test):
         raise ValueError(f"examples: got {examples}, expected at most the {len(test)} test images")
     return test[:examples]
-
-
-def _load(data: str, root: Path | None) -> Dataset:
-    if data not in datasets.names():
-        raise ValueError(f"data: got {data!r}, expected one of {', '.join(datasets.names())}")
-    return datasets.load(data, None if data == "digits" else root)
 
 
 def _epoch_line(history: History, epochs: int) -> str:

@@ -146,10 +146,10 @@ def check_free(folder: str | Path) -> None:
             )
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Replaces a JSON file whole."""
     new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(value, indent=2) + "\n")
+    new.write_text(json.dumps(value, indent=indent) + "\n")
     os.replace(new, path)
 
 

@@ -30,7 +30,9 @@ FLOORS: list[set[str]] = [
     {"objectives"},
     {"presets", "pairs"},
     {"training", "evaluation", "runs"},
-    {"comparison", "reproduction", "studies"},
+    {"comparison", "lecture", "study", "options"},
+    {"richer_parts", "pixel_likelihoods"},
+    {"reproduce"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -1,6 +1,8 @@
 """The studies of parts: small ones by the command, the committed ones as files."""
 
-import csv
+import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -8,22 +10,18 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from pyro_vae import networks, pairs, plots, studies
+from pyro_vae import networks, pairs, pixel_likelihoods, plots, richer_parts, study
 from pyro_vae.cli import app
-from pyro_vae.datasets import Dataset
+from pyro_vae.study import Result
 
 ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def command(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_readme_has_the_table_of_pairs() -> None:
@@ -47,34 +45,42 @@ def test_pairs_are_what_is_known_of_them(prior: str, posterior: str, kl: str) ->
     assert pairs.kl_of(prior, posterior) == kl
 
 
-def test_richer_parts_on_a_few_digits(digits: Dataset, tmp_path: Path) -> None:
-    """The table's differences are those of the same images, and each row comes as it is done."""
-    train, test = digits.train[:600], digits.test[:20]
-    results = []
-    makers = studies.richer_parts(train)
-    assert set(studies.TRAINED_PRIORS) < set(makers)
-    for name in ("StandardNormal, Normal", "VampPrior(500)"):
-        results.append(
-            studies.run(
-                name,
-                makers[name],
-                train,
-                test,
-                pixels="binary",
-                epochs=2,
-                plain_epochs=int("Vamp" in name),
-                num_samples=5,
-            )
-        )
-        text, data = studies.save_richer_parts(results, tmp_path, "the command", 2, 1)
-        assert len(rows(data)) == len(results)
-    first, second = (r.log_likelihood for r in results)
-    assert first.data_hash == second.data_hash
-    gain = (second.values - first.values).mean().item()
-    assert f"{gain:+.2f} ± " in text.read_text()
-    assert "`the command`" in text.read_text()
-    written = rows(data)[1]
-    assert float(written["log_likelihood"]) == pytest.approx(second.mean, abs=1e-4)
+def parts_of_digits(folder: Path, *more: object) -> str:
+    return command(
+        "reproduce", "parts", "--data", "digits", "--epochs", 2, "--num-samples", 5,
+        "--out", folder, *more,
+    )  # fmt: skip
+
+
+def test_a_study_goes_on_where_it_was_left(tmp_path: Path) -> None:
+    """Rows are kept as they were; the table's differences are those of the same images."""
+    vamp = ("--only", "VampPrior(500)")
+    output = parts_of_digits(tmp_path, *vamp)
+    text = (tmp_path / "results.md").read_text()
+    assert text.strip() in output
+    assert "`pyro-vae reproduce parts --data digits --epochs 2 --num-samples 5`" in text
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+    assert kept.keys() == {"standardnormal-normal.json", "vampprior-500.json"}
+    first, second = (json.loads(kept[name])["values"] for name in sorted(kept))
+    gain = torch.tensor(second) - torch.tensor(first)
+    line = next(line for line in text.splitlines() if line.startswith("| VampPrior(500)"))
+    error = gain.std().item() / len(gain) ** 0.5
+    assert f"| {gain.mean().item():+.2f} ± {error:.2f} |" in line
+    assert text.count("not run") == len(richer_parts.makers(torch.zeros(1, 4, 4))) - 2
+
+    assert parts_of_digits(tmp_path, *vamp) == output
+    assert {p.name: p.read_bytes() for p in (tmp_path / "parts").iterdir()} == kept
+
+    with pytest.raises(ValueError, match=r"normal.json: was made with num_samples=5, expected nu"):
+        parts_of_digits(tmp_path, *vamp, "--num-samples", 6)
+    (tmp_path / "parts" / "vampprior-500.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"vampprior-500.json: damaged"):
+        parts_of_digits(tmp_path, *vamp)
+    assert (tmp_path / "results.md").read_text() == text
+
+
+def test_trained_priors_are_among_the_rows() -> None:
+    assert set(richer_parts.TRAINED_PRIORS) < set(richer_parts.makers(torch.zeros(1, 4, 4)))
 
 
 def test_likelihoods_of_pixels_by_the_command(tmp_path: Path) -> None:
@@ -83,32 +89,49 @@ def test_likelihoods_of_pixels_by_the_command(tmp_path: Path) -> None:
         "--train-examples", 256, "--examples", 10, "--num-samples", 3,
         "--only", "Gaussian", "--only", "DiscretizedLogistic", "--out", tmp_path,
     )  # fmt: skip
-    table = (tmp_path / "likelihoods.md").read_text()
-    assert table.strip() in output
-    assert "≤" in next(line for line in table.splitlines() if line.startswith("| Gaussian"))
-    assert "≤" not in next(line for line in table.splitlines() if line.startswith("| Discretized"))
-    for row in rows(tmp_path / "likelihoods.csv"):
-        bits = -float(row["log_likelihood"]) / (28 * 28 * torch.tensor(2.0).log().item())
-        bits += 8 if row["pixels"] == "dequantized" else 0
-        assert f"{bits:.3f} ±" in table
+    text = (tmp_path / "likelihoods.md").read_text()
+    assert text.strip() in output
+    for name, bound in (("Gaussian", "≤ "), ("DiscretizedLogistic", "")):
+        row = json.loads((tmp_path / "likelihoods" / f"{name.lower()}.json").read_text())
+        bits = -torch.tensor(row["values"]).double() / (28 * 28 * math.log(2))
+        bits += 8 if bound else 0
+        line = next(line for line in text.splitlines() if line.startswith(f"| {name} "))
+        assert f" {bound}{bits.mean():.3f} ± {bits.std() / 10**0.5:.3f} |" in line
+        assert ("≤" in line) == bool(bound)
     assert (tmp_path / "likelihoods.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("study", ["parts", "pixel-likelihoods"])
-def test_rows_that_do_not_exist_are_named(study: str, tmp_path: Path) -> None:
-    arguments = ["reproduce", study, "--data", "digits", "--only", "Cauchy", "--out", tmp_path]
+@pytest.mark.parametrize("name", ["parts", "pixel-likelihoods"])
+def test_rows_that_do_not_exist_are_named(name: str, tmp_path: Path) -> None:
+    arguments = ["reproduce", name, "--data", "digits", "--only", "Cauchy", "--out", tmp_path]
     with pytest.raises(ValueError, match=r"only: got 'Cauchy', expected one of .*, "):
         command(*arguments)
     assert not list(tmp_path.iterdir())
 
 
+def kept_rows(folder: Path, names: Iterable[str]) -> dict[str, Result]:
+    rows = {}
+    for name in names:
+        row = study.kept(folder, name, {})
+        assert row is not None, f"{name} was not run"
+        rows[name] = row
+    return rows
+
+
 def test_richer_parts_beat_the_plain_vae_as_committed() -> None:
     """By much more than the error of a paired difference, as in the papers."""
-    first, *richer = rows(ROOT / "docs" / "results.csv")
-    assert first["name"] == "StandardNormal, Normal"
-    assert richer
-    for row in richer:
-        assert float(row["log_likelihood"]) > float(first["log_likelihood"]) + 0.3, row["name"]
+    rows = kept_rows(DOCS / "parts", richer_parts.makers(torch.zeros(1, 4, 4)))
+    assert richer_parts.table(rows) in (DOCS / "results.md").read_text()
+    plain = rows.pop(richer_parts.PLAIN)
+    for row in rows.values():
+        gain, error = richer_parts.gain(row, plain)
+        assert gain > 5 * error, row.name
+        assert row.settings["test"] == plain.settings["test"]
+
+
+def test_the_likelihoods_as_committed() -> None:
+    rows = kept_rows(DOCS / "likelihoods", pixel_likelihoods.makers((4, 4)))
+    assert pixel_likelihoods.table(rows) in (DOCS / "likelihoods.md").read_text()
 
 
 def test_a_network_behind_a_factor() -> None:

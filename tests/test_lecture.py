@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from pyro_vae import lecture
 from pyro_vae.datasets import Dataset
-from pyro_vae.reproduction import LECTURE_COST, LECTURE_EXCESS, lecture
+from pyro_vae.lecture import LECTURE_COST, LECTURE_EXCESS
 
 
 @pytest.mark.mnist
 def test_the_first_epochs_are_no_worse_than_the_lectures(mnist: Dataset) -> None:
-    result = lecture(mnist.train, mnist.test, seeds=(0,), epochs=2)
+    result = lecture.run(mnist.train, mnist.test, seeds=(0,), epochs=2)
     for ours, theirs in zip(result.histories[0].cost, LECTURE_COST, strict=False):
         assert ours + LECTURE_EXCESS <= theirs
 

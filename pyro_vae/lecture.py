@@ -118,7 +118,7 @@ class Lecture:
         return [text, data, figure]
 
 
-def lecture(
+def run(
     train: Tensor, test: Tensor, seeds: Sequence[int] = (0, 1, 2), epochs: int = 30
 ) -> Lecture:
     """Trains the lecture's VAE on uint8 levels as the lecture does, once a seed."""

@@ -1,0 +1,166 @@
+"""The commands ``pyro-vae reproduce``: what was published, and studies of this package's parts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_vae import lecture, pixel_likelihoods, richer_parts, study
+from pyro_vae.arguments import check_count
+from pyro_vae.datasets import Dataset
+from pyro_vae.options import (
+    DataOption,
+    EpochsOption,
+    RootOption,
+    SamplesOption,
+    load_data,
+    say,
+)
+from pyro_vae.study import Result
+from pyro_vae.vae import VAE
+
+app = typer.Typer(help="Train again what was published, and set the two side by side.")
+
+OnlyOption = Annotated[
+    list[str] | None, typer.Option(help="A row to run; may be repeated. Without it all.")
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(help="Folder of what is written; rows that are kept there are not run again."),
+]
+
+
+@app.command(name="lecture")
+def lecture_(
+    data: DataOption = "mnist",
+    root: RootOption = None,
+    epochs: EpochsOption = 30,
+    seeds: Annotated[int, typer.Option(help="Runs, on seeds 0, 1, ...")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for lecture.md, .csv and .png.")] = Path(
+        "docs"
+    ),
+) -> None:
+    """The lecture's 30 epochs on MNIST: its table and curve beside ours."""
+    check_count("seeds", seeds)
+    dataset = load_data(data, root)
+    result = lecture.run(dataset.train, dataset.test, range(seeds), epochs)
+    files = result.save(out, _command("lecture", data=data, epochs=epochs, seeds=seeds))
+    _report(files)
+
+
+@app.command()
+def parts(
+    data: DataOption = "mnist",
+    root: RootOption = None,
+    epochs: EpochsOption = 100,
+    num_samples: SamplesOption = 500,
+    only: OnlyOption = None,
+    out: OutOption = Path("docs"),
+) -> None:
+    """Richer priors and posteriors against the plain VAE: log-likelihoods on binarized pixels."""
+    dataset = load_data(data, root)
+    makers = richer_parts.makers(dataset.train)
+    command = _command("parts", data=data, epochs=epochs, num_samples=num_samples)
+
+    def settings(name: str) -> dict[str, Any]:
+        return study.settings_of(
+            dataset.train,
+            dataset.test,
+            pixels="binary",
+            epochs=epochs,
+            num_samples=num_samples,
+            plain_epochs=min(5, epochs // 2) if name in richer_parts.TRAINED_PRIORS else 0,
+        )
+
+    _study(
+        makers,
+        dataset,
+        {name: settings(name) for name in makers},
+        # Whatever is asked for, the plain VAE is what it is compared with.
+        only and [richer_parts.PLAIN, *only],
+        out / "parts",
+        lambda results: richer_parts.save(results, out, command),
+    )
+
+
+@app.command(name="pixel-likelihoods")
+def pixel_likelihoods_(
+    data: DataOption = "fashion-mnist",
+    root: RootOption = None,
+    epochs: EpochsOption = 10,
+    train_examples: Annotated[int, typer.Option(help="First so many training images.")] = 10_000,
+    examples: Annotated[int, typer.Option(help="The first so many test images.")] = 1000,
+    num_samples: SamplesOption = 100,
+    only: OnlyOption = None,
+    out: OutOption = Path("docs"),
+) -> None:
+    """Likelihoods of 8-bit images in bits per dimension, and samples of each."""
+    dataset = load_data(data, root)
+    check_count("train_examples", train_examples)
+    check_count("examples", examples)
+    train, test = dataset.train[:train_examples], dataset.test[:examples]
+    makers = pixel_likelihoods.makers(dataset.shape)
+    command = _command(
+        "pixel-likelihoods",
+        data=data,
+        epochs=epochs,
+        train_examples=len(train),
+        examples=len(test),
+        num_samples=num_samples,
+    )
+    _study(
+        {name: make for name, (_, make) in makers.items()},
+        replace(dataset, train=train, test=test),
+        {
+            name: study.settings_of(
+                train,
+                test,
+                pixels=pixels,
+                epochs=epochs,
+                num_samples=num_samples,
+                draws=pixel_likelihoods.DRAWS,
+            )
+            for name, (pixels, _) in makers.items()
+        },
+        only,
+        out / "likelihoods",
+        lambda results: pixel_likelihoods.save(results, out, command, train=len(train)),
+    )
+
+
+def _command(name: str, **options: object) -> str:
+    """The command that makes a study, with all that it depends on."""
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
+    return " ".join(["pyro-vae reproduce", name, *words])
+
+
+def _study(
+    makers: Mapping[str, Callable[[], VAE]],
+    dataset: Dataset,
+    settings: Mapping[str, Mapping[str, Any]],
+    only: Sequence[str] | None,
+    folder: Path,
+    save: Callable[[Mapping[str, Result | None]], list[Path]],
+) -> None:
+    """Runs the rows of a study that are not kept yet, and writes all after each of them."""
+    for name in only or ():
+        if name not in makers:
+            raise ValueError(f"only: got {name!r}, expected one of {', '.join(makers)}")
+    results = {name: study.kept(folder, name, settings[name]) for name in makers}
+    for name in dict.fromkeys(only or makers):
+        result = results[name]
+        if result is None:
+            result = study.run(name, makers[name], dataset.train, dataset.test, settings[name])
+            result.save(folder)
+            results[name] = result = study.kept(folder, name, settings[name])
+            assert result is not None
+        say(f"{name}: log-likelihood {result.mean:.2f} ± {result.stderr:.2f}")
+        files = save(results)
+    _report(files)
+
+
+def _report(files: Sequence[Path]) -> None:
+    say(files[0].read_text())
+    say(f"written: {', '.join(map(str, files))}")

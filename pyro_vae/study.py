@@ -1,0 +1,196 @@
+"""A study: VAEs trained and judged alike, each kept in a small file as it is done."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import datasets
+from pyro_vae.datasets import Pixels
+from pyro_vae.evaluation import data_hash, elbo, log_likelihood
+from pyro_vae.networks import MLP, xavier_
+from pyro_vae.priors import StandardNormal
+from pyro_vae.runs import write_json
+from pyro_vae.seeding import seeded
+from pyro_vae.training import fit
+from pyro_vae.vae import VAE
+
+Z_DIM = 50
+"""Latents of all VAEs here."""
+
+
+def mlp(in_shape: Sequence[int] | int, out_shape: Sequence[int] | int) -> MLP:
+    """The networks of the IWAE paper's one-layer model: 200-200 tanh."""
+    return MLP(in_shape, (200, 200), out_shape, activation=nn.Tanh, init=xavier_)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one VAE; :meth:`save` keeps it as a small JSON file.
+
+    Attributes:
+        name: Its parts.
+        settings: What :func:`run` was told, with hashes of the data.
+        values: Importance-weighted log-likelihood of each test example, in nats, shape ``(N,)``.
+        mean, stderr, mc_error: Over `values`, as of :class:`~pyro_vae.evaluation.LogLikelihood`.
+        elbo, kl: Mean ELBO and KL(q, p) of the test set, in nats.
+        median_ess: Of the importance weights.
+        parameters: Number of trained parameters.
+        seconds: Of training.
+        threads: Of torch, while it trained.
+        shape: Of one x.
+        samples: Point values of draws of the prior, 8-bit levels, where asked for.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    values: Tensor
+    mean: float
+    stderr: float
+    mc_error: float
+    elbo: float
+    kl: float
+    median_ess: float
+    parameters: int
+    seconds: float
+    threads: int
+    shape: tuple[int, ...]
+    samples: Tensor | None = None
+
+    @property
+    def pixels(self) -> Pixels:
+        """What x was."""
+        return self.settings["pixels"]
+
+    def save(self, folder: Path) -> None:
+        """Writes all of it to :func:`file_of`, the values to three digits behind the point."""
+        path = file_of(folder, self.name)
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        record["values"] = [round(v, 3) for v in self.values.tolist()]
+        record["samples"] = None if self.samples is None else self.samples.tolist()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record, indent=None)
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Where a row of a study is kept: ``gaussianmixture-50.json``, say."""
+    return folder / f"{'-'.join(re.findall('[a-z0-9]+', name.lower()))}.json"
+
+
+def kept(folder: Path, name: str, settings: Mapping[str, Any]) -> Result | None:
+    """The row of an earlier run, or None.
+
+    Raises:
+        ValueError: The file is damaged, or was made by other settings.
+    """
+    path = file_of(folder, name)
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        record["values"] = torch.tensor(record["values"], dtype=torch.float64)
+        record["shape"] = tuple(record["shape"])
+        if record["samples"] is not None:
+            record["samples"] = torch.tensor(record["samples"], dtype=torch.uint8)
+        result = Result(**record)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: damaged ({error}), expected a row of a study") from error
+    other = [key for key, value in settings.items() if result.settings.get(key) != value]
+    if other:
+        got, asked = (
+            ", ".join(f"{k}={s.get(k)!r}" for k in other) for s in (result.settings, settings)
+        )
+        raise ValueError(
+            f"{path}: was made with {got}, expected {asked}: remove it, or name another folder"
+        )
+    return result
+
+
+def settings_of(
+    train: Tensor,
+    test: Tensor,
+    *,
+    pixels: Pixels,
+    epochs: int,
+    num_samples: int,
+    plain_epochs: int = 0,
+    draws: int = 0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What a row depends on, beside the VAE and this code.
+
+    Arguments:
+        train, test: uint8 levels of shape ``(N, *x_shape)``.
+        pixels: What they become.
+        epochs: Passes over the training data.
+        num_samples: Importance samples for each test example.
+        plain_epochs: How many of the epochs have a standard normal prior, at first.
+        draws: How many draws of the trained prior to decode.
+        seed: Of weights, training, test pixels and importance samples.
+    """
+    return {
+        "train": data_hash(train),
+        "test": data_hash(test),
+        "pixels": pixels,
+        "epochs": epochs,
+        "num_samples": num_samples,
+        "plain_epochs": plain_epochs,
+        "draws": draws,
+        "seed": seed,
+    }
+
+
+def run(
+    name: str, make: Callable[[], VAE], train: Tensor, test: Tensor, settings: Mapping[str, Any]
+) -> Result:
+    """Trains a VAE on uint8 levels by ``fit``'s defaults, and judges it on the test set.
+
+    A prior that learns can follow posteriors that do not look at x yet, and then nothing makes
+    them look: from random weights a VampPrior on MNIST stays where all posteriors are alike. So
+    the first epochs may have a standard normal in its place, as papers warm up the KL.
+
+    Arguments:
+        name: Its parts.
+        make: Makes the VAE.
+        train, test: uint8 levels of shape ``(N, *x_shape)``.
+        settings: Of :func:`settings_of`.
+    """
+    pixels, seed = settings["pixels"], settings["seed"]
+    plain_epochs, draws = settings["plain_epochs"], settings["draws"]
+    with seeded(seed):
+        vae = make()
+    seconds = 0.0
+    if plain_epochs:
+        plain = VAE(StandardNormal(Z_DIM), vae.likelihood, vae.posterior)
+        seconds += sum(fit(plain, train, epochs=plain_epochs, pixels=pixels, seed=seed).seconds)
+    epochs = settings["epochs"] - plain_epochs
+    seconds += sum(fit(vae, train, epochs=epochs, pixels=pixels, seed=seed + 1).seconds)
+    with seeded(seed):
+        x = datasets.to_pixels(test, pixels)
+    ll = log_likelihood(vae, x, settings["num_samples"], seed=seed)
+    with seeded(seed):
+        samples = vae.generate(draws) if draws else None
+    if samples is not None:
+        levels = samples if pixels == "levels" else samples * 255
+        samples = levels.round().clamp(0, 255).to(torch.uint8)
+    return Result(
+        name=name,
+        settings=dict(settings),
+        values=ll.values,
+        mean=ll.mean,
+        stderr=ll.stderr,
+        mc_error=ll.mc_error,
+        elbo=ll.elbo.mean().item(),
+        kl=elbo(vae, x, 10, seed=seed).kl_mean,
+        median_ess=ll.ess.median().item(),
+        parameters=sum(p.numel() for p in vae.parameters() if p.requires_grad),
+        seconds=seconds,
+        threads=torch.get_num_threads(),
+        shape=tuple(test.shape[1:]),
+        samples=samples,
+    )
