@@ -114,8 +114,8 @@ def _load_torchvision(name: str, class_name: str, root: str | Path | None) -> Da
     return Dataset(train.data, test.data, train.targets, test.targets)
 
 
-def to_pixels(levels: Tensor, pixels: Pixels) -> Tensor:
-    """Turns 8-bit levels into float32 pixels x; random draws come from the global generator.
+def to_pixels(levels: Tensor, pixels: Pixels, seed: int | None = None) -> Tensor:
+    """Turns 8-bit levels into float32 pixels x; random draws are fixed by a seed.
 
     ============= ================================================ ===========================
     pixels        x                                                a density on it
@@ -126,14 +126,14 @@ def to_pixels(levels: Tensor, pixels: Pixels) -> Tensor:
     `levels`      0.0 ... 255.0                                    counts and categories
     ============= ================================================ ===========================
 
+    Without a seed, they come from torch's global generator.
+
     Raises:
-        TypeError: `levels` is not uint8.
-        ValueError: `pixels` is none of the four.
+        TypeError: `levels` is not uint8, or the seed is no int.
+        ValueError: `pixels` is none of the four, or the seed is out of range.
     """
     check_pixels(pixels)
-    if levels.dtype != torch.uint8:
-        raise TypeError(f"levels: got {levels.dtype}, expected torch.uint8")
-    return _TO_PIXELS[pixels](levels, None)
+    return _seeded_draw(levels, seed, _TO_PIXELS[pixels])
 
 
 def binarize(levels: Tensor, seed: int | None) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions import Transform, biject_to, transform_to
 from torch.distributions.utils import broadcast_all
 
 
@@ -173,6 +174,12 @@ class OpenInterval(type(constraints.unit_interval)):  # type: ignore[misc]
     def check(self, value: Tensor) -> Tensor:
         """Whether each value is strictly inside."""
         return (value > self.lower_bound) & (value < self.upper_bound)
+
+
+@biject_to.register(OpenInterval)
+@transform_to.register(OpenInterval)
+def _onto_open_interval(support: OpenInterval) -> Transform:
+    return biject_to(constraints.interval(support.lower_bound, support.upper_bound))
 
 
 class Beta(dist.Beta):

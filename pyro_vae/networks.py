@@ -179,6 +179,41 @@ class Scaled(nn.Module):
         return f"factor={self.factor:g}"
 
 
+class Folded(nn.Module):
+    """A network of one batch dimension, for any number of them: they are folded into one and back.
+
+    For networks of one's own whose layers count dimensions: convolutions, batch norm, flattening.
+
+    Arguments:
+        network: Maps shape ``(N, *in_shape)`` to ``(N, *out_shape)``.
+        in_shape: Shape of one input.
+        out_shape: Shape of one output.
+
+    Raises:
+        ValueError: A size is no whole number from 1 up; in ``forward``, an input whose trailing
+            shape is not `in_shape`, or an output that is not of shape ``(N, *out_shape)``.
+    """
+
+    def __init__(self, network: nn.Module, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__()
+        self.network = network
+        self.in_shape = as_shape("in_shape", in_shape)
+        self.out_shape = as_shape("out_shape", out_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = split_shape(x, self.in_shape, self)
+        out = self.network(x.reshape(-1, *self.in_shape))
+        if out.shape[1:] != self.out_shape or len(out) != batch.numel():
+            raise ValueError(
+                f"network: gave shape {tuple(out.shape)} for {batch.numel()} inputs of shape "
+                f"{tuple(self.in_shape)}, expected (N, {', '.join(map(str, self.out_shape))})"
+            )
+        return out.reshape(*batch, *self.out_shape)
+
+    def extra_repr(self) -> str:
+        return f"in_shape={tuple(self.in_shape)}, out_shape={tuple(self.out_shape)}"
+
+
 class ConvEncoder(nn.Module):
     """Images to numbers: 3 x 3 convolutions that halve height and width, then an affine map.
 

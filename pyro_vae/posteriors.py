@@ -6,7 +6,7 @@ one vector for each x.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -16,6 +16,7 @@ from torch.distributions import Transform, constraints
 
 from pyro_vae import flows
 from pyro_vae.arguments import check_count, check_interval
+from pyro_vae.distributions import OpenInterval
 from pyro_vae.mixtures import NormalMixture
 from pyro_vae.networks import out_shape
 from pyro_vae.supports import describe, is_real, support_of
@@ -39,18 +40,22 @@ class Normal(nn.Module):
         network: Maps x of shape ``(*batch, *x_shape)`` to shape ``(*batch, 2 * z_dim)``.
 
     Raises:
-        ValueError: In ``forward``, the network gives an odd number of numbers.
+        ValueError: The network gives an odd number of numbers; known in ``forward``, or before
+            from its ``out_shape``.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        _check_network(network, self._split)
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        numbers = self.network(x)
-        _check_numbers(numbers, 2, "2 * z_dim: a mean and a raw scale for each latent dimension")
-        loc, raw_scale = numbers.chunk(2, dim=-1)
+        loc, raw_scale = self._split(self.network(x))
         return dist.Normal(loc, _scale(raw_scale)).to_event(1)
+
+    def _split(self, numbers: Tensor) -> Sequence[Tensor]:
+        _check_numbers(numbers, 2, "2 * z_dim: a mean and a raw scale for each latent dimension")
+        return numbers.chunk(2, dim=-1)
 
 
 class LowRankNormal(nn.Module):
@@ -68,8 +73,8 @@ class LowRankNormal(nn.Module):
         rank: Number of columns of W.
 
     Raises:
-        ValueError: `rank` is no whole number from 1 up; in ``forward``, the network does not give
-            ``(2 + rank) * z_dim`` numbers.
+        ValueError: `rank` is no whole number from 1 up, or the network does not give
+            ``(2 + rank) * z_dim`` numbers (known when, see :class:`Normal`).
     """
 
     def __init__(self, network: nn.Module, rank: int) -> None:
@@ -77,15 +82,18 @@ class LowRankNormal(nn.Module):
         check_count("rank", rank)
         self.network = network
         self.rank = rank
+        _check_network(network, self._split)
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        numbers = self.network(x)
+        loc, raw_scale, factor = self._split(self.network(x))
+        factor = factor.unflatten(-1, (-1, self.rank)) / math.sqrt(self.rank)
+        return dist.LowRankMultivariateNormal(loc, factor, _scale(raw_scale).square())
+
+    def _split(self, numbers: Tensor) -> Sequence[Tensor]:
         parts = 2 + self.rank
         _check_numbers(numbers, parts, f"{parts} * z_dim: mean, raw scale and {self.rank} factors")
         z_dim = numbers.shape[-1] // parts
-        loc, raw_scale, factor = numbers.split((z_dim, z_dim, self.rank * z_dim), -1)
-        factor = factor.unflatten(-1, (-1, self.rank)) / math.sqrt(self.rank)
-        return dist.LowRankMultivariateNormal(loc, factor, _scale(raw_scale).square())
+        return numbers.split((z_dim, z_dim, self.rank * z_dim), -1)
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}"
@@ -104,16 +112,24 @@ class MultivariateNormal(nn.Module):
             ``(*batch, z_dim * (z_dim + 3) / 2)``.
 
     Raises:
-        ValueError: In ``forward``, the network's numbers are ``z_dim * (z_dim + 3) / 2`` for no
-            z_dim.
+        ValueError: The network's numbers are ``z_dim * (z_dim + 3) / 2`` for no z_dim (known when,
+            see :class:`Normal`).
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        _check_network(network, self._split)
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        numbers = self.network(x)
+        loc, raw_scale, below = self._split(self.network(x))
+        z_dim = loc.shape[-1]
+        tril = torch.diag_embed(_scale(raw_scale))
+        rows, columns = torch.tril_indices(z_dim, z_dim, -1, device=x.device)
+        tril[..., rows, columns] = below
+        return dist.MultivariateNormal(loc, scale_tril=tril)
+
+    def _split(self, numbers: Tensor) -> Sequence[Tensor]:
         count = numbers.shape[-1]
         z_dim = (math.isqrt(9 + 8 * count) - 3) // 2
         if z_dim < 1 or z_dim * (z_dim + 3) != 2 * count:
@@ -121,11 +137,7 @@ class MultivariateNormal(nn.Module):
                 f"network: gave {count} numbers, expected z_dim * (z_dim + 3) / 2: 2, 5, 9, 14, "
                 "... for 1, 2, 3, 4 latent dimensions"
             )
-        loc, raw_scale, below = numbers.split((z_dim, z_dim, count - 2 * z_dim), -1)
-        tril = torch.diag_embed(_scale(raw_scale))
-        rows, columns = torch.tril_indices(z_dim, z_dim, -1, device=x.device)
-        tril[..., rows, columns] = below
-        return dist.MultivariateNormal(loc, scale_tril=tril)
+        return numbers.split((z_dim, z_dim, count - 2 * z_dim), -1)
 
 
 class Mixture(nn.Module):
@@ -142,8 +154,8 @@ class Mixture(nn.Module):
         components: Number of components.
 
     Raises:
-        ValueError: `components` is no whole number from 1 up; in ``forward``, the network does
-            not give ``components * (1 + 2 * z_dim)`` numbers.
+        ValueError: `components` is no whole number from 1 up, or the network does not give
+            ``components * (1 + 2 * z_dim)`` numbers (known when, see :class:`Normal`).
     """
 
     def __init__(self, network: nn.Module, components: int) -> None:
@@ -151,9 +163,13 @@ class Mixture(nn.Module):
         check_count("components", components)
         self.network = network
         self.components = components
+        _check_network(network, self._split)
 
     def forward(self, x: Tensor) -> dist.Distribution:
-        numbers = self.network(x)
+        logits, loc, raw_scale = self._split(self.network(x))
+        return NormalMixture(logits, loc, _scale(raw_scale))
+
+    def _split(self, numbers: Tensor) -> Sequence[Tensor]:
         each, rest = divmod(numbers.shape[-1], self.components)
         if rest or each < 3 or each % 2 == 0:
             raise ValueError(
@@ -161,8 +177,7 @@ class Mixture(nn.Module):
                 "* z_dim): for each component a logit, means and raw scales"
             )
         numbers = numbers.unflatten(-1, (self.components, each))
-        loc, raw_scale = numbers[..., 1:].chunk(2, dim=-1)
-        return NormalMixture(numbers[..., 0], loc, _scale(raw_scale))
+        return numbers[..., 0], *numbers[..., 1:].chunk(2, dim=-1)
 
     def extra_repr(self) -> str:
         return f"components={self.components}"
@@ -278,7 +293,7 @@ class _OntoInterval(Transform):
 
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
-        return constraints.interval(self.low, self.high)
+        return OpenInterval(self.low, self.high)
 
     def _call(self, x: Tensor) -> Tensor:
         y = self.low + (self.high - self.low) * x.sigmoid()
@@ -301,6 +316,18 @@ class _OntoInterval(Transform):
 
 def _scale(raw: Tensor) -> Tensor:
     return F.softplus(raw) + SCALE_FLOOR
+
+
+def _check_network(network: nn.Module, split: Callable[[Tensor], object]) -> None:
+    """Raises ValueError unless what a network says that it gives can be split; it need not say."""
+    if not hasattr(network, "out_shape"):
+        return
+    shape = out_shape(network)
+    if len(shape) != 1:
+        raise ValueError(
+            f"network: got out_shape {tuple(shape)}, expected one dimension: all numbers flat"
+        )
+    split(torch.empty(shape, device="meta"))
 
 
 def _check_numbers(numbers: Tensor, parts: int, expected: str) -> None:

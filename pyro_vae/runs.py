@@ -12,6 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def save(
     """
     folder = Path(folder)
     if not overwrite:
-        check_free(folder)
+        check_free(folder, ", or overwrite=True")
     config = {
         "format": _FORMAT,
         "name": vae.name,
@@ -101,8 +102,8 @@ def load(folder: str | Path, into: VAE | None = None) -> VAE:
     elif _same_torch(config["versions"]) and config["structure"] != _structure(into):
         # Another torch may print the same modules otherwise; then names and shapes must do.
         raise ValueError(
-            f"into: got {_squeeze(_structure(into))}, expected the structure of what is saved in "
-            f"{folder}, {_squeeze(config['structure'])}"
+            f"into: {_first_difference(_structure(into), config['structure'])} in what is saved "
+            f"in {folder}, expected the same structure"
         )
     path = folder / WEIGHTS
     if not path.exists():
@@ -135,14 +136,17 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def check_free(folder: str | Path) -> None:
-    """Raises FileExistsError if a folder holds a run, NotADirectoryError if it is a file."""
+def check_free(folder: str | Path, hint: str = "") -> None:
+    """Raises FileExistsError if a folder holds a run, NotADirectoryError if it is a file.
+
+    `hint` ends the former's message.
+    """
     if Path(folder).exists() and not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: is a file, expected a new or an empty folder")
     for name in (CONFIG, WEIGHTS, METRICS):
         if (Path(folder) / name).exists():
             raise FileExistsError(
-                f"{folder}: holds another run ({name}), expected a new or an empty folder"
+                f"{folder}: holds another run ({name}), expected a new or an empty folder{hint}"
             )
 
 
@@ -166,8 +170,16 @@ def _same_torch(versions: Any) -> bool:
     return isinstance(versions, dict) and versions.get("torch") == _versions()["torch"]
 
 
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())
+def _first_difference(own: str, saved: str) -> str:
+    """Where two printed structures part, by their lines."""
+    a, b = own.splitlines(), saved.splitlines()
+    operations = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    _, *ends = next(operation for operation in operations if operation[0] != "equal")
+    got, expected = (
+        " ".join(" ".join(lines).split()) or "nothing"
+        for lines in (a[ends[0] : ends[1]], b[ends[2] : ends[3]])
+    )
+    return f"got {got} where there is {expected}"
 
 
 def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: VAE) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ from pyro_vae.optim import Adam
 from pyro_vae.progress import progress_bar
 from pyro_vae.recording import Recorded
 from pyro_vae.seeding import seeded
-from pyro_vae.supports import check_on_support, scored_support
+from pyro_vae.supports import check_on_support, describe, scored_support
 from pyro_vae.vae import (
     VAE,
     check_data,
@@ -235,17 +235,18 @@ class _Levels:
         if self.pixels is None:
             check_on_support(argument, self.data, support)
             return
-        # All that these pixels can become: a fresh draw in each epoch stays among them.
-        every = torch.arange(256, dtype=torch.uint8, device=self.device)
-        every = every.view(256, *[1] * (self.data.dim() - 1)).expand(256, *self.data.shape[1:])
+        # Each level that there is, at each place: a fresh draw in each epoch stays among these.
+        there = self.data.flatten().bincount(minlength=256).nonzero().to(torch.uint8)
+        every = there.view(-1, *[1] * (self.data.dim() - 1)).expand(-1, *self.data.shape[1:])
         with seeded(0, device=self.device):
-            x = self._to_x(every)
-        try:
-            check_on_support("x", x, support)
-        except ValueError as error:
+            on = support.check(self._to_x(every)).view(len(every), -1).all(1)
+        if not on.all():
+            off = there[~on].flatten().tolist()
             raise ValueError(
-                f"pixels: got {self.pixels!r}, which this likelihood does not score ({error})"
-            ) from None
+                f"pixels: got {self.pixels!r}, which this likelihood does not score at {len(off)} "
+                f"of the {len(on)} levels in {argument}, {off[0]} for instance; expected x on "
+                f"{describe(support)}"
+            )
 
 
 class _Terms:

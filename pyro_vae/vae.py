@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import is_validation_enabled
@@ -19,7 +20,14 @@ from torch.func import functional_call
 
 from pyro_vae.arguments import check_count
 from pyro_vae.seeding import seeded
-from pyro_vae.supports import check_finite, describe, ends_of, same_support, support_of
+from pyro_vae.supports import (
+    check_finite,
+    describe,
+    ends_of,
+    is_real,
+    same_support,
+    support_of,
+)
 
 _DRAWS = 32  # whose average stands in for the mean of a distribution that has none
 
@@ -274,9 +282,11 @@ def call(
             distribution = module(*args)
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
-    if not hasattr(distribution, "log_prob"):
+    if not isinstance(distribution, TorchDistributionMixin):
+        kind = type(distribution)
         raise TypeError(
-            f"{part}: its forward gave a {type(distribution).__name__}, expected a distribution"
+            f"{part}: its forward gave a {kind.__module__}.{kind.__qualname__}, expected a "
+            "distribution of pyro.distributions (torch's are there under the same names)"
         )
     return distribution
 
@@ -340,6 +350,7 @@ def examine(
         p_x = call(vae, "likelihood", z)
         check_likelihood(p_x, z)
         check_shape(argument, shape, p_x)
+        _check_batches(vae, z)
         q_z = call(vae, "posterior", x)
         check_latents(p_z, q_z, x)
         return q_z, p_x
@@ -375,7 +386,8 @@ def _onto(support: constraints.Constraint) -> str:
     """What brings a posterior onto a prior's support, if it is an interval."""
     ends = ends_of(support)
     if ends is None:
-        return ": give the posterior a transform onto it"
+        hint = "leave out what squashes it" if is_real(support) else "give it a transform onto it"
+        return f": {hint}"
     return f": posteriors.Squashed(posterior, low={ends[0]:.9g}, high={ends[1]:.9g}) is on it"
 
 
@@ -387,6 +399,23 @@ def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:
             f"{tuple(p_x.event_shape)} for z of shape {tuple(z.shape)}, expected batch_shape "
             f"{tuple(z.shape[:-1])}: all dimensions of one x belong to the event"
         )
+
+
+def _check_batches(vae: VAE, z: Tensor) -> None:
+    """Raises ValueError unless the likelihood takes further batch dimensions, as those of samples.
+
+    Arguments:
+        z: Of shape ``(1, z_dim)``, which it takes.
+    """
+    z = z.expand(2, *z.shape)
+    try:
+        check_likelihood(call(vae, "likelihood", z), z)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"likelihood: takes z of shape {tuple(z.shape[1:])}, but not of {tuple(z.shape)} "
+            f"({error}); expected any number of batch dimensions: networks.Folded(network, "
+            "in_shape, out_shape) adds them to a network of one"
+        ) from error
 
 
 def check_shape(argument: str, shape: torch.Size, p_x: dist.Distribution) -> None:
@@ -419,7 +448,7 @@ def _check_float(argument: str, value: Tensor) -> None:
         raise TypeError(f"{argument}: got a {type(value).__name__}, expected a torch.Tensor")
     if not value.is_floating_point():
         hint = (
-            "; datasets.binarize, datasets.dequantize and fit(pixels=...) make x of 8-bit levels"
+            "; datasets.to_pixels(levels, pixels, seed) and fit(pixels=...) make x of 8-bit levels"
             if value.dtype == torch.uint8
             else ""
         )

@@ -105,6 +105,14 @@ def test_a_seed_repeats_a_draw_and_leaves_the_generator(draw: object) -> None:
     assert not torch.equal(draw(levels, None), draw(levels, None))
 
 
+def test_pixels_of_a_kind_are_those_of_its_function() -> None:
+    levels = LEVELS.expand(5, -1).contiguous()
+    state = torch.get_rng_state()
+    for pixels, draw in (("binary", datasets.binarize), ("dequantized", datasets.dequantize)):
+        assert torch.equal(datasets.to_pixels(levels, pixels, seed=3), draw(levels, 3))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_wrong_levels_are_refused() -> None:
     for call in (
         lambda x: datasets.binarize(x, 0),

@@ -193,7 +193,9 @@ def test_a_beta_is_no_density_at_its_ends() -> None:
 
 def test_squashed_takes_posteriors_over_all_reals() -> None:
     box = posterior_for("Uniform", "Normal", 2)
-    with pytest.raises(ValueError, match=r"posterior: its support is Interval\(-2, 3\), expected"):
+    with pytest.raises(
+        ValueError, match=r"posterior: its support is OpenInterval\(-2, 3\), expected"
+    ):
         posteriors.Squashed(box, 0.0, 1.0)(torch.rand(2, X_DIM))
 
 
@@ -802,6 +804,21 @@ def test_mixtures_of_squashed_normals_have_the_box_as_support() -> None:
     assert same_support(p_z.support, priors.Uniform(2, -2.0, 3.0)().support)
 
 
+def test_squashed_posteriors_have_no_density_at_the_ends() -> None:
+    q_z = posterior_for("Uniform", "Normal", 2)(torch.rand(1, X_DIM))
+    for end in (-2.0, 3.0):
+        with pytest.raises(ValueError, match="support"):
+            q_z.log_prob(torch.tensor([[0.0, end]]))
+
+
+def test_open_intervals_are_reached_as_closed_ones_are() -> None:
+    y = torch.randn(5)
+    support = posterior_for("Uniform", "Normal", 2)(torch.rand(1, X_DIM)).support.base_constraint
+    for registry in (torch.distributions.biject_to, torch.distributions.transform_to):
+        closed = registry(constraints.interval(-2.0, 3.0))
+        torch.testing.assert_close(registry(support)(y), closed(y))
+
+
 def test_squashed_draws_stay_inside_where_sigmoids_round() -> None:
     network = nn.Linear(X_DIM, 4)
     with torch.no_grad():
@@ -913,8 +930,15 @@ def likelihood(name: str, numbers: int, **options: float) -> nn.Module:
 def test_numbers_that_do_not_add_up_are_named(
     make: Callable[[nn.Module], nn.Module], numbers: int, message: str
 ) -> None:
+    network = networks.MLP(3, (), numbers)
     with pytest.raises(ValueError, match=message):
-        make(networks.MLP(3, (), numbers))(torch.rand(2, 3))
+        make(network)
+    with pytest.raises(ValueError, match=r"got out_shape \(5, 4\), expected one dimension"):
+        make(networks.MLP(3, (), (5, 4)))
+    # A network that does not say is asked at its first call.
+    silent = make(nn.Sequential(network))
+    with pytest.raises(ValueError, match=message):
+        silent(torch.rand(2, 3))
 
 
 def test_a_vae_says_what_is_trained() -> None:

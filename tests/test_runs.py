@@ -117,7 +117,9 @@ def test_same_shapes_of_another_structure_are_refused(tmp_path: Path) -> None:
     vae = bernoulli_vae()
     save(vae, tmp_path)
     vae.likelihood = likelihoods.Bernoulli(networks.MLP(1, (8,), 6, nn.ReLU))
-    with pytest.raises(ValueError, match="expected the structure"):
+    with pytest.raises(
+        ValueError, match=r"into: got .*ReLU.* where there is .*, expected the same st"
+    ):
         load(tmp_path, into=vae)
 
 
@@ -152,7 +154,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         load(tmp_path, into=vae)
     for foreign in (bernoulli_vae(z_dim=2), presets.build("iwae-mlp", z_dim=1, shape=6)):
         save(foreign, tmp_path, overwrite=True)
-        with pytest.raises(ValueError, match=r"into: got StandardNormal.*expected the structure"):
+        with pytest.raises(ValueError, match=r"into: got .* where there is .*expected the same s"):
             load(tmp_path, into=vae)
         # Without the structure, as from another version of torch, names and shapes must do.
         config = json.loads((tmp_path / "config.json").read_text())

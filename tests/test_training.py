@@ -359,6 +359,69 @@ def test_levels_fit_a_likelihood_of_counts() -> None:
     assert math.isfinite(log_likelihood(vae, to_pixels(levels, "levels"), 5).mean)
 
 
+def test_levels_may_be_fewer_than_256() -> None:
+    """What counts is which levels there are, not which there could be."""
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Categorical(networks.MLP(2, (), (4, 6)), levels=4),
+        posteriors.Normal(networks.MLP(6, (), 4)),
+    )
+    levels = torch.randint(0, 4, (20, 6), dtype=torch.uint8)
+    levels[0] = torch.tensor([0, 1, 2, 3, 0, 0])
+    fit(vae, levels, epochs=1, batch_size=10, pixels="levels")
+    levels[3, 2] = 7
+    with pytest.raises(
+        ValueError,
+        match=r"pixels: got 'levels', .* at 1 of the 5 levels in train, 7 .*, 3\)",
+    ):
+        fit(vae, levels, epochs=1, batch_size=10, pixels="levels")
+
+
+class OneBatchDimension(nn.Module):
+    """A decoder as users write them."""
+
+    out_shape = torch.Size((2, 3))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Linear(5, 6), nn.Unflatten(1, (2, 3))
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+def test_networks_of_one_batch_dimension_are_named_and_can_be_folded() -> None:
+    decoder = OneBatchDimension()
+
+    def vae(network: nn.Module) -> VAE:
+        return VAE(
+            priors.StandardNormal(2),
+            likelihoods.Bernoulli(network),
+            posteriors.Normal(networks.MLP((2, 3), (), 4)),
+        )
+
+    x = torch.bernoulli(torch.full((20, 2, 3), 0.5))
+    for judge in (
+        lambda: fit(vae(decoder), x, epochs=1, batch_size=10),
+        lambda: log_likelihood(vae(decoder), x, 3),
+    ):
+        with pytest.raises(ValueError, match=r"likelihood: takes z .* not of \(2, 1, 2\).*Folded"):
+            judge()
+    folded = networks.Folded(decoder, 2, (2, 3))
+    fit(vae(folded), x, epochs=1, batch_size=10)
+    assert math.isfinite(log_likelihood(vae(folded), x, 3).mean)
+    folded.eval()
+    z = torch.randn(4, 5, 2)
+    torch.testing.assert_close(folded(z), torch.stack([decoder(each) for each in z]))
+    torch.testing.assert_close(folded(z[0, 0]), decoder(z[0, :1])[0])
+    with pytest.raises(ValueError, match=r"expected \(\*batch, 2\)"):
+        folded(torch.randn(4, 3))
+    with pytest.raises(ValueError, match=r"shape \(4, 2, 3\) for 4 inputs.*expected \(N, 3\)"):
+        networks.Folded(decoder, 2, 3)(torch.randn(4, 2))
+
+
 # What goes wrong.
 
 

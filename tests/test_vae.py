@@ -600,7 +600,7 @@ def test_wrong_x_is_named(method: str) -> None:
         call(torch.zeros(3, 64))
     with pytest.raises(ValueError, match=r"8, 8"):
         call(torch.zeros(8, 8))
-    with pytest.raises(TypeError, match=r"torch.uint8.*binarize"):
+    with pytest.raises(TypeError, match=r"torch.uint8.*to_pixels"):
         call(torch.zeros(3, 8, 8, dtype=torch.uint8))
     with pytest.raises(TypeError, match=r"torch.int64"):
         call(torch.zeros(3, 8, 8, dtype=torch.int64))
@@ -625,6 +625,21 @@ def test_values_off_the_support_are_refused_by_the_model() -> None:
     ):
         with pytest.raises(ValueError, match=expected):
             Trace_ELBO().loss(relaxed.model, relaxed.guide, torch.full((3, 6), bad))
+
+
+def test_distributions_that_pyro_cannot_sample_are_named() -> None:
+    vae = bernoulli_vae()
+    vae.prior = Plain()
+    with pytest.raises(TypeError, match=r"prior: .*torch.distributions.*expected .*pyro.distrib"):
+        vae.model(binary())
+
+
+class Plain(nn.Module):
+    """A prior of torch's own."""
+
+    def forward(self) -> torch.distributions.Distribution:
+        normal = torch.distributions.Normal(torch.zeros(1), torch.ones(1))
+        return torch.distributions.Independent(normal, 1)
 
 
 def test_supports_that_disagree_are_named() -> None:
@@ -667,7 +682,7 @@ def test_a_vae_that_goes_leaves_what_it_shared_to_the_others() -> None:
 
 def test_a_part_that_gives_no_distribution_is_named() -> None:
     vae = VAE(nn.Identity(), nn.Linear(2, 6), posteriors.Normal(networks.MLP(6, (), 4)))
-    with pytest.raises(TypeError, match="likelihood: its forward gave a Tensor"):
+    with pytest.raises(TypeError, match=r"likelihood: its forward gave a torch\.Tensor"):
         vae.decode(torch.zeros(2))
     vae = VAE(priors.StandardNormal(2), networks.MLP(3, (), 6), networks.MLP(6, (), 4))
     with pytest.raises(ValueError, match=r"likelihood: MLP: got an input of shape \(2,\)"):
