@@ -56,13 +56,19 @@ def parts(
     root: RootOption = None,
     epochs: EpochsOption = 100,
     num_samples: SamplesOption = 500,
+    plain_epochs: Annotated[
+        int,
+        typer.Option(help="First epochs, which a prior that learns leaves to a standard normal."),
+    ] = 5,
     only: OnlyOption = None,
     out: OutOption = Path("docs"),
 ) -> None:
     """Richer priors and posteriors against the plain VAE: log-likelihoods on binarized pixels."""
     dataset = load_data(data, root)
     makers = richer_parts.makers(dataset.train)
-    command = _command("parts", data=data, epochs=epochs, num_samples=num_samples)
+    command = _command(
+        "parts", data=data, epochs=epochs, num_samples=num_samples, plain_epochs=plain_epochs
+    )
 
     def settings(name: str) -> dict[str, Any]:
         return study.settings_of(
@@ -71,7 +77,7 @@ def parts(
             pixels="binary",
             epochs=epochs,
             num_samples=num_samples,
-            plain_epochs=min(5, epochs // 2) if name in richer_parts.TRAINED_PRIORS else 0,
+            plain_epochs=plain_epochs if name in richer_parts.TRAINED_PRIORS else 0,
         )
 
     _study(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import datasets
+from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Pixels
 from pyro_vae.evaluation import data_hash, elbo, log_likelihood
 from pyro_vae.networks import MLP, xavier_
@@ -133,6 +134,13 @@ def settings_of(
         draws: How many draws of the trained prior to decode.
         seed: Of weights, training, test pixels and importance samples.
     """
+    check_count("epochs", epochs)
+    check_count("num_samples", num_samples)
+    if not 0 <= plain_epochs < epochs:
+        raise ValueError(
+            f"plain_epochs: got {plain_epochs}, expected a number from 0 to {epochs - 1}, below "
+            f"that of all epochs, {epochs}"
+        )
     return {
         "train": data_hash(train),
         "test": data_hash(test),

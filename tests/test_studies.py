@@ -48,7 +48,7 @@ def test_pairs_are_what_is_known_of_them(prior: str, posterior: str, kl: str) ->
 def parts_of_digits(folder: Path, *more: object) -> str:
     return command(
         "reproduce", "parts", "--data", "digits", "--epochs", 2, "--num-samples", 5,
-        "--out", folder, *more,
+        "--plain-epochs", 1, "--out", folder, *more,
     )  # fmt: skip
 
 
@@ -58,7 +58,10 @@ def test_a_study_goes_on_where_it_was_left(tmp_path: Path) -> None:
     output = parts_of_digits(tmp_path, *vamp)
     text = (tmp_path / "results.md").read_text()
     assert text.strip() in output
-    assert "`pyro-vae reproduce parts --data digits --epochs 2 --num-samples 5`" in text
+    assert (
+        "`pyro-vae reproduce parts --data digits --epochs 2 --num-samples 5 --plain-epochs 1`"
+        in text
+    )
     kept = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
     assert kept.keys() == {"standardnormal-normal.json", "vampprior-500.json"}
     first, second = (json.loads(kept[name])["values"] for name in sorted(kept))
@@ -77,6 +80,12 @@ def test_a_study_goes_on_where_it_was_left(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vampprior-500.json: damaged"):
         parts_of_digits(tmp_path, *vamp)
     assert (tmp_path / "results.md").read_text() == text
+
+
+def test_plain_epochs_are_fewer_than_all(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"plain_epochs: got 2, expected .* from 0 to 1"):
+        parts_of_digits(tmp_path, "--plain-epochs", 2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_trained_priors_are_among_the_rows() -> None:
