@@ -162,10 +162,12 @@ class GaussianMixture(nn.Module):
 class VampPrior(nn.Module):
     r"""The average posterior of trained pseudo-inputs, :math:`p(z) = \frac1K \sum_k q(z | u_k)`.
 
-    The posterior is the VAE's own, shared and trained by both. Over diagonal normals it scores by
-    matrix products. With random weights all posteriors are alike, the KL is zero, and little makes
-    them differ (on MNIST nothing did in 14 epochs): train some epochs with a ``StandardNormal``
-    first, then make the VAE again with this prior; the source warms up the KL.
+    The posterior is the VAE's own, shared and trained by both. The parameter is
+    :math:`(u - low) / (high - low)` where the range is finite, so that a step of an optimizer is
+    the same part of any range. Over diagonal normals it scores by matrix products. With random
+    weights all posteriors are alike, the KL is zero, and little makes them differ (on MNIST
+    nothing did in 14 epochs): train some epochs with a ``StandardNormal`` first, then make the VAE
+    again with this prior; the source warms up the KL.
 
     Source: Tomczak and Welling (2018), arXiv 1705.07120, section 2.
 
@@ -226,19 +228,29 @@ class VampPrior(nn.Module):
                 "posterior for each"
             )
         self.posterior = posterior
-        self.pseudo_inputs = nn.Parameter(pseudo_inputs.detach().clone())
         self.low, self.high = low, high
+        self._finite = math.isfinite(low) and math.isfinite(high)
+        start = pseudo_inputs.detach().clone()
+        self.raw = nn.Parameter((start - low) / (high - low) if self._finite else start)
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """The pseudo-inputs u, shape ``(K, *x_shape)``, inside of the range of x."""
+        if not self._finite:
+            return _Kept.apply(self.raw, self.low, self.high)
+        low, high = self.raw.new_tensor(self.low), self.raw.new_tensor(self.high)
+        return torch.lerp(low, high, _Kept.apply(self.raw, 0.0, 1.0))
 
     def forward(self) -> dist.Distribution:
-        components = self.posterior(_Kept.apply(self.pseudo_inputs, self.low, self.high))
-        logits = self.pseudo_inputs.new_zeros(len(self.pseudo_inputs))
+        components = self.posterior(self.pseudo_inputs)
+        logits = self.raw.new_zeros(len(self.raw))
         base = getattr(components, "base_dist", None)
         if isinstance(base, dist.Normal) and len(components.event_shape) == 1:
             return NormalMixture(logits, base.loc, base.scale)
         return Mixture(dist.Categorical(logits=logits), components)
 
     def extra_repr(self) -> str:
-        return f"pseudo_inputs={tuple(self.pseudo_inputs.shape)}, low={self.low}, high={self.high}"
+        return f"pseudo_inputs={tuple(self.raw.shape)}, low={self.low}, high={self.high}"
 
 
 class _Kept(torch.autograd.Function):

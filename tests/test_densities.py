@@ -627,16 +627,31 @@ def test_pseudo_inputs_stay_inside_and_find_back() -> None:
     posterior = posteriors.Normal(nn.Identity())
     prior = priors.VampPrior(posterior, torch.tensor([[0.0, 1.0], [0.4, 0.5]]))
     with torch.no_grad():
-        prior.pseudo_inputs.copy_(torch.tensor([[-0.3, 1.2], [0.4, 0.5]]))
+        prior.raw.copy_(torch.tensor([[-0.3, 1.2], [0.4, 0.5]]))
     inside = prior().component_distribution.base_dist.loc
     assert torch.equal(inside, torch.tensor([[0.0], [0.4]]))
     for sign in (1.0, -1.0):
         (sign * prior().component_distribution.base_dist.loc.sum()).backward()
-        assert prior.pseudo_inputs.grad is not None
+        assert prior.raw.grad is not None
         # A descent by the gradient leads back inside where it is not zero.
-        assert prior.pseudo_inputs.grad[0, 0] == (0.0 if sign > 0 else -1.0)
-        assert prior.pseudo_inputs.grad[1, 0] == sign
-        prior.pseudo_inputs.grad = None
+        assert prior.raw.grad[0, 0] == (0.0 if sign > 0 else -1.0)
+        assert prior.raw.grad[1, 0] == sign
+        prior.raw.grad = None
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 255.0), (-0.3, 0.7), (0.0, math.inf)])
+def test_pseudo_inputs_are_those_given_and_never_leave_the_range(low: float, high: float) -> None:
+    """Whatever the optimizer makes of the parameter, of finite ranges the part from 0 to 1."""
+    width = min(high - low, 300.0)
+    given = low + width * torch.rand(40, 3)
+    prior = priors.VampPrior(posteriors.Normal(nn.Linear(3, 4)), given, low, high)
+    torch.testing.assert_close(prior.pseudo_inputs, given)
+    part = (given - low) / (high - low) if math.isfinite(high) else given
+    torch.testing.assert_close(prior.raw.detach(), part)
+    with torch.no_grad():
+        prior.raw.add_(width * torch.randn(40, 3))
+    assert (prior.pseudo_inputs >= low).all()
+    assert (prior.pseudo_inputs <= high).all()
 
 
 def test_a_shared_posterior_is_trained_by_both() -> None:
