@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae import inductor
 from pyro_vae.guards import ambient, inputs, plain, signature
-from pyro_vae.recording import Recorded
+from pyro_vae.recording import Recorded, layers
 from pyro_vae.tracing import Graph, Kind, NotCompiled
 
 _log = logging.getLogger(__name__)
@@ -100,10 +100,11 @@ class Compiled(Recorded):
         """The graph for this call, traced and compiled if it is time; None where it is not."""
         if self._given_up or not _only_parameters_are_captured():
             return None
-        elbo = self.elbo
-        if elbo.vectorize_particles and elbo.max_plate_nesting == math.inf:
-            elbo._guess_max_plate_nesting(model, guide, args, kwargs)  # as its first loss would
-        key = (kind, model, guide, signature(args, kwargs), ambient(), plain(elbo))
+        *outer, inner = layers(self.elbo)
+        if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
+            inner._guess_max_plate_nesting(model, guide, args, kwargs)  # as its first loss would
+        numbers = tuple(map(plain, (*outer, inner)))
+        key = (kind, model, guide, signature(args, kwargs), ambient(), numbers)
         known = self._graphs.get(key, [])
         for graph in known:
             if graph.holds() and (graph.is_bound() or graph.bind(args, kwargs)):
@@ -124,7 +125,7 @@ class Compiled(Recorded):
             return None
         start = time.perf_counter()
         try:
-            graph = Graph(kind, elbo, model, guide, args, kwargs)
+            graph = Graph(kind, self.elbo, model, guide, args, kwargs)
         except NotCompiled as error:
             if self.strict:
                 raise

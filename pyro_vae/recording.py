@@ -5,9 +5,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
+
+UNANNEALED = "pyro_vae.unannealed"
+"""In a site's ``infer``: the scale that it has without an annealed KL."""
+
+
+def layers(elbo: ELBO) -> Iterator[ELBO]:
+    """An ELBO, the one inside it, and so on to the one that makes the traces."""
+    yield elbo
+    if hasattr(elbo, "elbo"):
+        yield from layers(elbo.elbo)
 
 
 @contextmanager
@@ -18,6 +29,7 @@ def recording(elbo: ELBO) -> Iterator[list[tuple[Trace, Trace]]]:
     further pass, and the objective stays the user's own.
     """
     traces: list[tuple[Trace, Trace]] = []
+    *_, elbo = layers(elbo)
     own = elbo._get_trace
     patched = vars(elbo).get("_get_trace")  # by a block that this one is nested in
 
@@ -48,11 +60,19 @@ def terms(traces: list[tuple[Trace, Trace]], num_particles: int) -> tuple[Tensor
             if site["type"] == "sample" and site["is_observed"]:
                 likelihood = likelihood + site["log_prob_sum"].detach()
             elif site["type"] == "sample":
-                kl = kl - site["log_prob_sum"].detach()
+                kl = kl - _log_prob_sum(site)
         for site in guide.nodes.values():
             if site["type"] == "sample":
-                kl = kl + site["log_prob_sum"].detach()
+                kl = kl + _log_prob_sum(site)
     return likelihood / num_particles, kl / num_particles
+
+
+def _log_prob_sum(site: dict[str, Any]) -> Tensor:
+    """A latent site's log-probability without an annealing weight, which may be zero."""
+    if UNANNEALED not in site["infer"]:
+        return site["log_prob_sum"].detach()
+    scale = site["infer"][UNANNEALED]
+    return scale_and_mask(site["unscaled_log_prob"].detach(), scale, site["mask"]).sum()
 
 
 class Recorded(ELBO):

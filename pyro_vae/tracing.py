@@ -26,7 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_vae import inductor
 from pyro_vae.guards import Modules, inputs, is_input, layout
-from pyro_vae.recording import recording, terms
+from pyro_vae.recording import layers, recording, terms
 from pyro_vae.supports import check_on_support, scored_support
 
 Kind = Literal["loss", "gradients"]
@@ -390,7 +390,8 @@ def _reads_no_values(elbo: ELBO) -> Iterator[None]:
         warn_if_inf: silent,
     }
     with ExitStack() as stack:
-        for module in {sys.modules[cls.__module__] for cls in type(elbo).__mro__}:
+        classes = {cls for layer in layers(elbo) for cls in type(layer).__mro__}
+        for module in {sys.modules[cls.__module__] for cls in classes}:
             for name, value in list(vars(module).items()):
                 if callable(value) and value in (torch_item, warn_if_nan, warn_if_inf):
                     stack.callback(setattr, module, name, value)

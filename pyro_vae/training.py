@@ -16,6 +16,7 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor
 
 from pyro_vae import datasets
+from pyro_vae.annealing import Annealed
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.compilation import Compiled
 from pyro_vae.datasets import Pixels
@@ -36,6 +37,7 @@ from pyro_vae.vae import (
     evaluating,
     examine,
 )
+from pyro_vae.weighted import WeightedELBO
 
 COMPILED_FROM = 2000
 """Steps from which ``compile="auto"`` compiles: fewer do not repay the compilation."""
@@ -90,10 +92,10 @@ def fit(
             from it. The weights that the VAE starts with are its own. To go on training, pass
             another seed: the same one would draw the same pixels and noise again.
         compile: Whether loss and gradients are compiled, see :func:`objectives.compiled`. "auto"
-            compiles from 2,000 steps on, where the objective is a ``Trace_ELBO`` or a subclass,
-            and goes on uncompiled, with a warning, where model and guide are no static program.
-            An objective that is compiled already stays so. Compilation, of seconds to half a
-            minute, counts into the first epoch's seconds.
+            compiles from 2,000 steps on, where the objective is a ``Trace_ELBO`` or one of
+            :mod:`objectives`, and goes on uncompiled, with a warning, where model and guide are no
+            static program. An objective that is compiled already stays so. Compilation, of seconds
+            to half a minute, counts into the first epoch's seconds.
         precision: "bf16" computes the networks in bfloat16, with float32 parameters and
             densities; the test set is always scored in float32.
         callbacks: Called after each epoch with the VAE and the history so far.
@@ -305,7 +307,8 @@ def _recorded(objective: ELBO, compile: bool | Literal["auto"], steps: int) -> R
     """The objective with its terms, and compiled where that is asked for or pays."""
     if isinstance(objective, Recorded):
         return objective
-    pays = steps >= COMPILED_FROM and isinstance(objective, Trace_ELBO)
+    static = isinstance(objective, Trace_ELBO | WeightedELBO | Annealed)
+    pays = steps >= COMPILED_FROM and static
     if compile is True or (compile == "auto" and pays):
         return Compiled(objective, strict=compile is True)
     return Recorded(objective)
