@@ -1,7 +1,7 @@
 """Checks of arguments that many functions take."""
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 
@@ -25,7 +25,7 @@ def check_seed(seed: int | None) -> None:
 def is_positive(number: object) -> bool:
     """Whether `number` is a finite number above 0."""
     return (
-        isinstance(number, int | float) and not isinstance(number, bool) and 0 < number < math.inf
+        isinstance(number, Real) and not isinstance(number, bool) and 0 < float(number) < math.inf
     )
 
 

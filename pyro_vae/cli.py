@@ -8,7 +8,6 @@ from typing import Annotated, Any, cast
 
 import torch
 import typer
-from torch import Tensor
 
 from pyro_vae import (
     comparison,
@@ -35,6 +34,7 @@ from pyro_vae.options import (
     RootOption,
     SamplesOption,
     ZDimOption,
+    first_of,
     load_data,
     say,
 )
@@ -130,7 +130,9 @@ def evaluate(
 ) -> None:
     """Score the test set: ELBO and importance-weighted log-likelihood; writes evaluation.json."""
     vae, settings, dataset = _open(run, root)
-    x, pixels = density_draw(vae, _first(dataset.test, examples), settings["pixels"], seed)
+    x, pixels = density_draw(
+        vae, first_of("examples", dataset.test, examples), settings["pixels"], seed
+    )
     if pixels != settings["pixels"]:
         say(
             f"trained on {settings['pixels']} pixels, on which the model has no density: scored "
@@ -218,7 +220,7 @@ def compare(
     dataset = load_data(data, root)
     chosen = _build(preset, z_dim, dataset, pixels, 0).preset
     assert chosen is not None
-    test = _first(dataset.test, examples)
+    test = first_of("examples", dataset.test, examples)
     result = comparison.compare(
         lambda: presets.build(**chosen),
         dataset.train,
@@ -338,15 +340,6 @@ def _open(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset]:
     if not all(torch.isfinite(p).all() for p in vae.parameters()):
         raise ValueError(f"{run / runs.WEIGHTS}: holds weights that are not finite")
     return vae, settings, load_data(settings["data"], root)
-
-
-def _first(test: Tensor, examples: int | None) -> Tensor:
-    if examples is None:
-        return test
-    check_count("examples", examples)
-    if examples > len(test):
-        raise ValueError(f"examples: got {examples}, expected at most the {len(test)} test images")
-    return test[:examples]
 
 
 def _epoch_line(history: History, epochs: int) -> str:

@@ -115,7 +115,7 @@ def _load_torchvision(name: str, class_name: str, root: str | Path | None) -> Da
 
 
 def to_pixels(levels: Tensor, pixels: Pixels, seed: int | None = None) -> Tensor:
-    """Turns 8-bit levels into float32 pixels x; random draws are fixed by a seed.
+    """Turns 8-bit levels into pixels x of torch's default dtype; a seed fixes random draws.
 
     ============= ================================================ ===========================
     pixels        x                                                a density on it
@@ -194,7 +194,7 @@ def bits_per_dim(
             f"pixels: got {pixels!r}, expected 'levels' or 'dequantized': bits per dimension of "
             "8-bit images are those of their levels"
         )
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     for size in sizes:
         check_count("shape", size)
     bits = nats / (math.prod(sizes) * math.log(2))
@@ -244,7 +244,7 @@ def _dequantized(levels: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _levels(levels: Tensor, generator: torch.Generator | None) -> Tensor:
-    return levels.float()
+    return levels.to(torch.get_default_dtype())
 
 
 _TO_PIXELS: dict[Pixels, _Draw] = {

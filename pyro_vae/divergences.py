@@ -11,6 +11,8 @@ from torch.distributions import (
     register_kl,
 )
 
+from pyro_vae.distributions import LowRankNormal
+
 
 @register_kl(MultivariateNormal, Independent)
 @register_kl(LowRankMultivariateNormal, Independent)
@@ -25,6 +27,25 @@ def _kl_correlated_independent(
     """
     marginals = Independent(Normal(q.mean, q.stddev), 1)
     return kl_divergence(marginals, p) + marginals.entropy() - q.entropy()
+
+
+@register_kl(LowRankNormal, MultivariateNormal)
+@register_kl(LowRankNormal, LowRankMultivariateNormal)
+def _kl_low_rank_normal(
+    q: LowRankNormal, p: MultivariateNormal | LowRankMultivariateNormal
+) -> torch.Tensor:
+    """torch's closed form of two normals, in float64 as q is."""
+    wide = {
+        name: getattr(p, name).double()
+        for name in (
+            ("loc", "scale_tril")
+            if isinstance(p, MultivariateNormal)
+            else ("loc", "cov_factor", "cov_diag")
+        )
+    }
+    exact = LowRankMultivariateNormal(q.loc, q.cov_factor, q.cov_diag, validate_args=False)
+    family = MultivariateNormal if isinstance(p, MultivariateNormal) else LowRankMultivariateNormal
+    return kl_divergence(exact, family(**wide, validate_args=False)).to(q.mean.dtype)
 
 
 @register_kl(Independent, LowRankMultivariateNormal)

@@ -84,14 +84,15 @@ class _LocationScale(nn.Module):
         self.network = network
         self.scale = scale
         self._event_dim = len(out_shape(network))
-        if scale == "pixel":
+        if isinstance(scale, str) and scale == "pixel":
             self._event_dim = _event_dim(network, 2, 'for scale="pixel": location and raw scale')
-        elif scale == "shared":
+        elif isinstance(scale, str) and scale == "shared":
             start = math.log(math.expm1(1.0 - SCALE_FLOOR))
             self.raw_scale = nn.Parameter(torch.tensor(start))
-        elif not is_positive(scale):
+        elif not is_positive(scale) or scale < torch.finfo(torch.get_default_dtype()).tiny:
             raise ValueError(
-                f'scale: got {scale!r}, expected "pixel", "shared" or a positive number'
+                f'scale: got {scale!r}, expected "pixel", "shared" or a number above 0 in '
+                f"{torch.get_default_dtype()}"
             )
 
     def _loc_and_scale(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -178,7 +179,9 @@ class StudentT(_LocationScale):
 
     def forward(self, z: Tensor) -> dist.Distribution:
         loc, scale = self._loc_and_scale(z)
-        return dist.StudentT(torch.full_like(loc, self.df), loc, scale).to_event(self._event_dim)
+        return distributions.StudentT(torch.full_like(loc, self.df), loc, scale).to_event(
+            self._event_dim
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, df={self.df:g}"

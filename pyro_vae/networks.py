@@ -5,9 +5,10 @@ its ``forward`` and its attribute ``out_shape``, so any module with these two se
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -19,10 +20,16 @@ Shape = int | Sequence[int]
 
 def as_shape(argument: str, shape: Shape) -> torch.Size:
     """`shape` as a ``torch.Size``; raises unless it is an int or a sequence of ints from 1 up."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in sizes):
         raise ValueError(f"{argument}: got {shape!r}, expected whole numbers from 1 up")
-    return torch.Size(sizes)
+    return torch.Size(map(int, sizes))
+
+
+def check_network(argument: str, network: object) -> None:
+    """Raises TypeError unless `network` is a module."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{argument}: got a {type(network).__name__}, expected a torch.nn.Module")
 
 
 def split_shape(x: Tensor, in_shape: torch.Size, network: nn.Module) -> torch.Size:
@@ -56,7 +63,7 @@ def bfloat16(module: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: There is no network inside.
     """
-    networks = list(_networks(module))
+    networks = list(dict.fromkeys(_networks(module)))  # a shared one once
     if not networks:
         raise ValueError(
             "precision: got 'bf16', but no part holds a network, which is a module with an "
@@ -166,7 +173,9 @@ class Scaled(nn.Module):
 
     def __init__(self, network: nn.Module, factor: float = 1 / 255) -> None:
         super().__init__()
-        if not isinstance(factor, int | float) or not math.isfinite(factor) or not factor:
+        check_network("network", network)
+        number = isinstance(factor, int | float) and not isinstance(factor, bool)
+        if not number or not math.isfinite(factor) or not factor:
             raise ValueError(f"factor: got {factor!r}, expected a finite number other than 0")
         self.network = network
         self.factor = factor
@@ -196,6 +205,7 @@ class Folded(nn.Module):
 
     def __init__(self, network: nn.Module, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
+        check_network("network", network)
         self.network = network
         self.in_shape = as_shape("in_shape", in_shape)
         self.out_shape = as_shape("out_shape", out_shape)

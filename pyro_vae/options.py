@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae import datasets, presets
+from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Dataset
 
 PresetOption = Annotated[str, typer.Option(help=f"One of {', '.join(presets.names())}.")]
@@ -43,3 +45,13 @@ def load_data(data: str, root: Path | None) -> Dataset:
     if data not in datasets.names():
         raise ValueError(f"data: got {data!r}, expected one of {', '.join(datasets.names())}")
     return datasets.load(data, None if data == "digits" else root)
+
+
+def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
+    """The first so many of some images, None for all; raises ValueError if there are fewer."""
+    if count is None:
+        return images
+    check_count(argument, count)
+    if count > len(images):
+        raise ValueError(f"{argument}: got {count}, expected at most the {len(images)} images")
+    return images[:count]

@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from pyro_vae import flows
+from pyro_vae import distributions, flows
 from pyro_vae.arguments import check_count, check_interval
-from pyro_vae.distributions import OpenInterval
 from pyro_vae.mixtures import NormalMixture
-from pyro_vae.networks import out_shape
+from pyro_vae.networks import as_shape, check_network, out_shape
 from pyro_vae.supports import describe, is_real, support_of
 
 SCALE_FLOOR = 1e-4
@@ -87,7 +86,7 @@ class LowRankNormal(nn.Module):
     def forward(self, x: Tensor) -> dist.Distribution:
         loc, raw_scale, factor = self._split(self.network(x))
         factor = factor.unflatten(-1, (-1, self.rank)) / math.sqrt(self.rank)
-        return dist.LowRankMultivariateNormal(loc, factor, _scale(raw_scale).square())
+        return distributions.LowRankNormal(loc, factor, _scale(raw_scale).square())
 
     def _split(self, numbers: Tensor) -> Sequence[Tensor]:
         parts = 2 + self.rank
@@ -200,8 +199,8 @@ class Flow(nn.Module):
         hidden: Widths of the hidden layers of each step's network.
 
     Raises:
-        ValueError: `z_dim` or `transforms` is no whole number from 1 up, or the network gives no
-            context.
+        ValueError: `z_dim`, `transforms` or a width is no whole number from 1 up, or the network
+            gives no context.
         ModuleNotFoundError: Zuko is not installed.
     """
 
@@ -223,7 +222,9 @@ class Flow(nn.Module):
             )
         self.network = network
         self.z_dim = z_dim
-        self.flow = flows.InverseAutoregressive(z_dim, shape[0] - 2 * z_dim, transforms, hidden)
+        self.flow = flows.InverseAutoregressive(
+            z_dim, shape[0] - 2 * z_dim, transforms, as_shape("hidden", hidden)
+        )
 
     def forward(self, x: Tensor) -> dist.Distribution:
         numbers = self.network(x)
@@ -255,6 +256,7 @@ class Squashed(nn.Module):
 
     def __init__(self, posterior: nn.Module, low: float, high: float) -> None:
         super().__init__()
+        check_network("posterior", posterior)
         check_interval(low, high)
         self.posterior = posterior
         self.register_buffer("low", torch.tensor(float(low)), persistent=False)
@@ -286,14 +288,17 @@ class _OntoInterval(Transform):
     bijective = True
     sign = 1
 
-    def __init__(self, low: Tensor, high: Tensor) -> None:
-        super().__init__(cache_size=1)
+    def __init__(self, low: Tensor, high: Tensor, cache_size: int = 1) -> None:
+        super().__init__(cache_size)
         self.low, self.high = low, high
         self._version = -1
 
+    def with_cache(self, cache_size: int = 1) -> "_OntoInterval":
+        return _OntoInterval(self.low, self.high, cache_size)
+
     @property
     def codomain(self) -> constraints.Constraint:  # type: ignore[override]
-        return OpenInterval(self.low, self.high)
+        return distributions.OpenInterval(self.low, self.high)
 
     def _call(self, x: Tensor) -> Tensor:
         y = self.low + (self.high - self.low) * x.sigmoid()
@@ -319,7 +324,8 @@ def _scale(raw: Tensor) -> Tensor:
 
 
 def _check_network(network: nn.Module, split: Callable[[Tensor], object]) -> None:
-    """Raises ValueError unless what a network says that it gives can be split; it need not say."""
+    """Raises unless a network is a module whose numbers, if it says how many, can be split."""
+    check_network("network", network)
     if not hasattr(network, "out_shape"):
         return
     shape = out_shape(network)

@@ -11,11 +11,13 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_vae import flows
+from pyro_vae import distributions, flows
 from pyro_vae.arguments import check_bounds, check_count, check_df, check_interval
 from pyro_vae.mixtures import Mixture, NormalMixture
+from pyro_vae.networks import as_shape
 
 SCALE_FLOOR = 1e-4
 """Least scale that a trained prior can take, as of a posterior."""
@@ -120,7 +122,9 @@ class StudentT(_Standard):
         self.df = df
 
     def forward(self) -> dist.Distribution:
-        return dist.StudentT(torch.full_like(self.loc, self.df), self.loc, self.scale).to_event(1)
+        return distributions.StudentT(
+            torch.full_like(self.loc, self.df), self.loc, self.scale
+        ).to_event(1)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, df={self.df:g}"
@@ -177,7 +181,8 @@ class VampPrior(nn.Module):
         low, high: The range of x, in which they are kept.
 
     Raises:
-        TypeError: `posterior` is no module, or `pseudo_inputs` no floating-point tensor.
+        TypeError: `posterior` is no module that gives a distribution, or `pseudo_inputs` no
+            floating-point tensor.
         ValueError: `pseudo_inputs` are outside of the range, or do not fit the posterior; the
             posterior is a flow.
     """
@@ -216,11 +221,17 @@ class VampPrior(nn.Module):
             )
         try:
             with torch.no_grad():
-                batch_shape = copy.deepcopy(posterior).eval()(pseudo_inputs).batch_shape
+                components = copy.deepcopy(posterior).eval()(pseudo_inputs)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"pseudo_inputs: the posterior does not take them: {error}"
             ) from error
+        if not isinstance(components, TorchDistributionMixin):
+            raise TypeError(
+                f"posterior: its forward gave a {type(components).__name__}, expected a "
+                "distribution of pyro.distributions"
+            )
+        batch_shape = components.batch_shape
         if batch_shape != pseudo_inputs.shape[:1]:
             raise ValueError(
                 f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, of which the posterior "
@@ -292,7 +303,7 @@ class Flow(nn.Module):
         hidden: Widths of the hidden layers of each transform's network.
 
     Raises:
-        ValueError: `z_dim` or `transforms` is no whole number from 1 up.
+        ValueError: `z_dim`, `transforms` or a width is no whole number from 1 up.
         ModuleNotFoundError: Zuko is not installed.
     """
 
@@ -302,7 +313,7 @@ class Flow(nn.Module):
         super().__init__()
         check_count("z_dim", z_dim)
         check_count("transforms", transforms)
-        self.flow = flows.spline(z_dim, transforms, hidden)
+        self.flow = flows.spline(z_dim, transforms, as_shape("hidden", hidden))
 
     def forward(self) -> dist.Distribution:
         return flows.FromZuko(self.flow())

@@ -15,6 +15,7 @@ from pyro_vae.options import (
     EpochsOption,
     RootOption,
     SamplesOption,
+    first_of,
     load_data,
     say,
 )
@@ -104,9 +105,8 @@ def pixel_likelihoods_(
 ) -> None:
     """Likelihoods of 8-bit images in bits per dimension, and samples of each."""
     dataset = load_data(data, root)
-    check_count("train_examples", train_examples)
-    check_count("examples", examples)
-    train, test = dataset.train[:train_examples], dataset.test[:examples]
+    train = first_of("train_examples", dataset.train, train_examples)
+    test = first_of("examples", dataset.test, examples)
     makers = pixel_likelihoods.makers(dataset.shape)
     command = _command(
         "pixel-likelihoods",

@@ -1,6 +1,7 @@
 """A study: VAEs trained and judged alike, each kept in a small file as it is done."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -72,10 +73,16 @@ class Result:
         """Writes all of it to :func:`file_of`, the values to three digits behind the point."""
         path = file_of(folder, self.name)
         record = {field.name: getattr(self, field.name) for field in fields(self)}
+        record = {name: _number(value) for name, value in record.items()}
         record["values"] = [round(v, 3) for v in self.values.tolist()]
         record["samples"] = None if self.samples is None else self.samples.tolist()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, record, indent=None)
+
+
+def _number(value: Any) -> Any:
+    """JSON has no NaN: the standard error of one example is none."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def file_of(folder: Path, name: str) -> Path:
@@ -94,12 +101,16 @@ def kept(folder: Path, name: str, settings: Mapping[str, Any]) -> Result | None:
         return None
     try:
         record = json.loads(path.read_text())
+        if record["name"] != name or not isinstance(record["settings"], dict):
+            raise ValueError(f"a row named {record['name']!r}, of settings {record['settings']!r}")
+        for key in ("mean", "stderr", "mc_error", "elbo", "kl", "median_ess", "seconds"):
+            record[key] = math.nan if record[key] is None else float(record[key])
         record["values"] = torch.tensor(record["values"], dtype=torch.float64)
         record["shape"] = tuple(record["shape"])
         if record["samples"] is not None:
             record["samples"] = torch.tensor(record["samples"], dtype=torch.uint8)
         result = Result(**record)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged ({error}), expected a row of a study") from error
     other = [key for key, value in settings.items() if result.settings.get(key) != value]
     if other:

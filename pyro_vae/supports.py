@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import AffineTransform, Transform, TransformedDistribution, constraints
+from torch.distributions import Transform, TransformedDistribution, constraints
 from torch.distributions.constraints import Constraint
 
 
@@ -42,8 +42,9 @@ def same_support(a: Constraint, b: Constraint) -> bool:
 
 
 def _close(a: Tensor, b: Tensor, width: Tensor) -> bool:
-    """Whether two ends are the same, but for rounding: relative to an interval's finite width."""
-    error = 1e-5 * torch.where(width.isfinite(), width, a.abs()).nan_to_num(posinf=0.0)
+    """Whether two ends are the same but for a few roundings of float32."""
+    size = torch.maximum(a.abs(), width.nan_to_num(posinf=0.0)).nan_to_num(posinf=0.0)
+    error = 4 * torch.finfo(torch.float32).eps * size
     return bool(((a == b) | ((a - b).abs() <= error)).all())
 
 
@@ -51,7 +52,7 @@ def support_of(distribution: Any) -> Constraint:
     """A distribution's support, tightened where torch's own is too wide.
 
     torch takes the codomain of the last transform; an affine one has that of all reals, though
-    it maps the interval that a sigmoid gives it to an interval.
+    it maps the interval that a sigmoid gives it to an interval, and a power maps that to another.
     """
     base = distribution
     while not isinstance(base, TransformedDistribution) and hasattr(base, "base_dist"):
@@ -61,13 +62,18 @@ def support_of(distribution: Any) -> Constraint:
         return distribution.support
     support = support_of(base.base_dist)
     for transform in _flat(base.transforms):
-        bounds = _bounds(_innermost(support))
-        if isinstance(transform, AffineTransform) and bounds is not None:
-            ends = [transform(bound.to(torch.get_default_dtype())) for bound in bounds]
-            support = constraints.interval(torch.minimum(*ends), torch.maximum(*ends))
-        else:
-            support = transform.codomain
+        support = _image(transform, support)
     return support
+
+
+def _image(transform: Transform, support: Constraint) -> Constraint:
+    """Where a transform brings a set: by its ends, if it is monotone and more could go in."""
+    bounds = _bounds(_innermost(support))
+    elementwise = transform.bijective and transform.domain.event_dim == 0
+    if bounds is None or not elementwise or same_support(support, transform.domain):
+        return transform.codomain
+    ends = [transform(bound.to(torch.get_default_dtype())) for bound in bounds]
+    return constraints.interval(torch.minimum(*ends), torch.maximum(*ends))
 
 
 def _flat(transforms: Sequence[Transform]) -> Iterator[Transform]:

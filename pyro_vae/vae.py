@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -121,9 +122,12 @@ class VAE(nn.Module):
         """
         if x is not None:
             check_data(x)
+            check_dtype("x", x, self)
         swapped = self._bind(self.prior, self.likelihood)
         with pyro.plate("data", num_samples if x is None else len(x), dim=-1):
-            z = pyro.sample("z", call(self, "prior", swapped=swapped))
+            p_z = call(self, "prior", swapped=swapped)
+            check_prior(p_z)
+            z = pyro.sample("z", p_z)
             p_x = call(self, "likelihood", z, swapped=swapped)
             check_likelihood(p_x, z)
             if x is not None:
@@ -141,6 +145,7 @@ class VAE(nn.Module):
             particles.
         """
         check_data(x)
+        check_dtype("x", x, self)
         swapped = self._bind(self.posterior)
         q_z = call(self, "posterior", x, swapped=swapped)
         if self._checked != (self.prior, self.posterior):
@@ -187,7 +192,11 @@ class VAE(nn.Module):
         """
         check_count("num_samples", num_samples)
         with evaluating(self):
-            p_x = call(self, "likelihood", call(self, "prior").sample((num_samples,)))
+            p_z = call(self, "prior")
+            check_prior(p_z)
+            z = p_z.sample((num_samples,))
+            check_dtype("prior", z, self)
+            p_x = call(self, "likelihood", z)
             return p_x.sample() if sample else _point(p_x)
 
     def extra_repr(self) -> str:
@@ -261,7 +270,11 @@ class _Function(nn.Module):
         return self.function(*args)
 
     def extra_repr(self) -> str:
-        return getattr(self.function, "__qualname__", repr(self.function))
+        function = self.function
+        while isinstance(function, partial):
+            function = function.func
+        # No repr, which has an address: a saved structure is that of another process too.
+        return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def call(
@@ -347,6 +360,7 @@ def examine(
         p_z = call(vae, "prior")
         check_prior(p_z)
         z = p_z.sample((1,))
+        check_dtype("prior", z, vae)
         p_x = call(vae, "likelihood", z)
         check_likelihood(p_x, z)
         check_shape(argument, shape, p_x)

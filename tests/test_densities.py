@@ -7,7 +7,9 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -16,7 +18,18 @@ from pyro.infer import MCMC, NUTS, Predictive
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
-from pyro_vae import VAE, datasets, elbo, flows, likelihoods, networks, posteriors, priors
+from pyro_vae import (
+    VAE,
+    datasets,
+    distributions,
+    elbo,
+    flows,
+    likelihoods,
+    log_likelihood,
+    networks,
+    posteriors,
+    priors,
+)
 from pyro_vae.distributions import (
     ContinuousBernoulli,
     DiscretizedLogistic,
@@ -817,6 +830,17 @@ def test_mixtures_of_squashed_normals_have_the_box_as_support() -> None:
     assert same_support(p_z.support, priors.Uniform(2, -2.0, 3.0)().support)
 
 
+def test_ends_that_all_but_agree_do_not() -> None:
+    """A draw in the gap would have no prior density, and an error far from its cause."""
+    vae = VAE(
+        priors.Uniform(2),
+        likelihood_of("Bernoulli", 2),
+        posteriors.Squashed(POSTERIORS["Normal"](2), 0.0, 1.000005),
+    )
+    with pytest.raises(ValueError, match=r"posterior: its support is .*expected the prior's"):
+        vae.guide(data("Bernoulli"))
+
+
 def test_squashed_posteriors_have_no_density_at_the_ends() -> None:
     q_z = posterior_for("Uniform", "Normal", 2)(torch.rand(1, X_DIM))
     for end in (-2.0, 3.0):
@@ -841,6 +865,109 @@ def test_squashed_draws_stay_inside_where_sigmoids_round() -> None:
     assert ((z > 100) & (z < 101)).all()
     assert torch.isfinite(priors.Uniform(2, 100.0, 101.0)().log_prob(z)).all()
     assert torch.isfinite(q_z.log_prob(z)).all()
+
+
+# Digits.
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("scale", [1.0, 1e-2, posteriors.SCALE_FLOOR])
+def test_low_rank_normals_keep_their_digits(scale: float, rank: int) -> None:
+    """Of the same float32 numbers, against torch's own in float64."""
+    z_dim = 6
+    loc, factor = torch.randn(4, z_dim), torch.randn(4, z_dim, rank)
+    diagonal = torch.full((4, z_dim), scale**2)
+    q = distributions.LowRankNormal(loc, factor, diagonal)
+    exact = dist.LowRankMultivariateNormal(loc.double(), factor.double(), diagonal.double())
+    z = q.rsample((50,))
+    assert z.dtype == q.mean.dtype == q.variance.dtype == q.stddev.dtype == torch.float32
+    torch.testing.assert_close(q.log_prob(z), exact.log_prob(z.double()).float())
+    torch.testing.assert_close(q.entropy(), exact.entropy().float())
+    torch.testing.assert_close(q.variance, exact.variance.float())
+    expanded = q.expand((3, 4))
+    torch.testing.assert_close(expanded.log_prob(z[:3]), q.log_prob(z[:3]))
+    assert expanded.sample().dtype == torch.float32
+    wide = torch.eye(z_dim)[:, :2] + 0.3
+    for p in (
+        dist.Normal(torch.zeros(z_dim), 2.0).to_event(1),
+        dist.MultivariateNormal(torch.ones(z_dim), 2 * torch.eye(z_dim)),
+        dist.LowRankMultivariateNormal(torch.ones(z_dim), wide, torch.ones(z_dim)),
+    ):
+        p64 = getattr(p, "base_dist", p)
+        covariance = (
+            torch.diag(p64.variance.double())
+            if isinstance(p64, dist.Normal)
+            else p64.covariance_matrix.double()
+        )
+        whole = torch.distributions.MultivariateNormal(p.mean.double(), covariance)
+        dense = torch.distributions.MultivariateNormal(exact.loc, exact.covariance_matrix)
+        if scale < 1e-3 and rank < z_dim:
+            continue  # the dense covariance has not enough digits itself
+        kl = torch.distributions.kl_divergence(q, p)
+        assert kl.dtype == torch.float32
+        expected = torch.distributions.kl_divergence(dense, whole).float()
+        torch.testing.assert_close(kl, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sharp_low_rank_posteriors_give_the_exact_log_likelihood() -> None:
+    """A decoder of one direction, whose posterior is sharp across it and wide along it."""
+    z_dim, x_dim, s = 4, 3, 1e-3
+    weight = torch.linalg.qr(torch.randn(z_dim, z_dim)).Q[:x_dim]  # rows are orthonormal
+    along = torch.linalg.svd(weight).Vh[x_dim:]  # what x says nothing of
+    variance = 1 / (1 + s**-2)
+    decoder = networks.MLP(z_dim, (), x_dim)
+    encoder = networks.MLP(x_dim, (), 3 * z_dim)
+    with torch.no_grad():
+        decoder.layers[0].weight.copy_(weight)
+        decoder.layers[0].bias.zero_()
+        encoder.layers[0].weight.zero_()
+        encoder.layers[0].weight[:z_dim] = variance / s**2 * weight.T
+        raw = math.log(math.expm1(math.sqrt(variance) - posteriors.SCALE_FLOOR))
+        factor = along[0] * math.sqrt(1 - variance)
+        encoder.layers[0].bias.copy_(
+            torch.cat((torch.zeros(z_dim), torch.full((z_dim,), raw), factor))
+        )
+    vae = VAE(
+        priors.StandardNormal(z_dim),
+        likelihoods.Gaussian(decoder, scale=s),
+        posteriors.LowRankNormal(encoder, rank=1),
+    )
+    x = torch.randn(20, x_dim)
+    exact = dist.Normal(0.0, math.sqrt(1 + s**2)).log_prob(x).sum(1)
+    result = log_likelihood(vae, x, 50, seed=0)
+    # float32 places z, at 1e-3 of the posterior's width, to one part in 10^4.
+    torch.testing.assert_close(result.values.float(), exact, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("own", "torchs", "parameters"),
+    [
+        (distributions.Beta, dist.Beta, (1e4, 2e4)),
+        (distributions.Beta, dist.Beta, (0.01, 0.02)),
+        (distributions.StudentT, dist.StudentT, (1000.0, 0.3, 0.1)),
+        (distributions.StudentT, dist.StudentT, (0.5, 0.3, 0.1)),
+    ],
+)
+def test_log_gammas_keep_their_digits(
+    own: type, torchs: type, parameters: tuple[float, ...]
+) -> None:
+    values = [torch.full((784,), p) for p in parameters]
+    p_x = own(*values)
+    x = p_x.sample().clamp(1e-6, 1 - 1e-6)
+    exact = torchs(*(v.double() for v in values)).log_prob(x.double())
+    log_prob = p_x.log_prob(x)
+    assert log_prob.dtype == torch.float32
+    torch.testing.assert_close(log_prob, exact.float())
+    assert p_x.expand((2, 784)).log_prob(x).shape == (2, 784)
+
+
+def test_a_transform_onto_an_interval_serves_without_its_cache() -> None:
+    q_z = posterior_for("Uniform", "Normal", 2)(torch.rand(3, X_DIM))
+    z = q_z.rsample()
+    (transform,) = q_z.transforms
+    y = transform.with_cache(0).inv(z)
+    torch.testing.assert_close(transform.with_cache(0)(y), z)
+    assert transform.with_cache(1) is not None
 
 
 # Bits.
@@ -896,6 +1023,13 @@ def test_dequantized_bits_are_a_bound_on_those_of_the_levels() -> None:
         (lambda: priors.StudentT(2, 0.0), "df: got 0.0"),
         (lambda: priors.GaussianMixture(2, 0), "components: got 0"),
         (lambda: priors.Flow(2, 0), "transforms: got 0"),
+        (lambda: priors.Flow(2, hidden=(8, 0)), r"hidden: got \(8, 0\)"),
+        (lambda: priors.Flow(2, hidden="ab"), "hidden: got 'ab'"),
+        (lambda: posteriors.Flow(networks.MLP(3, (), 5), 2, hidden=-1), "hidden: got -1"),
+        (lambda: likelihoods.Gaussian(networks.MLP(2, (), 3), scale=1e-60), "scale: got 1e-60"),
+        (lambda: likelihoods.Gaussian(networks.MLP(2, (), 3), scale=torch.ones(3)), "scale: got"),
+        (lambda: networks.MLP(2.5, (), 3), "in_shape: got 2.5"),
+        (lambda: networks.Scaled(networks.MLP(2, (), 3), True), "factor: got True"),
         (
             lambda: priors.VampPrior(POSTERIORS["Flow"](2), torch.rand(2, 3)),
             "posterior: got a flow",
@@ -924,6 +1058,29 @@ def test_dequantized_bits_are_a_bound_on_those_of_the_levels() -> None:
 def test_wrong_parts_are_named(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: posteriors.Normal(None), "network: got a NoneType"),
+        (lambda: posteriors.Squashed("x", 0.0, 1.0), "posterior: got a str"),
+        (lambda: networks.Folded(None, 2, 3), "network: got a NoneType"),
+        (lambda: priors.VampPrior(networks.MLP(3, (), 4), torch.rand(2, 3)), "gave a Tensor"),
+    ],
+)
+def test_what_is_no_part_is_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    network = networks.MLP(np.int64(2), (np.int32(4),), (np.int64(3),))
+    assert network.out_shape == (3,)
+    assert likelihoods.Gaussian(network, scale=np.float32(0.5)).scale == 0.5
+    two: Any = np.int64(2)
+    bits = datasets.bits_per_dim(1.0, two, pixels="levels")
+    assert bits == datasets.bits_per_dim(1.0, 2, pixels="levels")
 
 
 def likelihood(name: str, numbers: int, **options: float) -> nn.Module:

@@ -266,6 +266,37 @@ def test_supports_of_many_parts_and_of_transforms() -> None:
         check_on_support("x", torch.eye(2) * torch.tensor([1.0, 2.0]), constraints.simplex)
 
 
+T = torch.distributions.transforms
+
+
+@pytest.mark.parametrize(
+    ("base", "transforms", "ends"),
+    [
+        (dist.Normal(0.0, 1.0), [T.SigmoidTransform(), T.AffineTransform(1.0, 2.0)], (1, 3)),
+        (dist.Normal(0.0, 1.0), [T.SigmoidTransform(), T.AffineTransform(0.0, 0.5).inv], (0, 2)),
+        (dist.Normal(0.0, 1.0), [T.SigmoidTransform(), T.AffineTransform(0.0, -1.0)], (-1, 0)),
+        (
+            dist.Normal(0.0, 1.0),
+            [T.SigmoidTransform(), T.PowerTransform(torch.tensor(2.0))],
+            (0, 1),
+        ),
+        (dist.Uniform(0.0, 1.0), [T.ExpTransform()], (1, math.e)),
+        (dist.Uniform(1.0, 2.0), [T.ExpTransform().inv], (0, math.log(2))),
+        (dist.Normal(0.0, 1.0), [T.ExpTransform()], (0, math.inf)),
+        (dist.Normal(0.0, 1.0), [T.ExpTransform(), T.AffineTransform(1.0, 2.0)], (1, math.inf)),
+        (dist.Normal(0.0, 1.0), [T.SigmoidTransform(), T.SigmoidTransform().inv], None),
+        (dist.Normal(0.0, 1.0), [T.AffineTransform(1.0, 2.0)], None),
+    ],
+)
+def test_supports_of_transforms_are_where_the_draws_can_be(
+    base: dist.Distribution, transforms: list[T.Transform], ends: tuple[float, float] | None
+) -> None:
+    own = dist.TransformedDistribution(base, transforms)
+    expected = constraints.real if ends is None else constraints.interval(*ends)
+    assert same_support(support_of(own), expected)
+    assert same_support(support_of(own.expand((2,)).to_event(1)), expected)
+
+
 def test_the_relaxed_bernoulli_scores_more_than_its_support() -> None:
     p_x = likelihoods.Bernoulli(Given((2,)), relaxed=True)(torch.zeros(3, 2)).expand((5, 3))
     grey = torch.full((5, 3, 2), 0.5)

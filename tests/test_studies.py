@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,7 +80,39 @@ def test_a_study_goes_on_where_it_was_left(tmp_path: Path) -> None:
     (tmp_path / "parts" / "vampprior-500.json").write_text("{}")
     with pytest.raises(ValueError, match=r"vampprior-500.json: damaged"):
         parts_of_digits(tmp_path, *vamp)
+    damages: list[dict[str, Any]] = [
+        {"name": "other"}, {"settings": []}, {"samples": [[999]]}, {"mean": "x"}
+    ]  # fmt: skip
+    for damage in damages:
+        row = json.loads(kept["vampprior-500.json"]) | damage
+        (tmp_path / "parts" / "vampprior-500.json").write_text(json.dumps(row))
+        with pytest.raises(ValueError, match=r"vampprior-500.json: damaged"):
+            parts_of_digits(tmp_path, *vamp)
     assert (tmp_path / "results.md").read_text() == text
+
+
+def test_what_a_row_cannot_know_is_null(tmp_path: Path) -> None:
+    arguments = [
+        "reproduce", "pixel-likelihoods", "--data", "digits", "--epochs", 1,
+        "--train-examples", 128, "--examples", 1, "--num-samples", 1,
+        "--only", "ContinuousBernoulli", "--out", tmp_path,
+    ]  # fmt: skip
+    command(*arguments)
+    path = tmp_path / "likelihoods" / "continuousbernoulli.json"
+    row = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert row["stderr"] is None
+    assert row["mc_error"] is None
+    command(*arguments)  # and is read again
+
+
+@pytest.mark.parametrize(
+    ("option", "count", "most"), [("train-examples", 10_001, 10_000), ("examples", 2001, 2000)]
+)
+def test_no_more_images_than_there_are(option: str, count: int, most: int, tmp_path: Path) -> None:
+    name = option.replace("-", "_")
+    with pytest.raises(ValueError, match=f"{name}: got {count}, expected at most the {most}"):
+        command("reproduce", "pixel-likelihoods", "--data", "digits",
+                f"--{option}", count, "--out", tmp_path)  # fmt: skip
 
 
 def test_plain_epochs_are_fewer_than_all(tmp_path: Path) -> None:

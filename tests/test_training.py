@@ -642,6 +642,16 @@ def test_bf16_is_in_the_networks_alone(digits: Dataset) -> None:
     assert costs[1] == pytest.approx(costs[0], rel=2**-9)
 
 
+def test_bf16_of_a_network_that_two_parts_share() -> None:
+    q = posteriors.Normal(networks.MLP(6, (), 4))
+    vae = VAE(
+        priors.VampPrior(q, torch.rand(4, 6)), likelihoods.Bernoulli(networks.MLP(2, (), 6)), q
+    )
+    history = fit(vae, binary(), epochs=1, batch_size=4, precision="bf16")
+    assert math.isfinite(history.cost[0])
+    assert vae.posterior(binary()).rsample().dtype == torch.float32
+
+
 @needs_compiler
 def test_bf16_compiled_agrees_with_bf16(digits: Dataset) -> None:
     costs = []

@@ -31,7 +31,16 @@ from pyro.infer import (
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, presets, priors
+from pyro_vae import (
+    VAE,
+    likelihoods,
+    log_likelihood,
+    networks,
+    objectives,
+    posteriors,
+    presets,
+    priors,
+)
 
 from .models import bernoulli_vae, linear_gaussian
 
@@ -48,6 +57,9 @@ ELBOS: dict[str, Callable[[], ELBO]] = {
     "trace_elbo-3": lambda: objectives.trace_elbo(3),
     "analytic_kl": objectives.analytic_kl,
     "analytic_kl-3": lambda: objectives.analytic_kl(3),
+    "sticking_the_landing-3": lambda: objectives.sticking_the_landing(3),
+    "iwae-3": lambda: objectives.iwae(3),
+    "dreg-3": lambda: objectives.dreg(3),
 }
 OPTIMIZERS = {
     "Adam": lambda: pyro.optim.Adam({"lr": 1e-2}),
@@ -640,6 +652,51 @@ class Plain(nn.Module):
     def forward(self) -> torch.distributions.Distribution:
         normal = torch.distributions.Normal(torch.zeros(1), torch.ones(1))
         return torch.distributions.Independent(normal, 1)
+
+
+def test_a_prior_of_another_shape_is_named_by_all_that_draw_from_it() -> None:
+    vae = bernoulli_vae(z_dim=2)
+    x = torch.bernoulli(torch.full((2, 6), 0.5))
+    for shape, events in (((2,), 0), ((5, 2), 1)):
+        vae.prior = Given(dist.Normal(torch.zeros(shape), 1.0).to_event(events))
+        for draw in (lambda: vae.model(x), lambda: vae.generate(3)):
+            with pytest.raises(ValueError, match="prior: got batch_shape"):
+                draw()
+
+
+class Given(nn.Module):
+    def __init__(self, distribution: dist.Distribution) -> None:
+        super().__init__()
+        self.distribution = distribution
+
+    def forward(self) -> dist.Distribution:
+        return self.distribution
+
+
+def test_another_dtype_is_named() -> None:
+    vae, x = bernoulli_vae(z_dim=2), torch.bernoulli(torch.full((3, 6), 0.5))
+    for call in (vae.model, vae.guide):
+        with pytest.raises(TypeError, match=r"x: got torch.float64, expected the VAE's torch.fl"):
+            call(x.double())
+    vae.prior = Given(dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    vae.double()
+    for draw in (lambda: vae.generate(3), lambda: log_likelihood(vae, x.double(), 3)):
+        with pytest.raises(TypeError, match=r"prior: got torch.float32, expected the VAE's tor"):
+            draw()
+
+
+@pytest.mark.parametrize("kind", ["partial", "object"])
+def test_functions_of_any_kind_print_without_an_address(kind: str) -> None:
+    """A saved structure is that of another process too."""
+
+    class Callable_:
+        def __call__(self) -> dist.Distribution:
+            return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    prior = functools.partial(Callable_().__call__) if kind == "partial" else Callable_()
+    vae = VAE(prior, likelihoods.Bernoulli(networks.MLP(2, (), 6)), bernoulli_vae(2).posterior)
+    assert " at 0x" not in repr(vae)
+    assert "Callable_" in repr(vae.prior)
 
 
 def test_supports_that_disagree_are_named() -> None:
