@@ -1,5 +1,6 @@
 """The command ``pyro-vae``: train, evaluate, compare, plot, reproduce."""
 
+import logging
 import math
 import shlex
 import sys
@@ -201,21 +202,27 @@ def compare(
     pixels: PixelsOption = None,
     num_samples: SamplesOption = 500,
     examples: ExamplesOption = None,
+    draws: Annotated[int, typer.Option(help="Gradients of each objective.")] = 100,
+    goal: Annotated[
+        float | None,
+        typer.Option(help="Test -ELBO to reach; without it what the first objective reaches."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder; without it runs/compare-PRESET-DATA.")
     ] = None,
 ) -> None:
-    """Compare objectives on the same seeds: curves, -ELBO, log-likelihood, seconds."""
+    """Compare objectives on the same seeds: -ELBO, log-likelihood, gradients, time, memory."""
     folder = out or Path("runs") / f"compare-{preset}-{data}"
-    files = [folder / f"comparison.{ending}" for ending in ("md", "csv", "png")]
+    names = ("comparison.md", "comparison.csv", "gradients.csv")
+    files = [folder / name for name in (*names, "comparison.png", "encoder.png", "decoder.png")]
     runs.check_free(folder)
     for file in files:
         if file.exists():
             raise FileExistsError(f"{folder}: holds another comparison, expected a new folder")
-    names = objectives_.split(",")
-    if len(set(names)) < len(names):
+    texts = objectives_.split(",")
+    if len(set(texts)) < len(texts):
         raise ValueError(f"objectives: got {objectives_!r}, expected each name once")
-    losses = {name: objectives.parse(name) for name in names}
+    losses = {text: objectives.parse(text) for text in texts}
     check_count("seeds", seeds)
     dataset = load_data(data, root)
     chosen = _build(preset, z_dim, dataset, pixels, 0).preset
@@ -231,20 +238,30 @@ def compare(
         batch_size=batch_size,
         pixels=chosen["pixels"],
         num_samples=num_samples,
+        draws=draws,
+        goal=goal,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    table = (
+    text = (
         f"{preset} on {data}, {chosen['pixels']} pixels, {chosen['z_dim']} latents, {epochs} "
         f"epochs, {seeds} seeds, batch {batch_size}; log-likelihood on {result.pixels} pixels "
         f"with {num_samples} importance samples; {len(test)} test images. Nats per example, "
-        "± the standard error over seeds; the difference is in log-likelihood, paired by seed, "
-        "from the first row.\n\n"
-        f"{result.table()}"
+        "± the standard error over seeds; differences are paired by seed, from the first row; "
+        "seconds and milliseconds are of training, MiB those of an uncompiled step.\n\n"
+        f"{result.table()}\n\n"
+        f"Gradients of the loss per example from {draws} draws on one batch, at the weights of "
+        "the first row: bias is the squared distance of the mean gradient from the first row's, "
+        "relative to the latter's squared length; variance is that of one draw, summed over "
+        "parameters; signal / noise is the mean gradient's length over the root of that.\n\n"
+        f"{result.gradient_table()}"
     )
-    files[0].write_text(table + "\n")
+    files[0].write_text(text + "\n")
     result.save_csv(files[1])
-    plots.save(result.plot(), files[2])
-    say(table)
+    result.save_gradients_csv(files[2])
+    plots.save(result.plot(), files[3])
+    for part, file in (("encoder", files[4]), ("decoder", files[5])):
+        plots.save(result.plot_gradients(part), file)
+    say(text)
     say(f"written: {', '.join(map(str, files))}")
 
 
@@ -297,6 +314,7 @@ def print_pairs() -> None:
 
 def main() -> None:
     """Runs the command; a wrong argument ends in one line on stderr and exit code 2."""
+    logging.getLogger("pyro").setLevel(logging.WARNING)  # it tells each plate nesting it guesses
     # typer's usage errors; their base class has moved between packages from version to version.
     usage_error = cast(type[Exception], typer.BadParameter.__mro__[2])
     try:

@@ -1,7 +1,9 @@
 """The comparison of objectives: the same weights, batches and seeds, and what comes of each."""
 
+import copy
 import csv
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +13,18 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_vae import plots
+from pyro_vae import datasets, gradients, plots
+from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Pixels
 from pyro_vae.evaluation import LogLikelihood, density_draw, log_likelihood
+from pyro_vae.gradients import Gradient
 from pyro_vae.history import History
+from pyro_vae.memory import peak_bytes
 from pyro_vae.objectives import analytic_kl, trace_elbo
 from pyro_vae.seeding import seeded
 from pyro_vae.tables import markdown
 from pyro_vae.training import fit
-from pyro_vae.vae import VAE
+from pyro_vae.vae import VAE, device_of, dtype_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,40 +39,88 @@ class Comparison:
         histories: The training of each run.
         log_likelihoods: The test set's importance-weighted log-likelihood after each run.
         pixels: The pixels on which the log-likelihood is taken; None where data came as floats.
+        gradients: By epoch, objective and part (``"encoder"``, ``"decoder"``), all at the weights
+            that the first objective has on the first seed.
+        peak_bytes: The most that one uncompiled step holds in tensors beside weights and data.
+        steps: In an epoch.
+        goal: Test -ELBO in nats per example, the time to which is taken.
     """
 
     seeds: tuple[int, ...]
     histories: Mapping[str, Sequence[History]]
     log_likelihoods: Mapping[str, Sequence[LogLikelihood]]
     pixels: Pixels | None
+    gradients: Mapping[int, Mapping[str, Mapping[str, Gradient]]]
+    peak_bytes: Mapping[str, int]
+    steps: int
+    goal: float
+
+    def seconds_a_step(self, name: str) -> float:
+        """Median over epochs, the first of each run left out, in which compilation may be."""
+        runs = self.histories[name]
+        return statistics.median(s for h in runs for s in h.seconds[1:] or h.seconds) / self.steps
+
+    def seconds_to_goal(self, name: str) -> list[float]:
+        """Seconds of training of each run until an epoch reached the goal; NaN where none did."""
+        return [_seconds_to(self.goal, history) for history in self.histories[name]]
 
     def table(self) -> str:
-        """Means over seeds in Markdown, and each objective's paired difference from the first.
+        """Means over seeds in Markdown, and each objective's paired differences from the first.
 
-        In nats per example, and seconds per epoch; ± is the standard error over seeds.
+        In nats per example; ± is the standard error over seeds.
         """
         header = [
             "objective",
             "test −ELBO",
+            "difference",
             "log-likelihood",
             "difference",
-            "s/epoch",
+            "ms/step",
+            f"s to {self.goal:.1f}",
+            "MiB/step",
         ]
         rows = []
-        first = [r.mean for r in next(iter(self.log_likelihoods.values()))]
-        for place, (name, histories) in enumerate(self.histories.items()):
-            likelihoods = [r.mean for r in self.log_likelihoods[name]]
-            differences = [a - b for a, b in zip(likelihoods, first, strict=True)]
-            epochs = [second for h in histories for second in h.seconds]
-            rows.append(
-                (
-                    name,
-                    _mean_and_error([h.test_cost[-1] for h in histories]),
-                    _mean_and_error(likelihoods),
-                    _mean_and_error(differences) if place else "",
-                    f"{sorted(epochs)[len(epochs) // 2]:.2f}",
-                )
-            )
+        first = next(iter(self.histories))
+        for name in self.histories:
+            ends = [
+                [[h.test_cost[-1] for h in self.histories[n]] for n in (name, first)],
+                [[r.mean for r in self.log_likelihoods[n]] for n in (name, first)],
+            ]
+            row = [name]
+            for own, other in ends:
+                apart = [a - b for a, b in zip(own, other, strict=True)]
+                row += [_mean_and_error(own), "" if name == first else _mean_and_error(apart)]
+            row += [
+                f"{1e3 * self.seconds_a_step(name):.2f}",
+                _seconds(self.seconds_to_goal(name)),
+                f"{self.peak_bytes[name] / 2**20:.1f}",
+            ]
+            rows.append(row)
+        return markdown(header, rows)
+
+    def gradient_table(self) -> str:
+        """Each objective's gradient by epoch in Markdown, encoder and decoder apart.
+
+        Bias is the squared distance of the mean gradient from the first objective's, relative to
+        the latter's squared length, ± its standard error; it scatters about 0 for objectives of
+        one target.
+        """
+        header = ["epoch", "objective"]
+        parts = list(next(iter(next(iter(self.gradients.values())).values())))
+        for part in parts:
+            header += [f"{part}: bias", "variance", "signal / noise"]
+        rows = []
+        for epoch, by_name in self.gradients.items():
+            for place, (name, by_part) in enumerate(by_name.items()):
+                row = [str(epoch), name]
+                for part in parts:
+                    g = by_part[part]
+                    row += [
+                        f"{g.bias:.4f} ± {g.bias_error:.4f}" if place else "",
+                        f"{g.variance:.3g}",
+                        f"{g.snr:.3g}",
+                    ]
+                rows.append(row)
         return markdown(header, rows)
 
     def save_csv(self, path: str | Path) -> None:
@@ -75,14 +128,39 @@ class Comparison:
         with Path(path).open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(
-                ["objective", "seed", "cost", "test_cost", "log_likelihood", "mc_error", "seconds"]
+                [
+                    "objective",
+                    "seed",
+                    "cost",
+                    "test_cost",
+                    "log_likelihood",
+                    "mc_error",
+                    "seconds",
+                    "seconds_to_goal",
+                ]
             )
             for name, histories in self.histories.items():
-                for seed, h, r in zip(
-                    self.seeds, histories, self.log_likelihoods[name], strict=True
+                for seed, h, r, to_goal in zip(
+                    self.seeds,
+                    histories,
+                    self.log_likelihoods[name],
+                    self.seconds_to_goal(name),
+                    strict=True,
                 ):
                     ends = [h.cost[-1], h.test_cost[-1], r.mean, r.mc_error, sum(h.seconds)]
-                    writer.writerow([name, seed, *ends])
+                    writer.writerow([name, seed, *ends, "" if math.isnan(to_goal) else to_goal])
+
+    def save_gradients_csv(self, path: str | Path) -> None:
+        """Writes a row for each gradient, all digits kept."""
+        with Path(path).open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            columns = list(Gradient.__dataclass_fields__)
+            writer.writerow(["epoch", "objective", "part", *columns])
+            for epoch, by_name in self.gradients.items():
+                for name, by_part in by_name.items():
+                    for part, gradient in by_part.items():
+                        numbers = [getattr(gradient, column) for column in columns]
+                        writer.writerow([epoch, name, part, *numbers])
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Test -ELBO against the epoch: the mean over seeds, and their range."""
@@ -90,8 +168,18 @@ class Comparison:
         epochs = next(iter(self.histories.values()))[0].epoch
         return plots.bands(epochs, curves, "test −ELBO in nats per example", ax=ax)
 
+    def plot_gradients(self, part: str = "encoder", ax: "Axes | None" = None) -> "Axes":
+        """Signal-to-noise ratio of each objective's gradient for one part against the epoch."""
+        epochs = list(self.gradients)
+        curves = {
+            name: [[self.gradients[epoch][name][part].snr for epoch in epochs]]
+            for name in self.histories
+        }
+        label = f"signal / noise of the {part}'s gradient"
+        return plots.bands(epochs, curves, label, log=True, ax=ax)
+
     def __repr__(self) -> str:
-        return self.table()
+        return f"{self.table()}\n\n{self.gradient_table()}"
 
 
 def compare(
@@ -105,35 +193,59 @@ def compare(
     batch_size: int = 128,
     pixels: Pixels | None = None,
     num_samples: int = 1000,
+    draws: int = 100,
+    goal: float | None = None,
 ) -> Comparison:
     """Trains with each objective on each seed, and compares what comes out.
 
     For one seed every objective starts with the same weights and sees the same batches and pixels,
-    so their differences are paired.
+    so their differences are paired. Gradients are measured on one batch before training, after a
+    tenth of it, and at its end, all objectives at the same weights, those of the first (and a
+    ``warm_up`` at the KL's weight of its first step).
 
     Arguments:
         vae_factory: Makes a VAE with new weights; called once a run, inside the run's seed.
         train, test, epochs, batch_size, pixels: As in :func:`pyro_vae.fit`.
-        objectives: Pyro ELBOs by name; None is ``trace_elbo`` and ``analytic_kl``.
+        objectives: Pyro ELBOs by name; None is ``trace_elbo`` and ``analytic_kl``. Each run has a
+            copy of its own.
         seeds: A run for each.
         num_samples: Importance samples for the log-likelihood of the test set, which is drawn
             once, with seed 0, on pixels on which the model has a density.
+        draws: Gradients of each objective, see :func:`pyro_vae.gradients.measure`.
+        goal: Test -ELBO in nats per example, the time to which is taken; None is what the first
+            objective ends with in its worst run.
 
     Raises:
-        ValueError: No objective or no seed; what :func:`pyro_vae.fit` raises.
+        ValueError: No objective or no seed; what :func:`pyro_vae.fit` and
+            :func:`pyro_vae.gradients.measure` raise.
     """
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
     for argument, given in (("objectives", objectives), ("seeds", seeds)):
         if not given:
             raise ValueError(f"{argument}: got none, expected at least one")
+    check_count("epochs", epochs)
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
+    measured: dict[int, dict[str, dict[str, Gradient]]] = {}
+    peaks: dict[str, int] = {}
     judged = pixels
     for seed in seeds:
         for name, objective in objectives.items():
             with seeded(seed):
                 vae = vae_factory()
+            callbacks = []
+            if not measured:
+                batch = _batch(vae, train[:batch_size], pixels)
+                measured[0] = gradients.measure(vae, batch, objectives, draws)
+                peaks = {n: _peak(vae, batch, each) for n, each in objectives.items()}
+
+                def watch(vae: VAE, history: History, batch: Tensor = batch) -> None:
+                    if history.epoch[-1] in (max(1, epochs // 10), epochs):
+                        found = gradients.measure(vae, batch, objectives, draws)
+                        measured[int(history.epoch[-1])] = found
+
+                callbacks.append(watch)
             histories[name].append(
                 fit(
                     vae,
@@ -141,16 +253,63 @@ def compare(
                     test=test,
                     epochs=epochs,
                     batch_size=batch_size,
-                    objective=objective,
+                    objective=copy.deepcopy(objective),
                     pixels=pixels,
                     seed=seed,
+                    callbacks=callbacks,
                 )
             )
             x = test
             if pixels is not None:
                 x, judged = density_draw(vae, test, pixels, seed=0)
             likelihoods[name].append(log_likelihood(vae, x, num_samples, seed=seed))
-    return Comparison(tuple(seeds), histories, likelihoods, judged)
+    first = next(iter(histories.values()))
+    return Comparison(
+        tuple(seeds),
+        histories,
+        likelihoods,
+        judged,
+        measured,
+        peaks,
+        math.ceil(len(train) / batch_size),
+        max(h.test_cost[-1] for h in first) if goal is None else goal,
+    )
+
+
+def _batch(vae: VAE, data: Tensor, pixels: Pixels | None) -> Tensor:
+    """The first examples as x, on the VAE's device."""
+    if pixels is not None:
+        data = datasets.to_pixels(data, pixels, seed=0).to(dtype_of(vae))
+    return data.to(device_of(vae))
+
+
+def _peak(vae: VAE, x: Tensor, objective: ELBO) -> int:
+    """Of a step's loss and gradients; the weights' own gradients count too."""
+    objective = copy.deepcopy(objective)
+    with seeded(0, device=x.device):
+        objective.loss(vae.model, vae.guide, x)  # Pyro's first looks at the plates
+        vae.zero_grad()
+        peak = peak_bytes(lambda: objective.loss_and_grads(vae.model, vae.guide, x))
+        vae.zero_grad()
+    return peak
+
+
+def _seconds_to(goal: float, history: History) -> float:
+    seconds = 0.0
+    for cost, epoch in zip(history.test_cost, history.seconds, strict=True):
+        seconds += epoch
+        if cost <= goal:
+            return seconds
+    return math.nan
+
+
+def _seconds(times: Sequence[float]) -> str:
+    """The mean of the runs that reached the goal, and how many did where not all."""
+    reached = [t for t in times if not math.isnan(t)]
+    if not reached:
+        return "not reached"
+    mean = f"{sum(reached) / len(reached):.1f}"
+    return mean if len(reached) == len(times) else f"{mean} ({len(reached)} of {len(times)})"
 
 
 def _mean_and_error(values: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ class History(Mapping[str, list[float]]):
             ``cost = reconstruction + kl``.
         test_cost: -ELBO on the test set after the epoch, one sample an example, with the same
             noise each time; only where there was a test set.
-        seconds: Wall-clock time of the epoch, test set included.
+        seconds: Wall-clock time of the epoch's training, without the test set.
     """
 
     def __init__(self, columns: Mapping[str, Sequence[float]]) -> None:

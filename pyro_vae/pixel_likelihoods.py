@@ -99,7 +99,7 @@ def save(
         "# Likelihoods of 8-bit images\n\n"
         f"Made by `{command}`: the first {train:,} training images, standard normal prior, normal "
         f"posterior, {Z_DIM} latents, 200-200 tanh each way, batch 128, Adam at 1e-3, "
-        f"{first.settings['epochs']} epochs, one seed. Bits for each of an image's numbers, from "
+        f"{first.settings['epochs']} epochs, one seed, whose luck the errors do not cover. Bits for each of an image's numbers, from "
         f"the importance-weighted log-likelihood of the first {len(first.values):,} test images "
         f"({first.settings['num_samples']} samples an image), ± the standard error over images. "
         "A likelihood of levels has the code length itself. Densities of dequantized pixels have "

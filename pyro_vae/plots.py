@@ -173,9 +173,13 @@ def bands(
     epochs: Sequence[float],
     curves: Mapping[str, Sequence[Sequence[float]]],
     ylabel: str,
+    log: bool = False,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """For each name the mean of its curves, one a seed, and the range from least to greatest."""
+    """For each name the mean of its curves, one a seed, and the range from least to greatest.
+
+    `log` makes the vertical axis logarithmic.
+    """
     ax = _axes(ax, (6.0, 4.0))
     for place, (name, runs) in enumerate(curves.items()):
         values = torch.tensor(runs, dtype=torch.float64).numpy()
@@ -184,6 +188,8 @@ def bands(
         ax.plot(epochs, values.mean(0), line, color=colour, label=name)
         ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
     _finish_curves(ax, epochs, ylabel)
+    if log:
+        ax.set_yscale("log")
     return ax
 
 
@@ -193,7 +199,7 @@ def save(ax: "Axes", path: str | Path) -> None:
 
     figure = ax.get_figure(root=True)
     assert figure is not None
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 

@@ -106,7 +106,7 @@ def save(results: Mapping[str, Result | None], folder: Path, command: str) -> li
         "# What a richer prior or posterior is worth\n\n"
         f"Made by `{command}`: dynamically binarized; Bernoulli pixels, {Z_DIM} latents, 200-200 "
         "tanh each way (the network of `iwae-mlp`), batch 128, Adam at 1e-3, "
-        f"{settings['epochs']} epochs, one seed. Each row has one part other than the first "
+        f"{settings['epochs']} epochs, one seed, whose luck the errors do not cover. Each row has one part other than the first "
         "row's, standard normal prior and normal posterior; a trained prior comes in after "
         f"{warm} of the epochs. In nats: importance-weighted log-likelihood of "
         f"{len(plain.values):,} test images ({settings['num_samples']} samples an image, one "

@@ -144,13 +144,14 @@ def fit(
                         raise NonFiniteLoss(str(error), history) from None
                     progress.update()
             _check_weights(vae, epoch, history)
+            seconds = time.perf_counter() - start
             row = {"epoch": epoch, **terms.means(len(train))}
             if test_x is not None:
                 row["test_cost"] = _test_cost(vae, test_x, batch_size, seed)
                 if not math.isfinite(row["test_cost"]):
                     message = f"epoch {epoch}: the test -ELBO is {row['test_cost']}"
                     raise NonFiniteLoss(message, history)
-            history.append(row | {"seconds": time.perf_counter() - start})
+            history.append(row | {"seconds": seconds})
             progress.set_postfix(cost=f"{row['cost']:.2f}")
             for callback in callbacks:
                 callback(vae, history)

@@ -15,6 +15,7 @@ PACKAGE = Path(pyro_vae.__file__).parent
 FLOORS: list[set[str]] = [
     {
         "arguments",
+        "memory",
         "progress",
         "supports",
         "tables",
@@ -28,7 +29,7 @@ FLOORS: list[set[str]] = [
     {"vae", "compilation", "optim", "history"},
     {"objectives"},
     {"presets", "pairs"},
-    {"training", "evaluation", "runs"},
+    {"training", "evaluation", "runs", "gradients"},
     {"comparison", "lecture", "study", "options"},
     {"richer_parts", "pixel_likelihoods"},
     {"reproduce"},
