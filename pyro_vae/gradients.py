@@ -89,7 +89,8 @@ def measure(
         ):
             for name, objective in objectives.items():
                 objective = copy.deepcopy(objective)
-                objective.loss(vae.model, vae.guide, x)  # Pyro's first looks at the plates
+                with seeded(seed, device=x.device):
+                    objective.loss(vae.model, vae.guide, x)  # Pyro's first looks at the plates
                 samples[name] = {part: _Sample() for part in parts}
                 for draw in range(draws):
                     vae.zero_grad()

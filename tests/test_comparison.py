@@ -1,11 +1,17 @@
 """The comparison is paired: an objective against itself differs by nothing."""
 
+import csv
+import math
+from pathlib import Path
+
 import pytest
 import torch
 
-from pyro_vae import objectives, presets
-from pyro_vae.comparison import compare
+from pyro_vae import log_likelihood, objectives, presets
+from pyro_vae.comparison import Comparison, compare
 from pyro_vae.datasets import Dataset
+from pyro_vae.gradients import Gradient
+from pyro_vae.history import History
 
 from .models import bernoulli_vae
 
@@ -41,7 +47,84 @@ def test_float_data_are_compared_as_they_are() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert list(result.histories) == ["trace_elbo", "analytic_kl"]
     assert result.pixels is None
+    assert set(result.gradients) == {0, 1}
+    for by_name in result.gradients.values():
+        assert by_name.keys() == {"trace_elbo", "analytic_kl"}
+        # The same in the mean; and the decoder sees no difference at all.
+        analytic = by_name["analytic_kl"]
+        assert abs(analytic["encoder"].bias) <= 5 * analytic["encoder"].bias_error
+        assert analytic["decoder"].bias == 0
+    assert result.peak_bytes.keys() == {"trace_elbo", "analytic_kl"}
     with pytest.raises(ValueError, match="seeds: got none"):
         compare(bernoulli_vae, x, x, seeds=(), epochs=1)
     with pytest.raises(ValueError, match="objectives: got none"):
         compare(bernoulli_vae, x, x, {}, epochs=1)
+
+
+def history(costs: list[float], seconds: list[float]) -> History:
+    n = len(costs)
+    columns = {name: [0.0] * n for name in ("cost", "reconstruction", "kl")}
+    epochs = [float(i) for i in range(1, n + 1)]
+    return History({"epoch": epochs, **columns, "test_cost": costs, "seconds": seconds})
+
+
+def comparison(goal: float) -> Comparison:
+    likelihood = log_likelihood(bernoulli_vae(), torch.zeros(2, 6), 2, seed=0)
+    histories = {
+        "first": [history([9.0, 7.0, 6.0], [5.0, 1.0, 1.0]), history([9.0, 8.0, 7.0], [5, 3, 2])],
+        "second": [history([8.0, 6.5, 6.0], [9.0, 2.0, 2.0]), history([9.0, 8.5, 8.0], [9, 4, 2])],
+    }
+    likelihoods = {name: [likelihood, likelihood] for name in histories}
+    peaks = dict.fromkeys(histories, 3 * 2**20)
+    part = {"encoder": Gradient(1.0, 4.0, 0.5, 0.25, 0.01)}
+    gradients = {0: dict.fromkeys(histories, part), 3: dict.fromkeys(histories, part)}
+    return Comparison((0, 1), histories, likelihoods, None, gradients, peaks, 4, goal)
+
+
+def test_times_and_differences_by_hand(tmp_path: Path) -> None:
+    result = comparison(goal=7.0)
+    assert result.seconds_a_step("first") == 1.5 / 4  # of the epochs behind the first: 1, 1, 3, 2
+    assert result.seconds_to_goal("first") == [6.0, 10.0]
+    reached = result.seconds_to_goal("second")
+    assert reached[0] == 11.0
+    assert math.isnan(reached[1])
+    # Means of 6 and 7, of 6 and 8, and of the differences 0 and 1.
+    first, second = result.table().splitlines()[2:]
+    assert "6.50 ± 0.50 |" in first
+    assert "7.00 ± 1.00 |" in second
+    assert "0.50 ± 0.50 |" in second
+    assert "375.00 |" in first
+    assert "11.0 (1 of 2) |" in second
+    assert "3.0 |" in second
+    assert "not reached" in comparison(goal=1.0).table()
+    assert "0.2500 ± 0.0100" in result.gradient_table()
+    result.save_gradients_csv(tmp_path / "gradients.csv")
+    with (tmp_path / "gradients.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["epoch"], r["objective"], r["snr"]) for r in rows] == [
+        (epoch, name, "0.5") for epoch in ("0", "3") for name in ("first", "second")
+    ]
+    ax = result.plot_gradients("encoder")
+    assert ax.get_yscale() == "log"
+    assert len(ax.lines) == 2
+
+
+def test_each_run_has_an_objective_of_its_own() -> None:
+    """A warm-up that has ended by the first run starts anew for the second."""
+    x = torch.bernoulli(torch.full((40, 6), 0.3))
+    annealed = objectives.warm_up(objectives.trace_elbo(), 4)
+    result = compare(
+        bernoulli_vae,
+        x,
+        x[:10],
+        {"annealed": annealed, "again": annealed},
+        seeds=(0,),
+        epochs=2,
+        batch_size=20,
+        num_samples=5,
+        draws=20,
+        goal=3.0,
+    )
+    assert annealed.taken == 0
+    assert result.histories["annealed"][0].cost == result.histories["again"][0].cost
+    assert result.goal == 3.0
