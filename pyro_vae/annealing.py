@@ -7,10 +7,10 @@ from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.recording import UNANNEALED
+from pyro_vae.recording import UNANNEALED, Around
 
 
-class Annealed(ELBO):
+class Annealed(Around):
     r"""An ELBO with a weight at its KL, :math:`-E_q[\log p(x|z)] + \beta_t\, KL(q, p)`.
 
     See :func:`objectives.warm_up`.
@@ -25,13 +25,7 @@ class Annealed(ELBO):
     """
 
     def __init__(self, elbo: ELBO, steps: int, start: float) -> None:
-        self.elbo = elbo
-        super().__init__(
-            elbo.num_particles,
-            elbo.max_plate_nesting,
-            vectorize_particles=elbo.vectorize_particles,
-            retain_graph=elbo.retain_graph,
-        )
+        super().__init__(elbo)
         self.steps = steps
         self.start = start
         self.taken = torch.zeros(())
@@ -44,9 +38,6 @@ class Annealed(ELBO):
             torch.ones_like(self.taken),
             (self.taken / self.steps).clamp(max=1.0),
         )
-
-    def _get_trace(self, model, guide, args, kwargs):  # type: ignore[no-untyped-def]
-        return self.elbo._get_trace(model, guide, args, kwargs)
 
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         annealed = _Weighted(self.weight)

@@ -17,7 +17,7 @@ UNANNEALED = "pyro_vae.unannealed"
 def layers(elbo: ELBO) -> Iterator[ELBO]:
     """An ELBO, the one inside it, and so on to the one that makes the traces."""
     yield elbo
-    if hasattr(elbo, "elbo"):
+    if isinstance(elbo, Around):
         yield from layers(elbo.elbo)
 
 
@@ -75,15 +75,11 @@ def _log_prob_sum(site: dict[str, Any]) -> Tensor:
     return scale_and_mask(site["unscaled_log_prob"].detach(), scale, site["mask"]).sum()
 
 
-class Recorded(ELBO):
-    """An ELBO that keeps the terms of its last loss.
+class Around(ELBO):
+    """An ELBO that leaves the work to another.
 
     Arguments:
-        elbo: The ELBO that does the work.
-
-    Attributes:
-        terms: E_q log p(x|z) and the sampled KL of the last loss, in nats; None before the first,
-            and where the objective made no traces of its own.
+        elbo: The ELBO that does the work, and makes the traces.
     """
 
     def __init__(self, elbo: ELBO) -> None:
@@ -94,7 +90,6 @@ class Recorded(ELBO):
             vectorize_particles=elbo.vectorize_particles,
             retain_graph=elbo.retain_graph,
         )
-        self.terms: tuple[float, float] | None = None
 
     @property
     def num_particles(self) -> int:
@@ -108,6 +103,22 @@ class Recorded(ELBO):
 
     def _get_trace(self, model, guide, args, kwargs):  # type: ignore[no-untyped-def]
         return self.elbo._get_trace(model, guide, args, kwargs)
+
+
+class Recorded(Around):
+    """An ELBO that keeps the terms of its last loss.
+
+    Arguments:
+        elbo: The ELBO that does the work.
+
+    Attributes:
+        terms: E_q log p(x|z) and the sampled KL of the last loss, in nats; None before the first,
+            and where the objective made no traces of its own.
+    """
+
+    def __init__(self, elbo: ELBO) -> None:
+        super().__init__(elbo)
+        self.terms: tuple[float, float] | None = None
 
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         self.terms = None
