@@ -116,7 +116,7 @@ class Comparison:
                 for part in parts:
                     g = by_part[part]
                     row += [
-                        f"{g.bias:.4f} ± {g.bias_error:.4f}" if place else "",
+                        f"{g.bias:z.4f} ± {g.bias_error:.4f}" if place else "",
                         f"{g.variance:.3g}",
                         f"{g.snr:.3g}",
                     ]
@@ -194,14 +194,15 @@ def compare(
     pixels: Pixels | None = None,
     num_samples: int = 1000,
     draws: int = 100,
+    gradient_epochs: Sequence[int] | None = None,
     goal: float | None = None,
 ) -> Comparison:
     """Trains with each objective on each seed, and compares what comes out.
 
     For one seed every objective starts with the same weights and sees the same batches and pixels,
-    so their differences are paired. Gradients are measured on one batch before training, after a
-    tenth of it, and at its end, all objectives at the same weights, those of the first (and a
-    ``warm_up`` at the KL's weight of its first step).
+    so their differences are paired. Gradients are measured on one batch at a few points of the
+    first objective's first run, all objectives at its weights (and a ``warm_up`` at the KL's
+    weight of its first step).
 
     Arguments:
         vae_factory: Makes a VAE with new weights; called once a run, inside the run's seed.
@@ -212,6 +213,8 @@ def compare(
         num_samples: Importance samples for the log-likelihood of the test set, which is drawn
             once, with seed 0, on pixels on which the model has a density.
         draws: Gradients of each objective, see :func:`pyro_vae.gradients.measure`.
+        gradient_epochs: After which epochs, 0 being before training; None is 0, a tenth of all,
+            and all.
         goal: Test -ELBO in nats per example, the time to which is taken; None is what the first
             objective ends with in its worst run.
 
@@ -225,6 +228,13 @@ def compare(
         if not given:
             raise ValueError(f"{argument}: got none, expected at least one")
     check_count("epochs", epochs)
+    points = sorted(
+        {0, max(1, epochs // 10), epochs} if gradient_epochs is None else gradient_epochs
+    )
+    if not points or points[0] < 0 or points[-1] > epochs:
+        raise ValueError(
+            f"gradient_epochs: got {gradient_epochs!r}, expected epochs from 0 to {epochs}"
+        )
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
     measured: dict[int, dict[str, dict[str, Gradient]]] = {}
@@ -235,13 +245,14 @@ def compare(
             with seeded(seed):
                 vae = vae_factory()
             callbacks = []
-            if not measured:
+            if not peaks:
                 batch = _batch(vae, train[:batch_size], pixels)
-                measured[0] = gradients.measure(vae, batch, objectives, draws)
+                if 0 in points:
+                    measured[0] = gradients.measure(vae, batch, objectives, draws)
                 peaks = {n: _peak(vae, batch, each) for n, each in objectives.items()}
 
                 def watch(vae: VAE, history: History, batch: Tensor = batch) -> None:
-                    if history.epoch[-1] in (max(1, epochs // 10), epochs):
+                    if history.epoch[-1] in points:
                         found = gradients.measure(vae, batch, objectives, draws)
                         measured[int(history.epoch[-1])] = found
 

@@ -41,14 +41,15 @@ def analytic_kl(num_particles: int = 1) -> "AnalyticKL_ELBO":
     r"""The negative ELBO with its KL in closed form, :math:`-E_q[\log p(x|z)] + KL(q, p)`.
 
     The same in the mean as :func:`trace_elbo`, in nats, summed over examples; particles are
-    vectorized. It is right where each latent site of the guide is reparameterized and, given x,
-    independent of the others, and where torch or Pyro has the closed form; else it raises.
+    vectorized. It is right where each latent site of the guide is reparameterized, depends on no
+    sites but those that come before it in the model too, and has a closed form in torch or Pyro;
+    a guide that draws its sites in another order than the model raises, and so do the others.
     Source: Kingma and Welling (2014), equation 7 (estimator B).
 
     Raises:
         ValueError: `num_particles` is no whole number from 1 up. Before the first gradient step,
             a pair of distributions without a closed form or with an infinite KL, or a guide that
-            is not reparameterized.
+            is not reparameterized or draws in another order than the model.
     """
     check_count("num_particles", num_particles)
     return AnalyticKL_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
@@ -356,6 +357,14 @@ class AnalyticKL_ELBO(TraceMeanField_ELBO):
         return model_trace, guide_trace
 
     def _check_pairs(self, model_trace: Trace, guide_trace: Trace) -> None:
+        drawn = [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]
+        order = [name for name in model_trace.stochastic_nodes if name in drawn]
+        if drawn != order:
+            raise ValueError(
+                f"analytic KL: the guide draws its sites in the order {', '.join(drawn)}, "
+                f"expected the model's, {', '.join(order)}: a closed form holds given the sites "
+                "before; use objectives.trace_elbo() instead"
+            )
         for name in guide_trace.stochastic_nodes:
             if name not in model_trace.nodes:
                 continue

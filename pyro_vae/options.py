@@ -44,7 +44,7 @@ def load_data(data: str, root: Path | None) -> Dataset:
     """A data set by its name; raises ValueError unless there is one."""
     if data not in datasets.names():
         raise ValueError(f"data: got {data!r}, expected one of {', '.join(datasets.names())}")
-    return datasets.load(data, None if data == "digits" else root)
+    return datasets.load(data, root)
 
 
 def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:

@@ -287,6 +287,7 @@ class _OntoInterval(Transform):
     domain = constraints.real
     bijective = True
     sign = 1
+    is_fixed = True  # without parameters: path derivatives may be taken in front of it
 
     def __init__(self, low: Tensor, high: Tensor, cache_size: int = 1) -> None:
         super().__init__(cache_size)

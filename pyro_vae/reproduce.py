@@ -58,14 +58,19 @@ def parts(
     epochs: EpochsOption = 100,
     num_samples: SamplesOption = 500,
     plain_epochs: Annotated[
-        int,
-        typer.Option(help="First epochs, which a prior that learns leaves to a standard normal."),
-    ] = 5,
+        int | None,
+        typer.Option(
+            help="First epochs, which a prior that learns leaves to a standard normal; without it "
+            "5, or half of all if that is less."
+        ),
+    ] = None,
     only: OnlyOption = None,
     out: OutOption = Path("docs"),
 ) -> None:
     """Richer priors and posteriors against the plain VAE: log-likelihoods on binarized pixels."""
     dataset = load_data(data, root)
+    check_count("epochs", epochs)
+    plain_epochs = min(5, epochs // 2) if plain_epochs is None else plain_epochs
     makers = richer_parts.makers(dataset.train)
     command = _command(
         "parts", data=data, epochs=epochs, num_samples=num_samples, plain_epochs=plain_epochs
@@ -153,7 +158,8 @@ def _study(
     """Runs the rows of a study that are not kept yet, and writes all after each of them."""
     for name in only or ():
         if name not in makers:
-            raise ValueError(f"only: got {name!r}, expected one of {', '.join(makers)}")
+            known = ", ".join(map(repr, makers))
+            raise ValueError(f"only: got {name!r}, expected one of {known}")
     results = {name: study.kept(folder, name, settings[name]) for name in makers}
     for name in dict.fromkeys(only or makers):
         result = results[name]

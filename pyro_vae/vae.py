@@ -84,6 +84,11 @@ class VAE(nn.Module):
                     f"{part}: got {module.__qualname__}, expected the module itself: a class is "
                     "to be called, and a method would hide what its module trains"
                 )
+            if isinstance(module, TorchDistributionMixin | torch.distributions.Distribution):
+                raise TypeError(
+                    f"{part}: got a distribution, {type(module).__name__}, expected a module or "
+                    f"function that returns it, {part}=lambda: ... for instance"
+                )
             if not callable(module):
                 raise TypeError(
                     f"{part}: got a {type(module).__name__}, expected a torch.nn.Module, or a "
@@ -424,7 +429,7 @@ def _check_batches(vae: VAE, z: Tensor) -> None:
     z = z.expand(2, *z.shape)
     try:
         check_likelihood(call(vae, "likelihood", z), z)
-    except (ValueError, RuntimeError, IndexError) as error:
+    except (ValueError, RuntimeError, IndexError, AssertionError) as error:
         raise ValueError(
             f"likelihood: takes z of shape {tuple(z.shape[1:])}, but not of {tuple(z.shape)} "
             f"({error}); expected any number of batch dimensions: networks.Folded(network, "

@@ -1,6 +1,6 @@
 """Objectives made of importance weights: plain bounds, and gradients that part model and guide."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import is_validation_enabled, prune_subsample_sites
 from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
+from torch.distributions import Transform, TransformedDistribution
 
 from pyro_vae.divergences import describe
 
@@ -197,7 +198,7 @@ class PathwiseELBO(WeightedELBO):
     def _for_model(self, guide_trace: Trace) -> Trace:
         trace = guide_trace.copy()
         for name, crossing in _crossings(guide_trace).items():
-            trace.nodes[name] = trace.nodes[name] | {"value": crossing.ends[0]}
+            trace.nodes[name] = trace.nodes[name] | {"value": crossing.values[0]}
         return trace
 
     def _ratio(self, ratio: Tensor | float, event_dim: int) -> Tensor | float:
@@ -211,15 +212,29 @@ class PathwiseELBO(WeightedELBO):
 class _Crossing:
     """Where a latent value leaves the guide for the model, and for what follows in the guide.
 
-    Until it has a ratio no gradient crosses: then partial derivatives by the values are those
+    Until it has a ratio no gradient crosses: then partial derivatives by its ends are those
     that hold all other latents fixed, whatever these depend on.
+
+    Arguments:
+        start: What was drawn.
+        event_dim: Dimensions of one draw.
+        transforms: What makes the latent value of it. They have no parameters, so that it is the
+            same to cross before them; and behind a saturated sigmoid there is no derivative left.
     """
 
-    def __init__(self, value: Tensor, event_dim: int) -> None:
-        self.start = value
+    def __init__(self, start: Tensor, event_dim: int, transforms: Sequence[Transform]) -> None:
+        self.start = start
         self.event_dim = event_dim
         self.ratio: Tensor | float | None = None
-        self.ends: tuple[Tensor, Tensor] = _Fork.apply(value, self)
+        self.ends: tuple[Tensor, Tensor] = _Fork.apply(start, self)
+        # The guide's last: a transform that keeps the y of its last value then scores by that.
+        self.values = tuple(_through(transforms, end) for end in self.ends)
+
+
+def _through(transforms: Sequence[Transform], value: Tensor) -> Tensor:
+    for transform in transforms:
+        value = transform(value)
+    return value
 
 
 class _Fork(torch.autograd.Function):
@@ -246,12 +261,20 @@ class _Cross(Messenger):
         done = msg["done"] or msg["is_observed"] or msg["value"] is not None
         if done or not getattr(msg["fn"], "has_rsample", False):
             return
-        value = msg["fn"](*msg["args"], **msg["kwargs"])
-        if value.requires_grad:
-            crossing = _Crossing(value, len(msg["fn"].event_shape))
+        fn: Any = msg["fn"]
+        transforms: Sequence[Transform] = ()
+        if isinstance(fn, TransformedDistribution) and all(
+            getattr(transform, "is_fixed", False) for transform in fn.transforms
+        ):
+            fn, transforms = fn.base_dist, fn.transforms
+        start = fn.rsample(*msg["args"], **msg["kwargs"])
+        if start.requires_grad:
+            crossing = _Crossing(start, len(fn.event_shape), transforms)
             msg["infer"] = {**msg["infer"], _KEY: crossing}
-            value = crossing.ends[1]
-        msg["value"], msg["done"] = value, True
+            msg["value"] = crossing.values[1]
+        else:
+            msg["value"] = _through(transforms, start)
+        msg["done"] = True
 
 
 _KEY = "pyro_vae.crossing"

@@ -123,8 +123,12 @@ def test_each_run_has_an_objective_of_its_own() -> None:
         batch_size=20,
         num_samples=5,
         draws=20,
+        gradient_epochs=(1,),
         goal=3.0,
     )
+    assert list(result.gradients) == [1]
+    with pytest.raises(ValueError, match=r"gradient_epochs: got \(3,\), expected .* 0 to 2"):
+        compare(bernoulli_vae, x, x, seeds=(0,), epochs=2, gradient_epochs=(3,))
     assert annealed.taken == 0
     assert result.histories["annealed"][0].cost == result.histories["again"][0].cost
     assert result.goal == 3.0

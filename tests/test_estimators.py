@@ -398,6 +398,33 @@ def test_a_vamp_prior_that_shares_the_encoder_keeps_its_gradient() -> None:
         torch.testing.assert_close(shared_gradient, of_prior + of_guide, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("loc", [0.0, 15.0, 25.0])
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        (lambda: objectives.sticking_the_landing(2), lambda: objectives.trace_elbo(2)),
+        (lambda: objectives.dreg(2), lambda: objectives.iwae(2)),
+    ],
+)
+def test_saturated_sigmoids_leave_value_and_gradient(
+    make: Callable[[], ELBO], plain: Callable[[], ELBO], loc: float
+) -> None:
+    """Where float32 draws round to the end of a box, whose y is no longer to be had from z."""
+    encoder = networks.MLP(3, (), 2)
+    with torch.no_grad():
+        encoder.layers[0].weight.zero_()
+        encoder.layers[0].bias.copy_(torch.tensor([loc, 0.5]))
+    q = posteriors.Squashed(posteriors.Normal(encoder), 0.0, 1.0)
+    vae = VAE(priors.Uniform(1), likelihoods.Bernoulli(networks.MLP(1, (), 3)), q)
+    program: Program = (vae.model, vae.guide, (torch.ones(20, 3),), list(q.parameters()))
+    value, expected = gradient(make(), program)[0], gradient(plain(), program)[0]
+    assert value == pytest.approx(expected, rel=1e-5)
+    own, other = gradients(make(), program, 100), gradients(plain(), program, 100, first=40_000)
+    assert_same_mean(own.double(), other.double())
+    # A gradient that had vanished would be told from this one.
+    assert loc == 0 or own.mean(0).abs().max() > 20 * own.std(0).max() / 100**0.5
+
+
 def signal_to_noise(objective: ELBO, program: Program, parameters: slice, draws: int) -> float:
     """Of the gradient: the mean over numbers of |mean| / standard deviation."""
     sample = gradients(objective, program, draws)[:, parameters]

@@ -130,6 +130,37 @@ def test_wrong_particles_are_refused(make: object, particles: object) -> None:
         make(particles)
 
 
+def test_analytic_kl_raises_where_the_guide_draws_in_another_order() -> None:
+    """KL(q(z1), p(z1|z2)) at a z2 that depends on z1 is no part of the ELBO."""
+
+    def model() -> None:
+        z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+        pyro.sample("z1", dist.Normal(z2, 0.5))
+
+    def backwards() -> None:
+        z1 = pyro.sample("z1", dist.Normal(0.3, 1.0))
+        pyro.sample("z2", dist.Normal(0.8 * z1, 0.3))
+
+    def forwards() -> None:
+        z2 = pyro.sample("z2", dist.Normal(0.2, 0.8))
+        pyro.sample("z1", dist.Normal(0.7 * z2, 0.4))
+
+    for objective in (
+        objectives.analytic_kl(),
+        objectives.warm_up(objectives.analytic_kl(), 5),
+    ):
+        with (
+            pytest.warns(UserWarning, match="mean field restriction"),
+            pytest.raises(ValueError, match="the order z1, z2, expected the model's, z2, z1"),
+        ):
+            objective.loss(model, backwards)
+    losses = torch.tensor([objectives.analytic_kl().loss(model, forwards) for _ in range(400)])
+    # KL(q(z2), p(z2)) + E KL(q(z1|z2), p(z1|z2)), by hand.
+    outer = math.log(1 / 0.8) + (0.8**2 + 0.2**2) / 2 - 0.5
+    inner = math.log(0.5 / 0.4) + (0.4**2 + 0.3**2 * (0.8**2 + 0.2**2)) / (2 * 0.5**2) - 0.5
+    assert abs(losses.mean() - outer - inner) < 4 * losses.std() / math.sqrt(400)
+
+
 def test_analytic_kl_serves_a_users_own_model() -> None:
     """A model that is no VAE: a normal mean with a conjugate prior, known in closed form."""
     data = torch.randn(10).double() + 1

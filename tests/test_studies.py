@@ -146,7 +146,7 @@ def test_likelihoods_of_pixels_by_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["parts", "pixel-likelihoods"])
 def test_rows_that_do_not_exist_are_named(name: str, tmp_path: Path) -> None:
     arguments = ["reproduce", name, "--data", "digits", "--only", "Cauchy", "--out", tmp_path]
-    with pytest.raises(ValueError, match=r"only: got 'Cauchy', expected one of .*, "):
+    with pytest.raises(ValueError, match=r"only: got 'Cauchy', expected one of '.*', '"):
         command(*arguments)
     assert not list(tmp_path.iterdir())
 

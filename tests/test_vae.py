@@ -673,6 +673,12 @@ class Given(nn.Module):
         return self.distribution
 
 
+def test_a_distribution_is_no_part() -> None:
+    prior = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    with pytest.raises(TypeError, match=r"prior: got a distribution, Independent.*prior=lambda"):
+        VAE(prior, bernoulli_vae(2).likelihood, bernoulli_vae(2).posterior)
+
+
 def test_another_dtype_is_named() -> None:
     vae, x = bernoulli_vae(z_dim=2), torch.bernoulli(torch.full((3, 6), 0.5))
     for call in (vae.model, vae.guide):
