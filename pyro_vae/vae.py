@@ -13,7 +13,6 @@ import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -21,6 +20,7 @@ from torch.func import functional_call
 
 from pyro_vae.arguments import check_count
 from pyro_vae.seeding import seeded
+from pyro_vae.store import bind, unbind
 from pyro_vae.supports import (
     check_finite,
     describe,
@@ -224,11 +224,7 @@ class VAE(nn.Module):
     # Parameters in Pyro.
 
     def _bind(self, *parts: nn.Module) -> dict[int, Tensor]:
-        """Makes the tensors of some parts Pyro's parameters; returns those a handler swapped.
-
-        ``pyro.module`` would hand out whatever lives under a name already, and copy a weight that
-        is not contiguous, so the tensors themselves are put into the store, at each call.
-        """
+        """Makes the tensors of some parts Pyro's parameters; returns those a handler swapped."""
         if torch._C._get_tracing_state():
             raise RuntimeError(
                 "torch.jit traces a VAE: Pyro's Jit*_ELBO find parameters by name alone, so that "
@@ -236,28 +232,8 @@ class VAE(nn.Module):
             )
         if "_bound" not in vars(self):
             self._bound: dict[str, Tensor] = {}
-            weakref.finalize(self, _unbind, self._bound, {}).atexit = False
-        names: dict[Tensor, str] = {}  # a shared tensor goes by the first of its names
-        for name, parameter in _parameters(self, f"{self.name}."):
-            if parameter.requires_grad:
-                names.setdefault(parameter, name)
-        current = {name: parameter for parameter, name in names.items()}
-        _unbind(self._bound, current)
-        self._bound.update(current)
-        _holders.update(dict.fromkeys(current, self._bound))
-        pyro.get_param_store().set_state(
-            {"params": current, "constraints": dict.fromkeys(current, constraints.real)}
-        )
-        _check_trace(current)
-        used = {parameter for part in parts for _, parameter in _parameters(part)}
-        swapped = {}
-        for name, parameter in current.items():
-            if parameter in used:
-                value = pyro.param(name)
-                parameter.unconstrained = _Reference(parameter)  # type: ignore[attr-defined]
-                if value is not parameter:
-                    swapped[id(parameter)] = value
-        return swapped
+            weakref.finalize(self, unbind, self._bound, {}).atexit = False
+        return bind(self, self.name, self._bound, parts)
 
     def __getstate__(self) -> dict[str, Any]:
         # The ties to Pyro's store are this object's own; a copy or a pickle makes its own.
@@ -307,26 +283,6 @@ def call(
             "distribution of pyro.distributions (torch's are there under the same names)"
         )
     return distribution
-
-
-def _parameters(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """A module's ``named_parameters``, repetitions included; at each step, so without the frills.
-
-    torch's own takes a fifth of a step's overhead.
-    """
-    for name, parameter in module._parameters.items():
-        if parameter is not None:
-            yield prefix + name, parameter
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _parameters(child, f"{prefix}{name}.")
-
-
-class _Reference(weakref.ref):
-    """The weak reference that Pyro wants of a parameter, to itself; a pickle leaves it out."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(None), ())
 
 
 @contextmanager
@@ -472,51 +428,6 @@ def _check_float(argument: str, value: Tensor) -> None:
             else ""
         )
         raise TypeError(f"{argument}: got {value.dtype}, expected a floating-point tensor{hint}")
-
-
-def _check_trace(current: Mapping[str, Tensor]) -> None:
-    """Raises ValueError if a trace that is being made holds another VAE's tensor of a name."""
-    store = pyro.get_param_store()
-    for handler in _PYRO_STACK:
-        if isinstance(handler, poutine.trace_messenger.TraceMessenger):
-            nodes = handler.trace.nodes
-            for name, parameter in current.items():
-                site = nodes.get(name)
-                if site is None or site["type"] != "param":
-                    continue
-                other = getattr(site["value"], "unconstrained", lambda: None)()
-                if other is None or other is parameter:
-                    continue
-                if store.param_name(other) == name:
-                    raise ValueError(
-                        f"name: two VAEs in one trace have a parameter {name!r}, expected VAEs "
-                        "of different names"
-                    )
-
-
-# By the name of a parameter, what the VAE has bound that was the last to bind one of this name.
-_holders: dict[str, dict[str, Tensor]] = {}
-
-
-def _unbind(bound: dict[str, Tensor], current: Mapping[str, Tensor]) -> None:
-    """Takes the bound tensors that are not among the current ones out of Pyro's store.
-
-    Only what is still theirs: another VAE may have taken the name since, or share the tensor.
-    """
-    store = pyro.get_param_store()
-    for name, tensor in list(bound.items()):
-        if current.get(name) is tensor:
-            continue
-        del bound[name]
-        if _holders.get(name) is bound:
-            del _holders[name]
-        elif store._params.get(name) is tensor:  # another VAE has bound it since: a shared part's
-            continue
-        if store._params.get(name) is tensor:
-            del store._params[name]
-            store._constraints.pop(name, None)
-        if store._param_to_name.get(tensor) == name:
-            del store._param_to_name[tensor]
 
 
 def _mean(distribution: dist.Distribution) -> Tensor | None:

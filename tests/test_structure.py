@@ -16,6 +16,7 @@ FLOORS: list[set[str]] = [
     {
         "arguments",
         "memory",
+        "store",
         "progress",
         "supports",
         "tables",
