@@ -33,7 +33,7 @@ class Annealed(Around):
     @property
     def weight(self) -> Tensor:
         """The weight at the KL, :math:`\\beta_t = \\min(1, start + (1 - start)\\,t / steps)`."""
-        return torch.lerp(
+        return torch.lerp(  # which ends at one exactly
             torch.full_like(self.taken, self.start),
             torch.ones_like(self.taken),
             (self.taken / self.steps).clamp(max=1.0),

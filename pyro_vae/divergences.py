@@ -35,17 +35,14 @@ def _kl_low_rank_normal(
     q: LowRankNormal, p: MultivariateNormal | LowRankMultivariateNormal
 ) -> torch.Tensor:
     """torch's closed form of two normals, in float64 as q is."""
-    wide = {
-        name: getattr(p, name).double()
-        for name in (
-            ("loc", "scale_tril")
-            if isinstance(p, MultivariateNormal)
-            else ("loc", "cov_factor", "cov_diag")
-        )
-    }
-    exact = LowRankMultivariateNormal(q.loc, q.cov_factor, q.cov_diag, validate_args=False)
-    family = MultivariateNormal if isinstance(p, MultivariateNormal) else LowRankMultivariateNormal
-    return kl_divergence(exact, family(**wide, validate_args=False)).to(q.mean.dtype)
+    loc, wide = p.loc.double(), {"validate_args": False}
+    exact = LowRankMultivariateNormal(q.loc, q.cov_factor, q.cov_diag, **wide)
+    other = (
+        MultivariateNormal(loc, scale_tril=p.scale_tril.double(), **wide)
+        if isinstance(p, MultivariateNormal)
+        else LowRankMultivariateNormal(loc, p.cov_factor.double(), p.cov_diag.double(), **wide)
+    )
+    return kl_divergence(exact, other).to(q.mean.dtype)
 
 
 @register_kl(Independent, LowRankMultivariateNormal)

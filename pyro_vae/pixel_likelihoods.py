@@ -106,7 +106,7 @@ def save(
         "A likelihood of levels has the code length itself. Densities of dequantized pixels have "
         "an upper bound on it (≤), so they may stand beside the former, and may be better than "
         "they look. Bernoulli likelihoods are missing: binarized images are other data, and cross "
-        "entropy on grey ones is no likelihood. Minutes of training, wall clock: "
+        "entropy on grey ones is no likelihood. Minutes of training by the wall clock, whatever else ran: "
         f"{first.threads} torch thread{'s' * (first.threads > 1)}.\n\n"
         f"{table(results)}\n\n"
         "The likelihoods' means at the same draws of the prior:\n\n"

@@ -113,7 +113,7 @@ def save(results: Mapping[str, Result | None], folder: Path, command: str) -> li
         f"{len(plain.values):,} test images ({settings['num_samples']} samples an image, one "
         f"seeded binarization of the levels with hash `{settings['test']}`), ± its standard error "
         "over images; better by: the mean paired difference from the first row, ± its standard "
-        f"error over images. Minutes of training, wall clock: {plain.threads} torch "
+        f"error over images. Minutes of training by the wall clock, whatever else ran: {plain.threads} torch "
         f"thread{'s' * (plain.threads > 1)}.\n\n"
         f"{table(results)}\n"
     )
