@@ -35,12 +35,12 @@ def _kl_low_rank_normal(
     q: LowRankNormal, p: MultivariateNormal | LowRankMultivariateNormal
 ) -> torch.Tensor:
     """torch's closed form of two normals, in float64 as q is."""
-    loc, wide = p.loc.double(), {"validate_args": False}
-    exact = LowRankMultivariateNormal(q.loc, q.cov_factor, q.cov_diag, **wide)
+    loc = p.loc.double()
+    exact = LowRankMultivariateNormal(q.loc, q.cov_factor, q.cov_diag)
     other = (
-        MultivariateNormal(loc, scale_tril=p.scale_tril.double(), **wide)
+        MultivariateNormal(loc, scale_tril=p.scale_tril.double())
         if isinstance(p, MultivariateNormal)
-        else LowRankMultivariateNormal(loc, p.cov_factor.double(), p.cov_diag.double(), **wide)
+        else LowRankMultivariateNormal(loc, p.cov_factor.double(), p.cov_diag.double())
     )
     return kl_divergence(exact, other).to(q.mean.dtype)
 

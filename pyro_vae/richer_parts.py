@@ -113,8 +113,8 @@ def save(results: Mapping[str, Result | None], folder: Path, command: str) -> li
         f"{len(plain.values):,} test images ({settings['num_samples']} samples an image, one "
         f"seeded binarization of the levels with hash `{settings['test']}`), ± its standard error "
         "over images; better by: the mean paired difference from the first row, ± its standard "
-        f"error over images. Minutes of training by the wall clock, whatever else ran: {plain.threads} torch "
-        f"thread{'s' * (plain.threads > 1)}.\n\n"
+        f"error over images. Minutes of training by the wall clock, whatever else ran: "
+        f"{plain.threads} torch thread{'s' * (plain.threads > 1)}.\n\n"
         f"{table(results)}\n"
     )
     return [path]
