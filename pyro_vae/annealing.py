@@ -60,6 +60,15 @@ class Annealed(Around):
         return loss
 
 
+def schedule_of(elbo: ELBO) -> Annealed | None:
+    """The annealed part of an objective, compiled or not; None where it has none."""
+    while isinstance(elbo, Around):
+        if isinstance(elbo, Annealed):
+            return elbo
+        elbo = elbo.elbo
+    return None
+
+
 class _Weighted(Messenger):
     """Scales latent sites alone, and by zero too, which ``poutine.scale`` does not."""
 

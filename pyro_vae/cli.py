@@ -38,6 +38,7 @@ from pyro_vae.options import (
     first_of,
     load_data,
     say,
+    say_run,
 )
 from pyro_vae.seeding import seeded
 from pyro_vae.tables import markdown
@@ -240,6 +241,7 @@ def compare(
         num_samples=num_samples,
         draws=draws,
         goal=goal,
+        on_run=say_run,
     )
     folder.mkdir(parents=True, exist_ok=True)
     text = (

@@ -14,6 +14,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_vae import datasets, gradients, plots
+from pyro_vae.annealing import schedule_of
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Pixels
 from pyro_vae.evaluation import LogLikelihood, density_draw, log_likelihood
@@ -28,6 +29,10 @@ from pyro_vae.vae import VAE, device_of, dtype_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+OnRun = Callable[[str, int, History, LogLikelihood], object]
+"""Called after each run with its objective's name, its seed, and what came of it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -154,7 +159,7 @@ class Comparison:
         """Writes a row for each gradient, all digits kept."""
         with Path(path).open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            columns = list(Gradient.__dataclass_fields__)
+            columns = ("norm", "variance", "snr", "bias", "bias_error")
             writer.writerow(["epoch", "objective", "part", *columns])
             for epoch, by_name in self.gradients.items():
                 for name, by_part in by_name.items():
@@ -196,13 +201,14 @@ def compare(
     draws: int = 100,
     gradient_epochs: Sequence[int] | None = None,
     goal: float | None = None,
+    on_run: OnRun | None = None,
 ) -> Comparison:
     """Trains with each objective on each seed, and compares what comes out.
 
     For one seed every objective starts with the same weights and sees the same batches and pixels,
     so their differences are paired. Gradients are measured on one batch at a few points of the
-    first objective's first run, all objectives at its weights (and a ``warm_up`` at the KL's
-    weight of its first step).
+    first objective's first run, all objectives at its weights, and a ``warm_up`` at the KL's
+    weight of that step.
 
     Arguments:
         vae_factory: Makes a VAE with new weights; called once a run, inside the run's seed.
@@ -217,6 +223,7 @@ def compare(
             and all.
         goal: Test -ELBO in nats per example, the time to which is taken; None is what the first
             objective ends with in its worst run.
+        on_run: Called after each run, for a program to say how far it is.
 
     Raises:
         ValueError: No objective or no seed; what :func:`pyro_vae.fit` and
@@ -240,6 +247,7 @@ def compare(
     measured: dict[int, dict[str, dict[str, Gradient]]] = {}
     peaks: dict[str, int] = {}
     judged = pixels
+    steps = math.ceil(len(train) / batch_size)
     for seed in seeds:
         for name, objective in objectives.items():
             with seeded(seed):
@@ -252,9 +260,10 @@ def compare(
                 peaks = {n: _peak(vae, batch, each) for n, each in objectives.items()}
 
                 def watch(vae: VAE, history: History, batch: Tensor = batch) -> None:
-                    if history.epoch[-1] in points:
-                        found = gradients.measure(vae, batch, objectives, draws)
-                        measured[int(history.epoch[-1])] = found
+                    epoch = int(history.epoch[-1])
+                    if epoch in points:
+                        there = _after(epoch * steps, objectives)
+                        measured[epoch] = gradients.measure(vae, batch, there, draws)
 
                 callbacks.append(watch)
             histories[name].append(
@@ -274,6 +283,8 @@ def compare(
             if pixels is not None:
                 x, judged = density_draw(vae, test, pixels, seed=0)
             likelihoods[name].append(log_likelihood(vae, x, num_samples, seed=seed))
+            if on_run is not None:
+                on_run(name, seed, histories[name][-1], likelihoods[name][-1])
     first = next(iter(histories.values()))
     return Comparison(
         tuple(seeds),
@@ -282,7 +293,7 @@ def compare(
         judged,
         measured,
         peaks,
-        math.ceil(len(train) / batch_size),
+        steps,
         max(h.test_cost[-1] for h in first) if goal is None else goal,
     )
 
@@ -292,6 +303,15 @@ def _batch(vae: VAE, data: Tensor, pixels: Pixels | None) -> Tensor:
     if pixels is not None:
         data = datasets.to_pixels(data, pixels, seed=0).to(dtype_of(vae))
     return data.to(device_of(vae))
+
+
+def _after(steps: int, objectives: Mapping[str, ELBO]) -> dict[str, ELBO]:
+    """The objectives, with what changes over the steps as it is after so many."""
+    after = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
+    for objective in after.values():
+        if (schedule := schedule_of(objective)) is not None:
+            schedule.taken += steps
+    return after
 
 
 def _peak(vae: VAE, x: Tensor, objective: ELBO) -> int:

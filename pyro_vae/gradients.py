@@ -9,6 +9,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from pyro_vae.annealing import schedule_of
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.progress import progress_bar
 from pyro_vae.seeding import seeded
@@ -24,8 +25,6 @@ class Gradient:
     Attributes:
         norm: Length of the mean gradient, :math:`\|E g\|`, its noise taken out.
         variance: Of one draw, :math:`\mathrm{tr}\,\mathrm{Cov}(g)`.
-        snr: Signal-to-noise ratio, :math:`\|E g\| / \sqrt{\mathrm{tr}\,\mathrm{Cov}(g)}`;
-            infinite where there is no noise.
         bias: Squared distance of the mean gradient from that of the first objective, relative to
             the latter's squared length, :math:`\|E g - E g_1\|^2 / \|E g_1\|^2`. The estimate is
             unbiased, so that it scatters about 0 for objectives of one target.
@@ -34,9 +33,16 @@ class Gradient:
 
     norm: float
     variance: float
-    snr: float
     bias: float
     bias_error: float
+
+    @property
+    def snr(self) -> float:
+        r"""Signal-to-noise ratio, :math:`\|E g\| / \sqrt{\mathrm{tr}\,\mathrm{Cov}(g)}`.
+
+        Infinite where there is no noise.
+        """
+        return self.norm / math.sqrt(self.variance) if self.variance > 0 else math.inf
 
 
 def measure(
@@ -45,6 +51,7 @@ def measure(
     objectives: Mapping[str, ELBO],
     draws: int = 200,
     *,
+    batch_size: int | None = None,
     seed: int | None = 0,
 ) -> dict[str, dict[str, Gradient]]:
     r"""The gradients of some objectives at the weights that a VAE has, in eval mode.
@@ -55,17 +62,20 @@ def measure(
 
     Arguments:
         vae: The VAE.
-        x: A batch of shape ``(N, *x_shape)``.
-        objectives: Pyro ELBOs by name; copies are measured.
+        x: Data of shape ``(N, *x_shape)``.
+        objectives: Pyro ELBOs by name; copies are measured, a ``warm_up`` at the weight that it
+            has.
         draws: Gradients for each objective, 20 or more.
+        batch_size: Examples that each draw picks at random, so that the noise is that of a step of
+            training; None is all of x in each, and then the noise is that of z alone.
         seed: Fixes the noise; None draws from torch's global generator.
 
     Returns:
         By objective, ``"encoder"`` and ``"decoder"``, of those that have parameters to train.
 
     Raises:
-        TypeError, ValueError: x is no data for the VAE; no objective; `draws` or `seed` is out of
-            range.
+        TypeError, ValueError: x is no data for the VAE; no objective; `draws`, `batch_size` or
+            `seed` is out of range.
 
     Source: signal-to-noise ratios of estimators: Rainforth et al. (2018), arXiv 1802.04537,
     section 3 (there for each parameter).
@@ -73,11 +83,15 @@ def measure(
     check_data(x)
     check_dtype("x", x, vae)
     check_seed(seed)
-    check_count("draws", draws)
-    if draws < 2 * _GROUPS:
-        raise ValueError(f"draws: got {draws}, expected {2 * _GROUPS} or more")
+    check_draws(draws)
     if not objectives:
         raise ValueError("objectives: got none, expected at least one")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+        if batch_size > len(x):
+            raise ValueError(
+                f"batch_size: got {batch_size}, expected at most the {len(x)} examples"
+            )
     x = x.to(device_of(vae))
     parts = {name: own for name, own in _parts(vae).items() if own}
     before = {p: p.grad for own in parts.values() for p in own}
@@ -92,12 +106,19 @@ def measure(
                 with seeded(seed, device=x.device):
                     objective.loss(vae.model, vae.guide, x)  # Pyro's first looks at the plates
                 samples[name] = {part: _Sample() for part in parts}
+                schedule = schedule_of(objective)
+                taken = torch.zeros(()) if schedule is None else schedule.taken.clone()
                 for draw in range(draws):
                     vae.zero_grad()
+                    batch = x
                     with seeded(seed, draw, device=x.device):
-                        objective.loss_and_grads(vae.model, vae.guide, x)
+                        if batch_size is not None:
+                            batch = x[torch.randperm(len(x), device=x.device)[:batch_size]]
+                        objective.loss_and_grads(vae.model, vae.guide, batch)
+                    if schedule is not None:
+                        schedule.taken.copy_(taken)  # a draw is no step
                     for part, own in parts.items():
-                        samples[name][part].add(_flat(own) / len(x), draw * _GROUPS // draws)
+                        samples[name][part].add(_flat(own) / len(batch), draw * _GROUPS // draws)
                     progress.update()
     finally:
         for parameter, gradient in before.items():
@@ -107,6 +128,13 @@ def measure(
         name: {part: _compared(sample, first[part]) for part, sample in own.items()}
         for name, own in samples.items()
     }
+
+
+def check_draws(draws: int) -> None:
+    """Raises ValueError unless :func:`measure` can do with so many draws."""
+    check_count("draws", draws)
+    if draws < 2 * _GROUPS:
+        raise ValueError(f"draws: got {draws}, expected {2 * _GROUPS} or more")
 
 
 def _parts(vae: VAE) -> dict[str, list[nn.Parameter]]:
@@ -159,7 +187,7 @@ def _squared_length(means: Tensor) -> float:
 
 
 def _compared(sample: _Sample, first: _Sample) -> Gradient:
-    own, other, variance = sample.means(), first.means(), sample.variance()
+    own, other = sample.means(), first.means()
 
     def bias(keep: Tensor) -> float:
         length = _squared_length(other[keep])
@@ -169,11 +197,9 @@ def _compared(sample: _Sample, first: _Sample) -> Gradient:
     every = torch.arange(len(own))
     left_out = torch.tensor([bias(every[every != group]) for group in every])
     spread = (left_out - left_out.mean()).square().sum().item()
-    norm = math.sqrt(max(0.0, _squared_length(own)))
     return Gradient(
-        norm=norm,
-        variance=variance,
-        snr=norm / math.sqrt(variance) if variance > 0 else math.inf,
+        norm=math.sqrt(max(0.0, _squared_length(own))),
+        variance=sample.variance(),
         bias=bias(every),
         bias_error=math.sqrt((len(own) - 1) / len(own) * spread),
     )

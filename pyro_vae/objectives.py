@@ -315,10 +315,11 @@ _NAMED: tuple[Callable[..., ELBO], ...] = (
 
 def names() -> list[str]:
     """The objectives that :func:`parse` knows, as a user writes them: ``"ciwae:beta:k"``."""
-    return [
+    named = [
         make.__name__ + "".join(map(_place, signature(make).parameters.values()))
         for make in _NAMED
     ]
+    return [*named, "warm_up:steps:objective"]
 
 
 def _place(number: Parameter) -> str:
@@ -328,10 +329,14 @@ def _place(number: Parameter) -> str:
 def parse(text: str) -> ELBO:
     """An objective by its name and numbers: ``"trace_elbo"``, ``"iwae:8"``, ``"ciwae:0.5:8"``.
 
+    ``"warm_up:500:trace_elbo"`` is ``warm_up(trace_elbo(), 500)``.
+
     Raises:
         ValueError: An unknown name, numbers that do not belong to it, or out of range.
     """
     name, *numbers = text.split(":")
+    if name == warm_up.__name__ and len(numbers) > 1 and numbers[0].isdecimal():
+        return warm_up(parse(":".join(numbers[1:])), int(numbers[0]))
     known = {make.__name__: make for make in _NAMED}
     try:
         make = known[name]

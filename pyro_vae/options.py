@@ -10,6 +10,8 @@ from tqdm.auto import tqdm
 from pyro_vae import datasets, presets
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Dataset
+from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.history import History
 
 PresetOption = Annotated[str, typer.Option(help=f"One of {', '.join(presets.names())}.")]
 DataOption = Annotated[str, typer.Option(help=f"One of {', '.join(datasets.names())}.")]
@@ -38,6 +40,14 @@ ExamplesOption = Annotated[
 def say(text: str) -> None:
     """Prints, above a progress bar, if there is one."""
     tqdm.write(text)
+
+
+def say_run(name: str, seed: int, history: History, likelihood: LogLikelihood) -> None:
+    """Prints what came of one run of a comparison."""
+    say(
+        f"{name}, seed {seed}: test -ELBO {history.test_cost[-1]:.2f}, log-likelihood "
+        f"{likelihood.mean:.2f}, {sum(history.seconds):.0f} s"
+    )
 
 
 def load_data(data: str, root: Path | None) -> Dataset:

@@ -174,10 +174,12 @@ def bands(
     curves: Mapping[str, Sequence[Sequence[float]]],
     ylabel: str,
     log: bool = False,
+    xlabel: str = "epoch",
     ax: "Axes | None" = None,
 ) -> "Axes":
     """For each name the mean of its curves, one a seed, and the range from least to greatest.
 
+    `epochs` are the places of their values, of whatever `xlabel` says that they are.
     `log` makes the vertical axis logarithmic.
     """
     ax = _axes(ax, (6.0, 4.0))
@@ -187,7 +189,7 @@ def bands(
         line = _LINES[place % len(_LINES)]
         ax.plot(epochs, values.mean(0), line, color=colour, label=name)
         ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
-    _finish_curves(ax, epochs, ylabel)
+    _finish_curves(ax, epochs, ylabel, xlabel)
     if log:
         ax.set_yscale("log")
     return ax
@@ -203,10 +205,15 @@ def save(ax: "Axes", path: str | Path) -> None:
     plt.close(figure)
 
 
-def _finish_curves(ax: "Axes", epochs: Sequence[float], ylabel: str = "nats per example") -> None:
+def _finish_curves(
+    ax: "Axes",
+    epochs: Sequence[float],
+    ylabel: str = "nats per example",
+    xlabel: str = "epoch",
+) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(epochs) == 1:  # a line of one point is invisible
         for line in ax.lines:

@@ -1,13 +1,13 @@
 """The commands ``pyro-vae reproduce``: what was published, and studies of this package's parts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pyro_vae import lecture, pixel_likelihoods, richer_parts, study
+from pyro_vae import gradients, kl_study, lecture, pixel_likelihoods, richer_parts, study
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Dataset
 from pyro_vae.options import (
@@ -18,6 +18,7 @@ from pyro_vae.options import (
     first_of,
     load_data,
     say,
+    say_run,
 )
 from pyro_vae.study import Result
 from pyro_vae.vae import VAE
@@ -141,6 +142,46 @@ def pixel_likelihoods_(
     )
 
 
+@app.command(name="analytic-kl")
+def analytic_kl(
+    data: DataOption = "digits",
+    root: RootOption = None,
+    epochs: EpochsOption = 40,
+    seeds: Annotated[int, typer.Option(help="Runs of each objective, on seeds 0, 1, ...")] = 5,
+    num_samples: SamplesOption = 500,
+    draws: Annotated[int, typer.Option(help="Gradients of each objective at each point.")] = 400,
+    only: OnlyOption = None,
+    out: OutOption = Path("docs/analytic_kl"),
+) -> None:
+    """When the closed-form KL helps, and what the other estimators do to gradients."""
+    for argument, count in (("epochs", epochs), ("seeds", seeds), ("num_samples", num_samples)):
+        check_count(argument, count)
+    gradients.check_draws(draws)
+    dataset = load_data(data, root)
+    command = _command(
+        "analytic-kl", data=data, epochs=epochs, seeds=seeds, num_samples=num_samples, draws=draws
+    )
+    settings = kl_study.settings_of(
+        dataset.train,
+        dataset.test,
+        epochs=epochs,
+        seeds=seeds,
+        num_samples=num_samples,
+        draws=draws,
+    )
+    _check_rows(only, kl_study.NAMES)
+    rows = {name: kl_study.load(out, name, settings) for name in kl_study.NAMES}
+    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+    for name in dict.fromkeys(only or kl_study.NAMES):
+        if rows[name] is None:
+            say(f"{name}:")
+            row = kl_study.run(name, dataset.train, dataset.test, settings, say_run)
+            row.save(out)
+            rows[name] = kl_study.load(out, name, settings)
+        files = kl_study.save(rows, out, command, **sizes)
+    _report(files)
+
+
 def _command(name: str, **options: object) -> str:
     """The command that makes a study, with all that it depends on."""
     words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
@@ -156,10 +197,7 @@ def _study(
     save: Callable[[Mapping[str, Result | None]], list[Path]],
 ) -> None:
     """Runs the rows of a study that are not kept yet, and writes all after each of them."""
-    for name in only or ():
-        if name not in makers:
-            known = ", ".join(map(repr, makers))
-            raise ValueError(f"only: got {name!r}, expected one of {known}")
+    _check_rows(only, makers)
     results = {name: study.kept(folder, name, settings[name]) for name in makers}
     for name in dict.fromkeys(only or makers):
         result = results[name]
@@ -171,6 +209,13 @@ def _study(
         say(f"{name}: log-likelihood {result.mean:.2f} ± {result.stderr:.2f}")
         files = save(results)
     _report(files)
+
+
+def _check_rows(only: Sequence[str] | None, known: Collection[str]) -> None:
+    for name in only or ():
+        if name not in known:
+            expected = ", ".join(map(repr, known))
+            raise ValueError(f"only: got {name!r}, expected one of {expected}")
 
 
 def _report(files: Sequence[Path]) -> None:

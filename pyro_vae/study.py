@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from pyro_vae.runs import write_json
 from pyro_vae.seeding import seeded
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
+
+Row = TypeVar("Row")
 
 Z_DIM = 50
 """Latents of all VAEs here."""
@@ -71,13 +73,11 @@ class Result:
 
     def save(self, folder: Path) -> None:
         """Writes all of it to :func:`file_of`, the values to three digits behind the point."""
-        path = file_of(folder, self.name)
         record = {field.name: getattr(self, field.name) for field in fields(self)}
         record = {name: _number(value) for name, value in record.items()}
         record["values"] = [round(v, 3) for v in self.values.tolist()]
         record["samples"] = None if self.samples is None else self.samples.tolist()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record, indent=None)
+        keep_record(folder, record)
 
 
 def _number(value: Any) -> Any:
@@ -90,8 +90,20 @@ def file_of(folder: Path, name: str) -> Path:
     return folder / f"{'-'.join(re.findall('[a-z0-9]+', name.lower()))}.json"
 
 
-def kept(folder: Path, name: str, settings: Mapping[str, Any]) -> Result | None:
-    """The row of an earlier run, or None.
+def keep_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Writes a row, which has a name and settings, to :func:`file_of`."""
+    path = file_of(folder, record["name"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, dict(record), indent=None)
+
+
+def kept_record(
+    folder: Path,
+    name: str,
+    settings: Mapping[str, Any],
+    read: Callable[[dict[str, Any]], Row],
+) -> Row | None:
+    """The row of an earlier run as `read` makes it of what was written, or None.
 
     Raises:
         ValueError: The file is damaged, or was made by other settings.
@@ -101,26 +113,34 @@ def kept(folder: Path, name: str, settings: Mapping[str, Any]) -> Result | None:
         return None
     try:
         record = json.loads(path.read_text())
-        if record["name"] != name or not isinstance(record["settings"], dict):
-            raise ValueError(f"a row named {record['name']!r}, of settings {record['settings']!r}")
-        for key in ("mean", "stderr", "mc_error", "elbo", "kl", "median_ess", "seconds"):
-            record[key] = math.nan if record[key] is None else float(record[key])
-        record["values"] = torch.tensor(record["values"], dtype=torch.float64)
-        record["shape"] = tuple(record["shape"])
-        if record["samples"] is not None:
-            record["samples"] = torch.tensor(record["samples"], dtype=torch.uint8)
-        result = Result(**record)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        made = record["settings"]
+        if record["name"] != name or not isinstance(made, dict):
+            raise ValueError(f"a row named {record['name']!r}, of settings {made!r}")
+        row = read(record)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged ({error}), expected a row of a study") from error
-    other = [key for key, value in settings.items() if result.settings.get(key) != value]
+    other = [key for key, value in settings.items() if made.get(key) != value]
     if other:
-        got, asked = (
-            ", ".join(f"{k}={s.get(k)!r}" for k in other) for s in (result.settings, settings)
-        )
+        got, asked = (", ".join(f"{k}={s.get(k)!r}" for k in other) for s in (made, settings))
         raise ValueError(
             f"{path}: was made with {got}, expected {asked}: remove it, or name another folder"
         )
-    return result
+    return row
+
+
+def kept(folder: Path, name: str, settings: Mapping[str, Any]) -> Result | None:
+    """The :class:`Result` of an earlier run, or None; raises as :func:`kept_record` does."""
+    return kept_record(folder, name, settings, _result)
+
+
+def _result(record: dict[str, Any]) -> Result:
+    for key in ("mean", "stderr", "mc_error", "elbo", "kl", "median_ess", "seconds"):
+        record[key] = math.nan if record[key] is None else float(record[key])
+    record["values"] = torch.tensor(record["values"], dtype=torch.float64)
+    record["shape"] = tuple(record["shape"])
+    if record["samples"] is not None:
+        record["samples"] = torch.tensor(record["samples"], dtype=torch.uint8)
+    return Result(**record)
 
 
 def settings_of(

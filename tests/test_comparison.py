@@ -76,7 +76,7 @@ def comparison(goal: float) -> Comparison:
     }
     likelihoods = {name: [likelihood, likelihood] for name in histories}
     peaks = dict.fromkeys(histories, 3 * 2**20)
-    part = {"encoder": Gradient(1.0, 4.0, 0.5, 0.25, 0.01)}
+    part = {"encoder": Gradient(1.0, 4.0, 0.25, 0.01)}
     gradients = {0: dict.fromkeys(histories, part), 3: dict.fromkeys(histories, part)}
     return Comparison((0, 1), histories, likelihoods, None, gradients, peaks, 4, goal)
 

@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     {"presets", "pairs"},
     {"training", "evaluation", "runs", "gradients"},
     {"comparison", "lecture", "study", "options"},
-    {"richer_parts", "pixel_likelihoods"},
+    {"richer_parts", "pixel_likelihoods", "kl_study"},
     {"reproduce"},
     {"cli"},
     {"__main__", "__init__"},
