@@ -24,6 +24,7 @@ from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.evaluation import density_draw, log_likelihood
 from pyro_vae.evaluation import elbo as estimate_elbo
+from pyro_vae.files import write_json
 from pyro_vae.history import History
 from pyro_vae.options import (
     BatchOption,
@@ -180,7 +181,7 @@ def evaluate(
         errors = {"mean": mean, "stderr": stderr, "mc_error": mc_error}
         # JSON has no NaN: the standard error of one example is none.
         record[name] = {key: v if math.isfinite(v) else None for key, v in errors.items()}
-    runs.write_json(run / "evaluation.json", record)
+    write_json(run / "evaluation.json", record)
     say(f"written: {run / 'evaluation.json'}")
 
 

@@ -4,6 +4,7 @@ import copy
 import csv
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pyro_vae import datasets, gradients, plots
 from pyro_vae.annealing import schedule_of
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Pixels
-from pyro_vae.evaluation import LogLikelihood, density_draw, log_likelihood
+from pyro_vae.estimates import LogLikelihood, UnreliableWeights, density_draw, log_likelihood
 from pyro_vae.gradients import Gradient
 from pyro_vae.history import History
 from pyro_vae.memory import peak_bytes
@@ -282,7 +283,9 @@ def compare(
             x = test
             if pixels is not None:
                 x, judged = density_draw(vae, test, pixels, seed=0)
-            likelihoods[name].append(log_likelihood(vae, x, num_samples, seed=seed))
+            with warnings.catch_warnings():  # k-hat is in the results, of each run
+                warnings.simplefilter("ignore", UnreliableWeights)
+                likelihoods[name].append(log_likelihood(vae, x, num_samples, seed=seed))
             if on_run is not None:
                 on_run(name, seed, histories[name][-1], likelihoods[name][-1])
     first = next(iter(histories.values()))

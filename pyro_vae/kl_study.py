@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_vae import gradients, objectives, plots
 from pyro_vae.comparison import OnRun, compare
 from pyro_vae.datasets import to_pixels
-from pyro_vae.evaluation import data_hash
+from pyro_vae.estimates import data_hash
 from pyro_vae.gradients import Gradient
 from pyro_vae.history import History
 from pyro_vae.likelihoods import Gaussian

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from pyro_vae import datasets, presets
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Dataset
-from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.estimates import LogLikelihood
 from pyro_vae.history import History
 
 PresetOption = Annotated[str, typer.Option(help=f"One of {', '.join(presets.names())}.")]

@@ -195,6 +195,55 @@ def bands(
     return ax
 
 
+def pair() -> "tuple[Axes, Axes]":
+    """Axes side by side in a new figure."""
+    from matplotlib import pyplot as plt
+
+    first, second = plt.subplots(1, 2, figsize=(10.4, 4.0), layout="constrained")[1]
+    return first, second
+
+
+def bounds(
+    sizes: Sequence[int],
+    values: Sequence[float],
+    errors: Sequence[float],
+    label: str = "",
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """A bound against the number of samples, with bars of two standard errors."""
+    ax = _axes(ax, (6.0, 4.0))
+    bars = 2 * torch.tensor(errors, dtype=torch.float64).nan_to_num().numpy()
+    place = len(ax.containers)
+    ax.errorbar(
+        sizes,
+        values,
+        bars,
+        color=COLOURS[place % len(COLOURS)],
+        marker=_MARKERS[place % len(_MARKERS)],
+        ms=4,
+        capsize=2,
+        label=label,
+    )
+    ax.set(xlabel="samples $k$", ylabel="mean of $L_k$ in nats per example")
+    ax.set_xscale("log", base=2)
+    ax.grid(alpha=0.3)
+    if label:
+        ax.legend(frameon=False)
+    return ax
+
+
+def khat(values: Tensor, threshold: float, ax: "Axes | None" = None) -> "Axes":
+    """A histogram of k-hat, and how many examples are above the threshold."""
+    ax = _axes(ax, (6.0, 4.0))
+    finite = values[torch.isfinite(values)].detach().cpu().numpy()
+    ax.hist(finite, bins=30, color=COLOURS[0])
+    above = int((values > threshold).sum())
+    ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"{threshold:.2f}: {above} above")
+    ax.set(xlabel="k-hat", ylabel=f"examples, of {len(values)}")
+    ax.legend(frameon=False)
+    return ax
+
+
 def save(ax: "Axes", path: str | Path) -> None:
     """Writes the figure that holds `ax` at 150 dots an inch, and closes it."""
     from matplotlib import pyplot as plt

@@ -150,13 +150,6 @@ def check_free(folder: str | Path, hint: str = "") -> None:
             )
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Replaces a JSON file whole."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(value, indent=indent) + "\n")
-    os.replace(new, path)
-
-
 def _is_as_built(vae: VAE) -> bool:
     if vae.preset is None:
         return False

@@ -148,6 +148,9 @@ class _Steep(dist.Normal):
         self.height, self.rate = height, rate
         super().__init__(torch.zeros_like(height), 1.0, validate_args=False)
 
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> "_Steep":
+        return _Steep(self.height.expand(batch_shape), self.rate.expand(batch_shape))
+
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.where(self.rate.isinf(), -math.inf, self.height) + 0.0 * value
 

@@ -1,0 +1,141 @@
+"""Examples and samples in blocks, whose noise is their own and whose memory is bounded."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae.programs import Latents, Program
+from pyro_vae.progress import progress_bar
+from pyro_vae.seeding import seeded
+from pyro_vae.weights import CHUNK
+
+# The noise of an estimate belongs to blocks of so many examples and samples, whatever the memory.
+EXAMPLES = 64
+SAMPLES = CHUNK
+# On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes); and so
+# are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9 times).
+_CPU_STEP_BYTES = 2**25
+_CPU_STEP_PAIRS = 512
+
+
+@dataclass
+class Block:
+    """Some examples of a program, and the random streams that are theirs.
+
+    Attributes:
+        program: The model and guide.
+        x: The examples, shape ``(N, ...)``.
+        seed: Of the estimate.
+        index: Of the block.
+        max_bytes: Bound on what a step of the model allocates.
+    """
+
+    program: Program
+    x: Tensor
+    seed: int | None
+    index: int
+    max_bytes: int
+
+    def stream(self, *key: int) -> AbstractContextManager[None]:
+        """A random stream of this block's."""
+        return seeded(self.seed, self.index, *key, device=self.x.device)
+
+    def samples(self, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields log p(x|z) and log q(z|x) - log p(z) for z of the guide, ``(samples, N)``."""
+        for start, count in chunks(num_samples):
+            with self.stream(start):
+                z, log_q = self.program.draw(self.x, count)
+            log_p_z, log_p_x = self.score(z, check=start == 0)
+            yield log_p_x, log_q - log_p_z
+
+    def score(self, z: Latents, check: bool = False) -> tuple[Tensor, Tensor]:
+        """log p(z) and log p(x|z), part by part; with `check` x is held against the supports."""
+        if check:
+            self.check(z)
+
+        def score(x: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
+            return self.program.score(x, z)
+
+        log_p_z, log_p_x = self.in_parts(score, z)
+        return log_p_z, log_p_x
+
+    def check(self, z: Latents) -> None:
+        """Raises ValueError unless x is on the supports that it has at the first sample of z."""
+        self.program.score(self.x, self.program.part(z, slice(1), slice(None)), check=True)
+
+    def in_parts(
+        self, function: Callable[[Tensor, Latents], tuple[Tensor, ...]], z: Latents
+    ) -> tuple[Tensor, ...]:
+        """A function of x and z, for as many pairs of sample and example at once as memory has.
+
+        It gives tensors that begin with ``(samples, N)``, and so does this.
+        """
+        count = len(next(iter(z.values())))
+        pairs = self._pairs(function, z)
+        examples = min(pairs, len(self.x))
+        samples = max(1, pairs // examples)
+        columns = []
+        for first in range(0, len(self.x), examples):
+            of = slice(first, first + examples)
+            rows = [
+                function(self.x[of], self.program.part(z, slice(start, start + samples), of))
+                for start in range(0, count, samples)
+            ]
+            columns.append([torch.cat(parts) for parts in zip(*rows, strict=True)])
+        return tuple(torch.cat(parts, 1) for parts in zip(*columns, strict=True))
+
+    def _pairs(self, function: Callable[[Tensor, Latents], tuple[Tensor, ...]], z: Latents) -> int:
+        size = self._bytes_of_a_pair(function, z)
+        pairs = max(1, self.max_bytes // size)
+        if self.x.device.type == "cpu":
+            pairs = min(pairs, max(_CPU_STEP_PAIRS, _CPU_STEP_BYTES // size))
+        return pairs
+
+    def _bytes_of_a_pair(
+        self, function: Callable[[Tensor, Latents], tuple[Tensor, ...]], z: Latents
+    ) -> int:
+        """What a further pair makes torch allocate."""
+        first = self.program.part(z, slice(1), slice(1))
+        twice = {name: torch.cat((value, value)) for name, value in first.items()}
+
+        def allocated(z: Latents) -> int:
+            with _Allocated() as count:
+                function(self.x[:1], z)
+            return count.bytes
+
+        return max(1, allocated(twice) - allocated(first))
+
+
+class _Allocated(TorchDispatchMode):
+    """Counts the bytes of all that torch's operations return: a bound of what is alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self.bytes += tensor.numel() * tensor.element_size()
+        return result
+
+
+def chunks(num_samples: int) -> Iterator[tuple[int, int]]:
+    """The first of each chunk of samples, and how many there are in it."""
+    for start in range(0, num_samples, SAMPLES):
+        yield start, min(SAMPLES, num_samples - start)
+
+
+def blocks(
+    program: Program, x: Tensor, seed: int | None, max_bytes: int, desc: str
+) -> Iterator[Block]:
+    """The data in blocks of examples, with a progress bar."""
+    with progress_bar(len(x), "examples", desc) as progress:
+        for index, part in enumerate(x.split(EXAMPLES)):
+            yield Block(program, part, seed, index, max_bytes)
+            progress.update(len(part))

@@ -1,0 +1,516 @@
+"""Judgement: the ELBO and the log-likelihood of each example, with their errors."""
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints, kl_divergence
+
+from pyro_vae import datasets, estimators, gaussian, plots
+from pyro_vae.arguments import check_count, check_seed
+from pyro_vae.blocks import blocks
+from pyro_vae.datasets import Pixels
+from pyro_vae.divergences import check_analytic_kl, describe
+from pyro_vae.estimators import EXACT, Estimator
+from pyro_vae.files import write_json
+from pyro_vae.programs import Program
+from pyro_vae.seeding import seeded
+from pyro_vae.supports import check_on_support, same_support
+from pyro_vae.vae import (
+    VAE,
+    call,
+    check_data,
+    check_dtype,
+    device_of,
+    dtype_of,
+    evaluating,
+    examine,
+)
+from pyro_vae.weights import Statistics, Weights, khat_threshold
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class UnreliableWeights(UserWarning):
+    """Importance weights have tails too heavy for their number."""
+
+
+@dataclass(frozen=True, repr=False)
+class Elbo:
+    r"""The ELBO of each example and its two terms, in nats: ``values = -(reconstruction + kl)``.
+
+    Attributes:
+        values: Estimates of :math:`E_q[\log p(x|z)] - KL(q, p)`, shape ``(N,)``.
+        reconstruction: Estimates of :math:`-E_q[\log p(x|z)]`, shape ``(N,)``.
+        kl: :math:`KL(q(z|x), p(z))`, shape ``(N,)``: exact, or an estimate.
+        mean, stderr, mc_error: Of `values`: the mean over examples, its standard error over
+            examples, and the Monte Carlo standard error of the mean for these examples.
+        reconstruction_mean, reconstruction_stderr, reconstruction_mc_error: The same of
+            `reconstruction`.
+        kl_mean, kl_stderr, kl_mc_error: The same of `kl`.
+        num_samples: Samples of z for each example.
+        seed: What fixed the noise, or None.
+
+    A standard error over one example, or a Monte Carlo error from one sample, is NaN.
+    """
+
+    values: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    mean: float
+    stderr: float
+    mc_error: float
+    reconstruction_mean: float
+    reconstruction_stderr: float
+    reconstruction_mc_error: float
+    kl_mean: float
+    kl_stderr: float
+    kl_mc_error: float
+    num_samples: int
+    seed: int | None
+
+    def __repr__(self) -> str:
+        return _summary(self)
+
+
+@dataclass(frozen=True, repr=False)
+class LogLikelihood:
+    r"""The log-likelihood of each example, in nats, and how far to trust it.
+
+    Attributes:
+        values: :math:`\log \frac1K \sum_k w_k` of the estimator's weights, shape ``(N,)``. In the
+            mean a lower bound of log p(x), :math:`E[L_K]`, that grows with K.
+        elbo: :math:`\frac1K \sum_k \log w_k`, shape ``(N,)``: for importance weights the ELBO.
+        ess: Effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, shape ``(N,)``, from 1 to
+            K; 0 where all weights are zero, and the value is -inf.
+        khat: Shape of the Pareto tail of the weights, shape ``(N,)``: from 1/2 up they have no
+            variance, above ``khat_threshold(K)`` K of them do not do. Minus infinity where all are
+            the same, NaN where they are too few to tell, below 21.
+        jackknife: `values` with their bias of first order taken out, shape ``(N,)``; nearer to
+            log p(x) where `ess` is large, and neither a bound nor of less noise.
+        mean: Mean of `values`.
+        stderr: Its standard error over examples; NaN for one example.
+        mc_error: Its Monte Carlo standard error for these examples, by the delta method: good
+            where `ess` is large, too small where a few weights rule, NaN for one sample. It
+            covers :math:`E[L_K]`, not log p(x).
+        bias: Mean of ``values - jackknife``, an estimate of how far :math:`E[L_K]` is below
+            log p(x).
+        num_samples: K; 0 for the exact one.
+        estimator: Its name.
+        seed: What fixed the noise, or None.
+        data_hash: First 16 hexadecimal digits of the SHA-256 of x.
+        complete: False where it was interrupted, and `values` are those of the first examples.
+        sizes: Numbers of samples k = 1, 2, 4, ... up to K / 2.
+        bounds: For each of these the mean over examples of :math:`L_k`, from disjoint groups of
+            the same weights.
+        bound_errors: Their Monte Carlo standard errors.
+    """
+
+    values: Tensor
+    elbo: Tensor
+    ess: Tensor
+    khat: Tensor
+    jackknife: Tensor
+    mean: float
+    stderr: float
+    mc_error: float
+    bias: float
+    num_samples: int
+    estimator: str
+    seed: int | None
+    data_hash: str
+    complete: bool
+    sizes: tuple[int, ...]
+    bounds: tuple[float, ...]
+    bound_errors: tuple[float, ...]
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        r"""An interval for the mean over these examples of :math:`E[L_K]`, by normal theory.
+
+        It is one for the bound and not for log p(x), from which `bias` says how far that is: the
+        Monte Carlo error of a mean falls with the number of examples, the bias does not.
+
+        Raises:
+            ValueError: `level` is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level: got {level!r}, expected a number between 0 and 1")
+        width = NormalDist().inv_cdf((1 + level) / 2) * self.mc_error
+        return self.mean - width, self.mean + width
+
+    @property
+    def unreliable(self) -> Tensor:
+        """Which examples have a `khat` above the threshold, shape ``(N,)``."""
+        return self.khat > khat_threshold(self.num_samples)
+
+    def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
+        """The bound against the number of samples, and a histogram of k-hat."""
+        first, second = plots.pair() if axes is None else axes
+        sizes, bounds, errors = (
+            (*self.sizes, self.num_samples),
+            (*self.bounds, self.mean),
+            (*self.bound_errors, self.mc_error),
+        )
+        plots.bounds(sizes, bounds, errors, ax=first)
+        plots.khat(self.khat, khat_threshold(self.num_samples), ax=second)
+        return first, second
+
+    def to_dict(self) -> dict[str, Any]:
+        """All attributes, tensors and tuples as lists."""
+        record = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in record.items():
+            if isinstance(value, Tensor):
+                record[name] = value.tolist()
+            elif isinstance(value, tuple):
+                record[name] = list(value)
+        return record
+
+    def save(self, path: str | Path) -> None:
+        """Writes :meth:`to_dict` as JSON, which has no infinities: they and NaN are strings."""
+        write_json(Path(path), _with_strings(self.to_dict()))
+
+    def __repr__(self) -> str:
+        return _summary(self)
+
+
+def _with_strings(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_strings(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_with_strings(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def elbo(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 100,
+    *,
+    kl: Literal["sampled", "analytic"] = "sampled",
+    seed: int | None = None,
+    max_bytes: int = 2**28,
+) -> Elbo:
+    r"""Estimates each example's ELBO, reconstruction and KL apart, in eval mode.
+
+    .. math:: \log p(x) \ge E_q[\log p(x|z)] - KL(q(z|x), p(z))
+
+    Arguments:
+        vae: The VAE.
+        x: Data of shape ``(N, *x_shape)`` on the likelihood's support.
+        num_samples: Samples of z for each example.
+        kl: ``"sampled"`` from the same samples, or ``"analytic"``, in closed form.
+        seed: Fixes the noise and leaves torch's global generator as it was; None draws from it.
+        max_bytes: Bound on what one step of prior and likelihood allocates (the posterior takes 64
+            examples at a time); changes numbers by float rounding only.
+
+    Raises:
+        TypeError, ValueError: x does not fit the VAE or is off the likelihood's support; the KL
+            has no closed form; an argument is out of range.
+
+    Source: Kingma and Welling (2014), section 2.3.
+    """
+    if kl not in ("sampled", "analytic"):
+        raise ValueError(f'kl: got {kl!r}, expected "sampled" or "analytic"')
+    check_count("num_samples", num_samples)
+    _check_arguments(x, seed, max_bytes)
+    rows: list[Tensor] = []
+    with torch.no_grad(), _evaluating(vae):
+        program, x = _program(vae, x)
+        for block in blocks(program, x, seed, max_bytes, desc="ELBO"):
+            sums: Tensor | float = 0.0
+            for log_p_x, log_ratio in block.samples(num_samples):
+                negative = torch.stack((-log_p_x, log_ratio, log_ratio - log_p_x)).double()
+                sums = sums + torch.stack((negative.sum(1), negative.square().sum(1)))
+            assert isinstance(sums, Tensor)
+            mean = sums[0] / num_samples
+            # The sum of squares about the mean, then the variance of the mean of K samples.
+            spread = (sums[1] - num_samples * mean.square()).clamp(min=0)
+            variance = (
+                spread / (num_samples * (num_samples - 1))
+                if num_samples > 1
+                else torch.full_like(spread, math.nan)
+            )
+            if kl == "analytic":
+                q_z, p_z = call(vae, "posterior", block.x), call(vae, "prior")
+                check_analytic_kl(q_z, p_z)
+                mean[1] = kl_divergence(q_z, p_z).double()
+                mean[2] = mean[0] + mean[1]
+                variance[1], variance[2] = 0.0, variance[0]
+            rows.append(torch.cat((mean, variance)))
+    reconstruction, divergence, cost, *variances = torch.cat(rows, dim=1)
+    return Elbo(
+        -cost,
+        reconstruction,
+        divergence,
+        *_over_examples(-cost, variances[2]),
+        *_over_examples(reconstruction, variances[0]),
+        *_over_examples(divergence, variances[1]),
+        num_samples=num_samples,
+        seed=seed,
+    )
+
+
+def log_likelihood(
+    vae: VAE | None = None,
+    x: Tensor | None = None,
+    num_samples: int = 1000,
+    *,
+    model: Callable[[Tensor], Any] | None = None,
+    guide: Callable[[Tensor], Any] | None = None,
+    estimator: str | Estimator = "importance",
+    seed: int | None = None,
+    max_bytes: int = 2**28,
+) -> LogLikelihood:
+    r"""Estimates each example's log p(x), by importance weighting or another estimator.
+
+    .. math:: L_K = \log \frac1K \sum_{k=1}^K w_k, \quad E[w_k] = p(x)
+
+    Its mean is a lower bound of log p(x) that grows with K. Of a VAE, in eval mode, or of any Pyro
+    ``model(x)`` and ``guide(x)`` whose sites are all in the plate ``"data"``, of the size of x:
+    any latents in it, masked observations too. Modules that these call are in the mode that they
+    are in, but for `model` and `guide` themselves and the modules whose methods they are, which
+    are in eval mode. Samples are streamed: memory depends on `max_bytes`, not on the number of
+    samples or examples. An interruption (Ctrl-C) returns what is done.
+
+    Arguments:
+        vae: The VAE; or else `model` and `guide`.
+        x: Data of shape ``(N, *x_shape)``. For a VAE on the likelihood's support, the set on which
+            it is a density: binarized pixels for a relaxed Bernoulli too.
+        num_samples: K.
+        model, guide: A Pyro pair, in the place of `vae`.
+        estimator: ``"importance"``, ``"prior"``, ``"ais"``, or one of :mod:`estimators` with
+            numbers of its own; ``"exact"`` for a VAE that is linear and Gaussian, which takes no
+            samples.
+        seed: Fixes the noise and leaves torch's global generator as it was; None draws from it.
+        max_bytes: Bound on what one step of the model allocates (the guide takes 64 examples at a
+            time, and 64 samples); changes numbers by float rounding only.
+
+    Raises:
+        TypeError, ValueError: x does not fit, or is off its support; neither a VAE nor a pair; a
+            pair has latents or observations outside of the plate, plates of a fixed size,
+            subsampled or scaled ones, sites that change from call to call, latents that only one
+            of both has; an argument is out of range.
+        FloatingPointError: A log-probability is NaN.
+
+    Warns:
+        UnreliableWeights: For how many examples `khat` is above its threshold.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), section 3; Monte Carlo error of a log-mean by
+    the delta method, :math:`\sqrt{(K/\mathrm{ESS} - 1) / (K - 1)}`; :mod:`pyro_vae.weights` and
+    :mod:`pyro_vae.estimators` have the others.
+    """
+    check_count("num_samples", num_samples)
+    chosen = estimators.parse(estimator)
+    x = _check_arguments(x, seed, max_bytes)
+    if (vae is None) == (model is None) or (model is None) != (guide is None):
+        raise TypeError(
+            f"vae, model, guide: got {_given(vae=vae, model=model, guide=guide)}, expected a vae, "
+            "or a model and a guide"
+        )
+    if chosen is None:
+        if vae is None:
+            raise ValueError(f'estimator: got "{EXACT}" for a pair, expected it for a VAE')
+        return _exact(vae, x)
+    done: list[Statistics] = []
+    complete = True
+    digest = data_hash(x)
+    with torch.no_grad(), ExitStack() as modes:
+        if vae is not None:
+            modes.enter_context(_evaluating(vae))
+            program, x = _program(vae, x)
+        else:
+            assert model is not None
+            assert guide is not None
+            for own in (model, guide):
+                modes.enter_context(_evaluating_owner(own))
+            program = Program(model, guide, x)
+        try:
+            for block in blocks(program, x, seed, max_bytes, desc="log-likelihood"):
+                weights = Weights(num_samples)
+                for log_w in chosen.log_weights(block, num_samples):
+                    weights.add(log_w)
+                done.append(weights.statistics())
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            complete = False
+    result = _gathered(done, num_samples, chosen.name, seed, digest, complete)
+    count = int(result.unreliable.sum())
+    if count:
+        warnings.warn(
+            f"k-hat is above {khat_threshold(num_samples):.2f} for {count} of "
+            f"{len(result.values)} examples: their weights' tails are too heavy for {num_samples} "
+            "samples, values are too low and mc_error is too small; take more samples, "
+            'estimator="ais", or a better guide',
+            UnreliableWeights,
+            stacklevel=2,
+        )
+    return result
+
+
+def _gathered(
+    blocks: list[Statistics],
+    num_samples: int,
+    estimator: str,
+    seed: int | None,
+    data_hash: str,
+    complete: bool,
+) -> LogLikelihood:
+    values, log_mean, ess, khat, jackknife, variance = (
+        torch.cat([getattr(block, name) for block in blocks])
+        for name in ("value", "log_mean", "ess", "khat", "jackknife", "variance")
+    )
+    bounds, bound_variances = (
+        torch.cat([getattr(block, name) for block in blocks], dim=1)
+        for name in ("bounds", "bound_variances")
+    )
+    return LogLikelihood(
+        values,
+        log_mean,
+        ess,
+        khat,
+        jackknife,
+        *_over_examples(values, variance),
+        bias=(values - jackknife).mean().item(),
+        num_samples=num_samples,
+        estimator=estimator,
+        seed=seed,
+        data_hash=data_hash,
+        complete=complete,
+        sizes=blocks[0].sizes,
+        bounds=tuple(bounds.mean(1).tolist()),
+        bound_errors=tuple((bound_variances.sum(1).sqrt() / len(values)).tolist()),
+    )
+
+
+def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
+    with torch.no_grad(), _evaluating(vae):
+        _, on_device = _program(vae, x)
+        values = gaussian.evidence(vae, on_device)
+    none = torch.full_like(values, math.nan)
+    return LogLikelihood(
+        values,
+        none,
+        none,
+        torch.full_like(values, -math.inf),
+        values,
+        *_over_examples(values, torch.zeros_like(values)),
+        bias=0.0,
+        num_samples=0,
+        estimator=EXACT,
+        seed=None,
+        data_hash=data_hash(x),
+        complete=True,
+        sizes=(),
+        bounds=(),
+        bound_errors=(),
+    )
+
+
+def data_hash(x: Tensor) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a tensor's shape, dtype and bytes."""
+    digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())
+    digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def density_draw(
+    vae: VAE, levels: Tensor, pixels: Pixels, seed: int | None
+) -> tuple[Tensor, Pixels]:
+    """8-bit levels as x on which the VAE has a density, and which pixels these are.
+
+    They are those it was trained on, but for grey ones, on which there is no density: then they
+    are binarized for a likelihood on {0, 1}, and dequantized for any other.
+    """
+    if pixels == "grey":
+        with torch.no_grad(), evaluating(vae), seeded(0, device=device_of(vae)):
+            support = call(vae, "likelihood", call(vae, "prior").sample((1,))).support
+        pixels = "binary" if same_support(support, constraints.boolean) else "dequantized"
+    with seeded(seed, device=levels.device):
+        return datasets.to_pixels(levels, pixels).to(dtype_of(vae)), pixels
+
+
+def _check_arguments(x: Tensor | None, seed: int | None, max_bytes: int) -> Tensor:
+    check_seed(seed)
+    check_count("max_bytes", max_bytes)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
+    if not x.dim() or not len(x):
+        raise ValueError(f"x: got no examples (shape {tuple(x.shape)}), expected at least one")
+    return x
+
+
+def _given(**arguments: object) -> str:
+    return ", ".join(name for name, value in arguments.items() if value is not None) or "none"
+
+
+def _evaluating(vae: object) -> AbstractContextManager[None]:
+    if not isinstance(vae, VAE):
+        raise TypeError(f"vae: got a {type(vae).__name__}, expected a VAE")
+    return evaluating(vae)
+
+
+@contextmanager
+def _evaluating_owner(program: Callable[..., Any]) -> Iterator[None]:
+    """Eval mode for a module, or that of which a program is a method, whatever is around it."""
+    owner: Any = program
+    while owner is not None and not isinstance(owner, nn.Module):
+        # A handler's `poutine.mask(model)` keeps what it is around as `fn`, a partial as `func`.
+        owner = next(
+            (
+                getattr(owner, name)
+                for name in ("__self__", "fn", "func", "__wrapped__")
+                if getattr(owner, name, None) is not None
+            ),
+            None,
+        )
+    if owner is None:
+        yield
+    else:
+        with evaluating(owner):
+            yield
+
+
+def _program(vae: VAE, x: Tensor) -> tuple[Program, Tensor]:
+    """A VAE in eval mode as a program, and data on its device, held against it."""
+    check_data(x)
+    check_dtype("x", x, vae)
+    x = x.to(device_of(vae))
+    q_z, p_x = examine(vae, x[:1], x.shape)
+    if "Delta" in describe(q_z):
+        raise ValueError(
+            f"posterior: got {describe(q_z)}, expected a density: a point mass has no importance "
+            "weights"
+        )
+    check_on_support("x", x, p_x.support)
+    return Program(vae.model, vae.guide, x), x
+
+
+def _over_examples(values: Tensor, variances: Tensor) -> tuple[float, float, float]:
+    """Mean, its standard error over examples, and its Monte Carlo error from each variance."""
+    count = len(values)
+    stderr = values.std().item() / math.sqrt(count) if count > 1 else math.nan
+    return values.mean().item(), stderr, math.sqrt(variances.sum().item()) / count
+
+
+def _summary(result: Elbo | LogLikelihood) -> str:
+    """The numbers over examples; of what is one number an example, only how many there are."""
+    parts = [f"{len(result.values)} examples"]
+    for field in fields(result):
+        value = getattr(result, field.name)
+        if not isinstance(value, Tensor):
+            parts.append(
+                f"{field.name}={value:.4g}"
+                if isinstance(value, float)
+                else (f"{field.name}={value!r}")
+            )
+    return f"{type(result).__name__}({', '.join(parts)})"

@@ -1,0 +1,141 @@
+"""Estimators of log p(x): where their weights come from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_vae.annealed_sampling import Path
+from pyro_vae.arguments import check_count
+from pyro_vae.blocks import Block, chunks
+from pyro_vae.programs import Latents
+
+
+class Estimator(Protocol):
+    """What gives weights whose mean over K of them estimates p(x) without bias."""
+
+    name: ClassVar[str]
+
+    def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
+        """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
+        ...
+
+    def upper(self, block: Block, z: Latents) -> Tensor:
+        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Importance:
+    r"""Importance weighting by the guide, :math:`w = p(x, z) / q(z|x)` with z of q.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 3.
+    """
+
+    name: ClassVar[str] = "importance"
+
+    def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
+        """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
+        for log_p_x, log_ratio in block.samples(num_samples):
+            yield log_p_x - log_ratio
+
+    def upper(self, block: Block, z: Latents) -> Tensor:
+        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
+        log_p_z, log_p_x = block.score(z)
+        return log_p_z + log_p_x - block.program.score_guide(block.x, z)
+
+
+@dataclass(frozen=True)
+class Prior:
+    r"""The naive estimator, :math:`w = p(x|z)` with z of the prior, whatever the guide.
+
+    Right in the mean, and useless where few z of the prior explain x: its variance grows with the
+    KL of the posterior from the prior as its exponential. Source: Kingma and Welling (2014),
+    appendix D, speaks of such estimates; it is the baseline that lectures warn of.
+    """
+
+    name: ClassVar[str] = "prior"
+
+    def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
+        """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
+        # The model draws and scores at once, so its draws come in fixed parts of a chunk.
+        for start, count in chunks(num_samples):
+            parts = []
+            for first in range(0, count, _DRAWN):
+                with block.stream(start, first):
+                    x, size = block.x, min(_DRAWN, count - first)
+                    z, log_p_x = block.program.draw_prior(x, size)
+                if start == first == 0:
+                    block.check(z)
+                parts.append(log_p_x)
+            yield torch.cat(parts)
+
+    def upper(self, block: Block, z: Latents) -> Tensor:
+        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
+        return block.score(z)[1]
+
+
+_DRAWN = 8  # samples of all examples of a block that a model draws at once
+
+
+@dataclass(frozen=True)
+class AIS:
+    r"""Annealed importance sampling from the prior to the posterior, by Hamiltonian moves.
+
+    A chain goes through :math:`f_t(z) \propto p(z)\, p(x|z)^{\beta_t}`, :math:`\beta_0 = 0` to
+    :math:`\beta_T = 1`, and its weight is
+    :math:`w = \prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}}`. Step sizes of each example and
+    temperature are found on a run of other noise, to accept 65 % of the moves, and then stay as
+    they are: so that the weights are right in the mean. K samples are K chains. Latents on bounded
+    sets move behind a transform; all have to be continuous. Source: Neal (2001), Statistics and
+    Computing 11; Wu, Burda, Salakhutdinov and Grosse (2017), arXiv 1611.04273, section 3.
+
+    Arguments:
+        temperatures: T.
+        leapfrog_steps: Of each move.
+    """
+
+    temperatures: int = 500
+    leapfrog_steps: int = 10
+    name: ClassVar[str] = "ais"
+
+    def __post_init__(self) -> None:
+        check_count("temperatures", self.temperatures)
+        check_count("leapfrog_steps", self.leapfrog_steps)
+
+    def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
+        """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
+        path = Path(block, self.temperatures, self.leapfrog_steps)
+        for start, count in chunks(num_samples):
+            yield path.forward(start, count)
+
+    def upper(self, block: Block, z: Latents) -> Tensor:
+        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
+        return Path(block, self.temperatures, self.leapfrog_steps).backward(z)
+
+
+_NAMED = {kind.name: kind for kind in (Importance, Prior, AIS)}
+EXACT = "exact"
+"""The estimator that takes no samples, see :func:`pyro_vae.gaussian.evidence`."""
+
+
+def names() -> list[str]:
+    """The names of all estimators."""
+    return [*_NAMED, EXACT]
+
+
+def parse(estimator: "str | Estimator") -> "Estimator | None":
+    """An estimator by its name, or as it is; None for the exact one.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if not isinstance(estimator, str):
+        return estimator
+    if estimator == EXACT:
+        return None
+    if estimator not in _NAMED:
+        raise ValueError(f"estimator: got {estimator!r}, expected one of {', '.join(names())}")
+    return _NAMED[estimator]()

@@ -1,0 +1,285 @@
+"""Model and guide pairs: log-likelihood by effect handlers, and what is refused by name."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from pyro_vae import log_likelihood
+from pyro_vae.estimators import AIS
+
+from .models import bernoulli_vae, linear_gaussian
+
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.evaluation.UnreliableWeights")
+
+WEIGHT = torch.tensor([[1.0, -0.5], [0.3, 0.8], [-0.7, 0.2]]).double()
+Program = Callable[[Tensor], Any]
+
+
+def two_layers(x: Tensor) -> None:
+    """z2 ~ N(0, 1), z1 | z2 ~ N(z2, 1) twice, x | z1 ~ N(W z1, 1/4)."""
+    with pyro.plate("data", len(x)):
+        zero = torch.zeros(2).double()
+        z2 = pyro.sample("z2", dist.Normal(zero, 1.0).to_event(1))
+        z1 = pyro.sample("z1", dist.Normal(z2, 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z1 @ WEIGHT.T, 0.5).to_event(1), obs=x)
+
+
+def two_layers_guide(x: Tensor) -> None:
+    """Draws the layers from the data up, the other way round."""
+    with pyro.plate("data", len(x)):
+        z1 = pyro.sample("z1", dist.Normal(0.8 * x @ WEIGHT, 0.8).to_event(1))
+        pyro.sample("z2", dist.Normal(0.5 * z1, 0.9).to_event(1))
+
+
+def two_layers_evidence() -> MultivariateNormal:
+    covariance = 2 * WEIGHT @ WEIGHT.T + 0.25 * torch.eye(3).double()
+    return MultivariateNormal(torch.zeros(3).double(), covariance)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "num_samples"),
+    [("importance", 4000), ("prior", 4000), (AIS(30, 5), 32)],
+)
+def test_two_layers_have_their_evidence(estimator: Any, num_samples: int) -> None:
+    evidence = two_layers_evidence()
+    x = evidence.sample((70,))
+    result = log_likelihood(
+        x=x, num_samples=num_samples, model=two_layers, guide=two_layers_guide,
+        estimator=estimator, seed=0,
+    )  # fmt: skip
+    exact = evidence.log_prob(x)
+    assert result.values.shape == (70,)
+    # The bias of each value is about half its variance.
+    bias = 70 * result.mc_error**2 / 2
+    assert abs(result.mean + bias - exact.mean().item()) < 4 * result.mc_error
+
+
+@pytest.mark.parametrize("estimator", ["importance", "prior", AIS(2, 1)])
+def test_two_layers_do_not_depend_on_memory(estimator: Any) -> None:
+    x = two_layers_evidence().sample((66,))
+    wide, narrow = (
+        log_likelihood(
+            x=x, num_samples=5, model=two_layers, guide=two_layers_guide,
+            estimator=estimator, seed=0, max_bytes=max_bytes,
+        )
+        for max_bytes in (2**28, 2**16)
+    )  # fmt: skip
+    torch.testing.assert_close(narrow.values, wide.values, rtol=1e-9, atol=0)
+
+
+def pixels(mask: bool) -> Program:
+    """x of independent pixels in a plate of its own, left of which is the data plate."""
+
+    def model(x: Tensor) -> None:
+        seen = ~x.isnan()
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1).double(), 1.0))
+            with pyro.plate("pixels", 3, dim=-1):
+                handler = poutine.mask(mask=seen) if mask else poutine.mask(mask=True)
+                with handler:
+                    loc = z * torch.tensor([1.0, -2.0, 0.5]).double()
+                    pyro.sample("x", dist.Normal(loc, 1.0), obs=x.nan_to_num(-7.0))
+
+    return model
+
+
+def pixels_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x), dim=-2):
+        pyro.sample("z", dist.Normal(0.1 * x.nan_to_num().sum(1, keepdim=True), 0.9))
+
+
+def test_masked_pixels_drop_out() -> None:
+    """log p of what is seen alone, whatever stands where nothing was."""
+    weight = torch.tensor([1.0, -2.0, 0.5]).double()
+    covariance = torch.outer(weight, weight) + torch.eye(3).double()
+    x = MultivariateNormal(torch.zeros(3).double(), covariance).sample((66,))
+    x[::2, 1] = math.nan
+    x[::3, 0] = math.nan
+    exact = []
+    for row in x:
+        seen = ~row.isnan()
+        part = covariance[seen][:, seen]
+        exact.append(MultivariateNormal(torch.zeros(len(part)).double(), part).log_prob(row[seen]))
+    result = log_likelihood(
+        x=x, num_samples=3000, model=pixels(mask=True), guide=pixels_guide, seed=1
+    )
+    error = (1 / result.ess - 1 / 3000).sqrt()
+    assert ((result.values - torch.stack(exact)).abs() < 5 * error + 1e-9).all()
+
+
+def test_a_vae_is_its_model_and_guide() -> None:
+    vae, x = bernoulli_vae(), torch.bernoulli(torch.full((70, 6), 0.4))
+    whole = log_likelihood(vae, x, 100, seed=2)
+    pair = log_likelihood(x=x, num_samples=100, model=vae.model, guide=vae.guide, seed=2)
+    assert torch.equal(whole.values, pair.values)
+    assert whole.data_hash == pair.data_hash
+
+
+def test_modules_of_a_pair_are_in_eval_mode() -> None:
+    vae, x = bernoulli_vae(), torch.bernoulli(torch.full((9, 6), 0.4))
+    vae.likelihood.network.layers.append(nn.Dropout(0.9))
+    whole = log_likelihood(vae, x, 10, seed=2)
+    masked = poutine.mask(vae.model, mask=torch.tensor(True))
+    pair = log_likelihood(x=x, num_samples=10, model=masked, guide=vae.guide, seed=2)
+    assert torch.equal(whole.values, pair.values)
+    assert vae.training
+
+
+def test_discrete_latents_are_weighed_too() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.3)))
+            pyro.sample("x", dist.Normal(2 * z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(x[:, 0].sigmoid()))
+
+    x = torch.randn(10, 1)
+    exact = torch.logaddexp(
+        math.log(0.7) + dist.Normal(0.0, 1.0).log_prob(x[:, 0]),
+        math.log(0.3) + dist.Normal(2.0, 1.0).log_prob(x[:, 0]),
+    )
+    result = log_likelihood(x=x, num_samples=5000, model=model, guide=guide, seed=0)
+    error = (1 / result.ess - 1 / 5000).sqrt()
+    assert ((result.values - exact).abs() < 5 * error + 1e-5).all()
+    with pytest.raises(ValueError, match=r'site "z": a latent on \w+ is discrete'):
+        log_likelihood(x=x, num_samples=2, model=model, guide=guide, estimator="ais")
+
+
+def outside(x: Tensor) -> None:
+    pyro.sample("w", dist.Normal(0.0, 1.0))
+    fine(x)
+
+
+def observed_outside(x: Tensor) -> None:
+    pyro.sample("total", dist.Normal(0.0, 1.0), obs=x.sum())
+    fine(x)
+
+
+def fine(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def fixed(x: Tensor) -> None:
+    with pyro.plate("data", 20):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def subsampled(x: Tensor) -> None:
+    with pyro.plate("data", 20, subsample_size=len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def looped(x: Tensor) -> None:
+    for i in pyro.plate("data", len(x)):
+        z = pyro.sample(f"z{i}", dist.Normal(0.0, 1.0))
+        pyro.sample(f"x{i}", dist.Normal(z, 1.0).expand([1]).to_event(1), obs=x[i])
+
+
+def other_latents(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("more", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def none_observed(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1), obs=x)
+
+
+def by_number(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+        if len(x) > 1:
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=x[:, 0])
+
+
+def off_support(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        rate = z.exp()[..., None]
+        pyro.sample("x", dist.Exponential(rate, validate_args=False).to_event(1), obs=x)
+
+
+def no_number(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        scale = torch.where(z > 1, math.nan, 1.0)[..., None]
+        pyro.sample("x", dist.Normal(0.0, scale, validate_args=False).to_event(1), obs=x)
+
+
+def narrow(x: Tensor) -> None:
+    """Takes no dimension to the left of the examples."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        loc = z.reshape(len(x), 1)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.5 * x[:, 0], 0.8))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (outside, ValueError, r'the latent site "w" is outside of the plate "data"'),
+        (observed_outside, ValueError, r'the observed site "total" is outside of the plate'),
+        (fixed, ValueError, r'plate "data": has 20 examples for 1 of x, expected .*len\(x\)'),
+        (subsampled, ValueError, r'site "z" has a log-probability scaled by 20'),
+        (looped, ValueError, r"in a loop over a plate, expected .with pyro"),
+        (other_latents, ValueError, r'site "more": latent in the model, and not in the guide'),
+        (none_observed, ValueError, r'site "z": latent in the guide, and not in the model'),
+        (by_number, ValueError, r"has the sites 'x', 'y', 'z', and had 'x', 'z' at its first"),
+        (off_support, ValueError, r"x: .*expected"),
+        (no_number, FloatingPointError, r'site "x": a log-probability is NaN'),
+        (narrow, ValueError, r"one example alone, but not two with two samples"),
+        (poutine.scale(fine, scale=2.0), ValueError, r"scaled by 2.0, expected no poutine.scale"),
+    ],
+)
+def test_what_has_no_weight_for_each_example_is_refused(
+    model: Program, error: type[Exception], message: str
+) -> None:
+    x = torch.full((20, 1), -1.0)
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=message):
+        log_likelihood(x=x, num_samples=100, model=model, guide=guide, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    log_likelihood(x=x, num_samples=100, model=fine, guide=guide, seed=0)
+
+
+def test_a_pair_or_a_vae() -> None:
+    vae, x = bernoulli_vae(), torch.zeros(2, 6)
+    for arguments in ({}, {"vae": vae, "model": vae.model, "guide": vae.guide}, {"guide": guide}):
+        with pytest.raises(TypeError, match=r"vae, model, guide: got .*expected a vae, or a mo"):
+            log_likelihood(x=x, **arguments)
+    with pytest.raises(TypeError, match=r"x: got NoneType, expected a torch\.Tensor"):
+        log_likelihood(vae)
+    with pytest.raises(ValueError, match=r'estimator: got "exact" for a pair'):
+        log_likelihood(x=x, model=vae.model, guide=vae.guide, estimator="exact")
+    with pytest.raises(ValueError, match=r"estimator: got 'best', expected one of importance, pr"):
+        log_likelihood(vae, x, estimator="best")
+
+
+def test_the_linear_gaussian_pair_in_float64() -> None:
+    case = linear_gaussian(exact=False)
+    exact = case.evidence.log_prob(case.x)
+    torch.testing.assert_close(
+        log_likelihood(case.vae, case.x, estimator="exact").values, exact, rtol=1e-10, atol=0
+    )
