@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Block:
     seed: int | None
     index: int
     max_bytes: int
+    _pairs_at_once: dict[object, int] = field(default_factory=dict, repr=False)
 
     def stream(self, *key: int) -> AbstractContextManager[None]:
         """A random stream of this block's."""
@@ -75,7 +76,10 @@ class Block:
         It gives tensors that begin with ``(samples, N)``, and so does this.
         """
         count = len(next(iter(z.values())))
-        pairs = self._pairs(function, z)
+        key = function.__code__  # of functions and methods alike
+        if key not in self._pairs_at_once:
+            self._pairs_at_once[key] = self._pairs(function, z)
+        pairs = self._pairs_at_once[key]
         examples = min(pairs, len(self.x))
         samples = max(1, pairs // examples)
         columns = []

@@ -4,6 +4,7 @@ import logging
 import math
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,6 +14,7 @@ import typer
 from pyro_vae import (
     comparison,
     datasets,
+    estimators,
     objectives,
     pairs,
     plots,
@@ -22,9 +24,9 @@ from pyro_vae import (
 )
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Dataset, Pixels
-from pyro_vae.evaluation import density_draw, log_likelihood
+from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, density_draw, log_likelihood
 from pyro_vae.evaluation import elbo as estimate_elbo
-from pyro_vae.files import write_json
+from pyro_vae.files import finite, write_json
 from pyro_vae.history import History
 from pyro_vae.options import (
     BatchOption,
@@ -45,6 +47,7 @@ from pyro_vae.seeding import seeded
 from pyro_vae.tables import markdown
 from pyro_vae.training import Callback, NonFiniteLoss, TensorBoard, fit
 from pyro_vae.vae import VAE
+from pyro_vae.weights import khat_threshold
 
 _OBJECTIVES = ", ".join(objectives.names())
 _INTERRUPTED = 130  # the shell's code for an end by SIGINT
@@ -126,12 +129,15 @@ def train(
 @app.command()
 def evaluate(
     run: RunArgument,
+    estimator: Annotated[
+        str, typer.Option(help=f"One of {', '.join(estimators.names())}.")
+    ] = "importance",
     num_samples: SamplesOption = 1000,
     examples: ExamplesOption = None,
     seed: Annotated[int, typer.Option(help="Fixes the draw of the pixels and the noise.")] = 0,
     root: RootOption = None,
 ) -> None:
-    """Score the test set: ELBO and importance-weighted log-likelihood; writes evaluation.json."""
+    """Score the test set: ELBO and log-likelihood, and how far to trust it; evaluation.json."""
     vae, settings, dataset = _open(run, root)
     x, pixels = density_draw(
         vae, first_of("examples", dataset.test, examples), settings["pixels"], seed
@@ -141,8 +147,11 @@ def evaluate(
             f"trained on {settings['pixels']} pixels, on which the model has no density: scored "
             f"on a {pixels} draw of the test set, seed {seed}"
         )
-    bound = estimate_elbo(vae, x, num_samples=min(num_samples, 100), seed=seed)
-    result = log_likelihood(vae, x, num_samples, seed=seed)
+    with warnings.catch_warnings():  # which the last line says in its own words
+        warnings.simplefilter("ignore", UnreliableWeights)
+        result = log_likelihood(vae, x, num_samples, estimator=estimator, seed=seed)
+    done = x[: len(result.values)]
+    bound = estimate_elbo(vae, done, num_samples=min(num_samples, 100), seed=seed)
     rows = [
         ("log-likelihood", result.mean, result.stderr, result.mc_error),
         ("ELBO", bound.mean, bound.stderr, bound.mc_error),
@@ -160,29 +169,37 @@ def evaluate(
             [(name, f"{m:.2f}", f"{s:.2f}", f"{e:.3f}") for name, m, s, e in rows],
         )
     )
-    ess = result.ess
-    say(
-        f"{len(x)} test images, {pixels} pixels, {num_samples} importance samples; effective "
-        f"sample size: median {ess.median().item():.1f}, least {ess.min().item():.1f}"
-    )
+    say(_trust(result, pixels))
     record: dict[str, Any] = {
         "data": settings["data"],
-        "examples": len(x),
+        "examples": len(done),
         "pixels": pixels,
         "seed": seed,
-        "num_samples": num_samples,
+        "num_samples": result.num_samples,
         "estimator": result.estimator,
         "data_hash": result.data_hash,
-        "ess_median": ess.median().item(),
-        "ess_min": ess.min().item(),
+        "ess_median": result.ess.median().item(),
+        "ess_min": result.ess.min().item(),
         "elbo_num_samples": bound.num_samples,
+        "interval_of_the_bound": result.interval(0.95),
+        "bias": result.bias,
+        "khat_threshold": khat_threshold(result.num_samples),
+        "above_it": int(result.unreliable.sum()),
+        "complete": result.complete,
     }
     for name, mean, stderr, mc_error in rows:
         errors = {"mean": mean, "stderr": stderr, "mc_error": mc_error}
         # JSON has no NaN: the standard error of one example is none.
         record[name] = {key: v if math.isfinite(v) else None for key, v in errors.items()}
-    write_json(run / "evaluation.json", record)
-    say(f"written: {run / 'evaluation.json'}")
+    record["per example"] = {
+        name: getattr(result, name).tolist()
+        for name in ("values", "elbo", "ess", "khat", "jackknife")
+    }
+    path = run / "evaluation.json"
+    write_json(path, finite(record))
+    say(f"written: {path}")
+    if not result.complete:
+        raise KeyboardInterrupt
 
 
 @app.command()
@@ -361,6 +378,30 @@ def _open(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset]:
     if not all(torch.isfinite(p).all() for p in vae.parameters()):
         raise ValueError(f"{run / runs.WEIGHTS}: holds weights that are not finite")
     return vae, settings, load_data(settings["data"], root)
+
+
+def _trust(result: LogLikelihood, pixels: str) -> str:
+    """What stands behind a log-likelihood, in a few lines."""
+    text = f"{len(result.values)} test images, {pixels} pixels"
+    if not result.num_samples:
+        return f"{text}; the exact log-likelihood"
+    ess, above = result.ess, int(result.unreliable.sum())
+    lines = [
+        f"{text}, {result.num_samples} {result.estimator} samples; effective sample size: median "
+        f"{ess.median().item():.1f}, least {ess.min().item():.1f}"
+    ]
+    if result.num_samples > 1:
+        low, high = result.interval(0.95)
+        lines.append(
+            f"95 % interval of the bound's mean, not of log p(x): {low:.2f} to {high:.2f}; "
+            f"estimated bias {result.bias:.3f}"
+        )
+    if above:
+        lines.append(
+            f"k-hat is above {khat_threshold(result.num_samples):.2f} for {above} of them: too "
+            "low a value and too small an error; more samples, or --estimator ais, tell more"
+        )
+    return "\n".join(lines)
 
 
 def _epoch_line(history: History, epochs: int) -> str:

@@ -20,10 +20,11 @@ from pyro_vae.blocks import blocks
 from pyro_vae.datasets import Pixels
 from pyro_vae.divergences import check_analytic_kl, describe
 from pyro_vae.estimators import EXACT, Estimator
-from pyro_vae.files import write_json
+from pyro_vae.files import finite, write_json
 from pyro_vae.programs import Program
 from pyro_vae.seeding import seeded
 from pyro_vae.supports import check_on_support, same_support
+from pyro_vae.tables import summary
 from pyro_vae.vae import (
     VAE,
     call,
@@ -79,7 +80,7 @@ class Elbo:
     seed: int | None
 
     def __repr__(self) -> str:
-        return _summary(self)
+        return summary(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,18 +177,10 @@ class LogLikelihood:
 
     def save(self, path: str | Path) -> None:
         """Writes :meth:`to_dict` as JSON, which has no infinities: they and NaN are strings."""
-        write_json(Path(path), _with_strings(self.to_dict()))
+        write_json(Path(path), finite(self.to_dict()))
 
     def __repr__(self) -> str:
-        return _summary(self)
-
-
-def _with_strings(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_strings(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_with_strings(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        return summary(self)
 
 
 def elbo(
@@ -224,7 +217,7 @@ def elbo(
     _check_arguments(x, seed, max_bytes)
     rows: list[Tensor] = []
     with torch.no_grad(), _evaluating(vae):
-        program, x = _program(vae, x)
+        program, x = prepared(vae, x)
         for block in blocks(program, x, seed, max_bytes, desc="ELBO"):
             sums: Tensor | float = 0.0
             for log_p_x, log_ratio in block.samples(num_samples):
@@ -326,7 +319,7 @@ def log_likelihood(
     with torch.no_grad(), ExitStack() as modes:
         if vae is not None:
             modes.enter_context(_evaluating(vae))
-            program, x = _program(vae, x)
+            program, x = prepared(vae, x)
         else:
             assert model is not None
             assert guide is not None
@@ -394,7 +387,7 @@ def _gathered(
 
 def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
     with torch.no_grad(), _evaluating(vae):
-        _, on_device = _program(vae, x)
+        _, on_device = prepared(vae, x)
         values = gaussian.evidence(vae, on_device)
     none = torch.full_like(values, math.nan)
     return LogLikelihood(
@@ -480,8 +473,13 @@ def _evaluating_owner(program: Callable[..., Any]) -> Iterator[None]:
             yield
 
 
-def _program(vae: VAE, x: Tensor) -> tuple[Program, Tensor]:
-    """A VAE in eval mode as a program, and data on its device, held against it."""
+def prepared(vae: VAE, x: Tensor) -> tuple[Program, Tensor]:
+    """A VAE in eval mode as a program, and data on its device, held against it.
+
+    Raises:
+        TypeError, ValueError: x does not fit the VAE or is off its likelihood's support; the
+            posterior is a point mass.
+    """
     check_data(x)
     check_dtype("x", x, vae)
     x = x.to(device_of(vae))
@@ -500,17 +498,3 @@ def _over_examples(values: Tensor, variances: Tensor) -> tuple[float, float, flo
     count = len(values)
     stderr = values.std().item() / math.sqrt(count) if count > 1 else math.nan
     return values.mean().item(), stderr, math.sqrt(variances.sum().item()) / count
-
-
-def _summary(result: Elbo | LogLikelihood) -> str:
-    """The numbers over examples; of what is one number an example, only how many there are."""
-    parts = [f"{len(result.values)} examples"]
-    for field in fields(result):
-        value = getattr(result, field.name)
-        if not isinstance(value, Tensor):
-            parts.append(
-                f"{field.name}={value:.4g}"
-                if isinstance(value, float)
-                else (f"{field.name}={value!r}")
-            )
-    return f"{type(result).__name__}({', '.join(parts)})"

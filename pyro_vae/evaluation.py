@@ -1,5 +1,15 @@
 """Judgement: log-likelihood and ELBO, their errors, and what lies behind them."""
 
+from pyro_vae.criticism import (
+    ActiveUnits,
+    Certificate,
+    ElboGap,
+    PredictiveCheck,
+    active_units,
+    certify,
+    elbo_gap,
+    posterior_predictive,
+)
 from pyro_vae.estimates import (
     Elbo,
     LogLikelihood,
@@ -11,11 +21,19 @@ from pyro_vae.estimates import (
 )
 
 __all__ = [
+    "ActiveUnits",
+    "Certificate",
     "Elbo",
+    "ElboGap",
     "LogLikelihood",
+    "PredictiveCheck",
     "UnreliableWeights",
+    "active_units",
+    "certify",
     "data_hash",
     "density_draw",
     "elbo",
+    "elbo_gap",
     "log_likelihood",
+    "posterior_predictive",
 ]

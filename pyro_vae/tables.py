@@ -1,6 +1,10 @@
-"""Tables in Markdown, aligned so that they read well on a screen too."""
+"""Results as text: tables in Markdown that read well on a screen too, and one line each."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -18,3 +22,16 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def summary(result: Any, unit: str = "examples") -> str:
+    """The numbers of a dataclass; of its tensors, a number for each of a unit, only how many."""
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    first = next(value for value in values.values() if isinstance(value, Tensor))
+    parts = [f"{len(first)} {unit}"]
+    for name, value in values.items():
+        if isinstance(value, float):
+            parts.append(f"{name}={value:.4g}")
+        elif not isinstance(value, Tensor | tuple):
+            parts.append(f"{name}={value!r}")
+    return f"{type(result).__name__}({', '.join(parts)})"

@@ -16,7 +16,7 @@ class LinearGaussian:
 
     The columns of W are orthogonal, so that the exact posterior is diagonal and the guide can be
     set to it: q(z|x) = N(C W'(x - b) / s^2, C) with C = (I + W'W / s^2)^-1. Where it is not to be
-    exact it is 0.3 off and 1.4 times as wide, which keeps importance weights bounded.
+    exact it is 0.3 off and 1.4 times as wide, which keeps importance weights bounded, or as said.
     """
 
     vae: VAE
@@ -26,8 +26,16 @@ class LinearGaussian:
     x: Tensor
 
 
-def linear_gaussian(*, exact: bool, examples: int = 7) -> LinearGaussian:
-    x_dim, z_dim, s = 5, 2, 0.7
+def linear_gaussian(
+    *,
+    exact: bool,
+    examples: int = 7,
+    z_dim: int = 2,
+    x_dim: int = 5,
+    shift: float = 0.3,
+    width: float = 1.4,
+    s: float = 0.7,
+) -> LinearGaussian:
     decoder = networks.MLP(z_dim, (), x_dim)
     encoder = networks.MLP(x_dim, (), 2 * z_dim)
     vae = VAE(
@@ -35,7 +43,8 @@ def linear_gaussian(*, exact: bool, examples: int = 7) -> LinearGaussian:
         likelihoods.Gaussian(decoder, scale=s),
         posteriors.Normal(encoder),
     ).double()
-    weight = torch.linalg.qr(torch.randn(x_dim, z_dim).double()).Q * torch.tensor([1.0, 0.4])
+    weight = torch.linalg.qr(torch.randn(x_dim, z_dim).double()).Q
+    weight = weight * torch.linspace(1.0, 0.4, z_dim)
     bias = torch.randn(x_dim).double()
     with torch.no_grad():
         decoder.layers[0].weight.copy_(weight)
@@ -46,7 +55,7 @@ def linear_gaussian(*, exact: bool, examples: int = 7) -> LinearGaussian:
     scale = variance.sqrt()
     x = evidence.sample((examples,))
     gain = variance[:, None] * weight.T / s**2
-    shift, width = (0.0, 1.0) if exact else (0.3, 1.4)
+    shift, width = (0.0, 1.0) if exact else (shift, width)
     raw = torch.log(torch.expm1(width * scale - posteriors.SCALE_FLOOR))
     with torch.no_grad():
         encoder.layers[0].weight.copy_(torch.cat((gain, torch.zeros_like(gain))))

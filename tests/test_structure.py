@@ -35,6 +35,7 @@ FLOORS: list[set[str]] = [
     {"objectives", "gaussian"},
     {"presets", "pairs"},
     {"training", "estimates", "runs", "gradients"},
+    {"criticism"},
     {"evaluation"},
     {"comparison", "lecture", "study", "options"},
     {"richer_parts", "pixel_likelihoods", "kl_study"},
