@@ -195,6 +195,23 @@ def bands(
     return ax
 
 
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """For each name a line through its own places and values, marked."""
+    ax = _axes(ax, (6.0, 4.0))
+    for place, (name, (x, y)) in enumerate(curves.items()):
+        colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
+        ax.plot(x, y, _LINES[place % len(_LINES)], color=colour, marker=marker, ms=4, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return ax
+
+
 def pair() -> "tuple[Axes, Axes]":
     """Axes side by side in a new figure."""
     from matplotlib import pyplot as plt

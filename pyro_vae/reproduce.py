@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vae import gradients, kl_study, lecture, pixel_likelihoods, richer_parts, study
+from pyro_vae import (
+    gradients,
+    iwae_table,
+    kl_study,
+    lecture,
+    pixel_likelihoods,
+    richer_parts,
+    study,
+)
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Dataset
 from pyro_vae.options import (
@@ -182,6 +190,53 @@ def analytic_kl(
     _report(files)
 
 
+@app.command(name="iwae-table")
+def iwae_table_(
+    data: DataOption = "mnist",
+    root: RootOption = None,
+    num_samples: SamplesOption = 5000,
+    only: OnlyOption = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="An epoch of 512 digits and 10 samples of 100: does it run?"),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of what is written, docs or for --quick runs/iwae-table; rows that are "
+            "kept there are not run again."
+        ),
+    ] = None,
+) -> None:
+    """Importance-weighted objectives against their papers' numbers: hours, a row at a time."""
+    folder = out or Path("runs/iwae-table" if quick else "docs")
+    if quick:
+        dataset = load_data("digits", None)
+        dataset = replace(dataset, train=dataset.train[:512], test=dataset.test[:100])
+        num_samples, command = 10, _command("iwae-table") + " --quick"
+    else:
+        dataset = load_data(data, root)
+        command = _command("iwae-table", data=data, num_samples=num_samples)
+    settings = {
+        name: iwae_table.settings_of(
+            name,
+            dataset.train,
+            dataset.test,
+            num_samples=num_samples,
+            epochs=2 if quick else None,
+        )
+        for name in iwae_table.ENTRIES
+    }
+    _rows(
+        iwae_table.ENTRIES,
+        settings,
+        only,
+        folder / "iwae_table",
+        lambda name: iwae_table.run(name, dataset.train, dataset.test, settings[name]),
+        lambda results: iwae_table.save(results, folder, command),
+    )
+
+
 def _command(name: str, **options: object) -> str:
     """The command that makes a study, with all that it depends on."""
     words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
@@ -196,14 +251,29 @@ def _study(
     folder: Path,
     save: Callable[[Mapping[str, Result | None]], list[Path]],
 ) -> None:
+    """Rows that :func:`study.run` makes."""
+
+    def run(name: str) -> Result:
+        return study.run(name, makers[name], dataset.train, dataset.test, settings[name])
+
+    _rows(makers, settings, only, folder, run, save)
+
+
+def _rows(
+    names: Collection[str],
+    settings: Mapping[str, Mapping[str, Any]],
+    only: Sequence[str] | None,
+    folder: Path,
+    run: Callable[[str], Result],
+    save: Callable[[Mapping[str, Result | None]], list[Path]],
+) -> None:
     """Runs the rows of a study that are not kept yet, and writes all after each of them."""
-    _check_rows(only, makers)
-    results = {name: study.kept(folder, name, settings[name]) for name in makers}
-    for name in dict.fromkeys(only or makers):
+    _check_rows(only, names)
+    results = {name: study.kept(folder, name, settings[name]) for name in names}
+    for name in dict.fromkeys(only or names):
         result = results[name]
         if result is None:
-            result = study.run(name, makers[name], dataset.train, dataset.test, settings[name])
-            result.save(folder)
+            run(name).save(folder)
             results[name] = result = study.kept(folder, name, settings[name])
             assert result is not None
         say(f"{name}: log-likelihood {result.mean:.2f} ± {result.stderr:.2f}")

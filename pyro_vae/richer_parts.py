@@ -95,13 +95,13 @@ def table(results: Mapping[str, Result | None]) -> str:
 
 
 def save(results: Mapping[str, Result | None], folder: Path, command: str) -> list[Path]:
-    """Writes `results.md` from the rows that there are; returns its path."""
+    """Writes `parts.md` from the rows that there are; returns its path."""
     plain = results[PLAIN]
     assert plain is not None, "the plain VAE is run first"
     settings = plain.settings
     warm = max((r.settings["plain_epochs"] for r in results.values() if r is not None), default=0)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "results.md"
+    path = folder / "parts.md"
     path.write_text(
         "# What a richer prior or posterior is worth\n\n"
         f"Made by `{command}`: dynamically binarized; Bernoulli pixels, {Z_DIM} latents, 200-200 "

@@ -50,6 +50,7 @@ class Result:
         threads: Of torch, while it trained.
         shape: Of one x.
         samples: Point values of draws of the prior, 8-bit levels, where asked for.
+        curve: Epochs, minutes of training and test log-likelihoods on the way, where asked for.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Result:
     threads: int
     shape: tuple[int, ...]
     samples: Tensor | None = None
+    curve: Sequence[Sequence[float]] = ()
 
     @property
     def pixels(self) -> Pixels:
@@ -78,6 +80,7 @@ class Result:
         record = {name: _number(value) for name, value in record.items()}
         record["values"] = [round(v, 3) for v in self.values.tolist()]
         record["samples"] = None if self.samples is None else self.samples.tolist()
+        record["curve"] = [list(point) for point in self.curve]
         keep_record(folder, record)
 
 
@@ -201,7 +204,7 @@ def run(
         settings: Of :func:`settings_of`.
     """
     pixels, seed = settings["pixels"], settings["seed"]
-    plain_epochs, draws = settings["plain_epochs"], settings["draws"]
+    plain_epochs = settings["plain_epochs"]
     with seeded(seed):
         vae = make()
     seconds = 0.0
@@ -210,6 +213,28 @@ def run(
         seconds += sum(fit(plain, train, epochs=plain_epochs, pixels=pixels, seed=seed).seconds)
     epochs = settings["epochs"] - plain_epochs
     seconds += sum(fit(vae, train, epochs=epochs, pixels=pixels, seed=seed + 1).seconds)
+    return judged(name, vae, test, settings, seconds)
+
+
+def judged(
+    name: str,
+    vae: VAE,
+    test: Tensor,
+    settings: Mapping[str, Any],
+    seconds: float,
+    curve: Sequence[Sequence[float]] = (),
+) -> Result:
+    """What a trained VAE is worth on the test set's uint8 levels.
+
+    Arguments:
+        name: Its parts.
+        vae: The VAE.
+        test: uint8 levels of shape ``(N, *x_shape)``.
+        settings: Of :func:`settings_of`.
+        seconds: Of its training.
+        curve: What was found on the way.
+    """
+    pixels, seed, draws = settings["pixels"], settings["seed"], settings["draws"]
     with seeded(seed):
         x = datasets.to_pixels(test, pixels)
     with warnings.catch_warnings():
@@ -235,4 +260,5 @@ def run(
         threads=torch.get_num_threads(),
         shape=tuple(test.shape[1:]),
         samples=samples,
+        curve=curve,
     )

@@ -99,7 +99,7 @@ def test_compare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--epochs", 2, "--batch-size", 1000, "--seeds", 2, "--num-samples", 10,
-               "--examples", 100, "--out", tmp_path / "c"]  # fmt: skip
+               "--examples", 100, "--draws", 20, "--out", tmp_path / "c"]  # fmt: skip
     assert run("compare", *options, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
     assert "trace_elbo" in out

@@ -39,6 +39,7 @@ FLOORS: list[set[str]] = [
     {"evaluation"},
     {"comparison", "lecture", "study", "options"},
     {"richer_parts", "pixel_likelihoods", "kl_study"},
+    {"iwae_table"},
     {"reproduce"},
     {"cli"},
     {"__main__", "__init__"},

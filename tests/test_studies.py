@@ -57,7 +57,7 @@ def test_a_study_goes_on_where_it_was_left(tmp_path: Path) -> None:
     """Rows are kept as they were; the table's differences are those of the same images."""
     vamp = ("--only", "VampPrior(500)")
     output = parts_of_digits(tmp_path, *vamp)
-    text = (tmp_path / "results.md").read_text()
+    text = (tmp_path / "parts.md").read_text()
     assert text.strip() in output
     assert (
         "`pyro-vae reproduce parts --data digits --epochs 2 --num-samples 5 --plain-epochs 1`"
@@ -88,7 +88,7 @@ def test_a_study_goes_on_where_it_was_left(tmp_path: Path) -> None:
         (tmp_path / "parts" / "vampprior-500.json").write_text(json.dumps(row))
         with pytest.raises(ValueError, match=r"vampprior-500.json: damaged"):
             parts_of_digits(tmp_path, *vamp)
-    assert (tmp_path / "results.md").read_text() == text
+    assert (tmp_path / "parts.md").read_text() == text
 
 
 def test_what_a_row_cannot_know_is_null(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def kept_rows(folder: Path, names: Iterable[str]) -> dict[str, Result]:
 def test_richer_parts_beat_the_plain_vae_as_committed() -> None:
     """By much more than the error of a paired difference, as in the papers."""
     rows = kept_rows(DOCS / "parts", richer_parts.makers(torch.zeros(1, 4, 4)))
-    assert richer_parts.table(rows) in (DOCS / "results.md").read_text()
+    assert richer_parts.table(rows) in (DOCS / "parts.md").read_text()
     plain = rows.pop(richer_parts.PLAIN)
     for row in rows.values():
         gain, error = richer_parts.gain(row, plain)
