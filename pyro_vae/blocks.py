@@ -1,21 +1,34 @@
 """Examples and samples in blocks, whose noise is their own and whose memory is bounded."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_vae.guards import layout
+from pyro_vae.inductor import can_compile
 from pyro_vae.programs import Latents, Program
 from pyro_vae.progress import progress_bar
 from pyro_vae.seeding import seeded
+from pyro_vae.tracing import NotCompiled, compiled_function
 from pyro_vae.weights import CHUNK
+
+_log = logging.getLogger(__name__)
 
 # The noise of an estimate belongs to blocks of so many examples and samples, whatever the memory.
 EXAMPLES = 64
 SAMPLES = CHUNK
+COMPILED_FROM = 2**23
+"""Pairs of sample and example from which scoring is compiled: fewer do not repay it."""
+
+_PATIENCE = 4  # parts of a shape before it is compiled
+_GRAPHS = 2  # shapes that are
 # On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes); and so
 # are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9 times).
 _CPU_STEP_BYTES = 2**25
@@ -27,19 +40,24 @@ class Block:
     """Some examples of a program, and the random streams that are theirs.
 
     Attributes:
-        program: The model and guide.
+        scorer: Of the model and guide.
         x: The examples, shape ``(N, ...)``.
         seed: Of the estimate.
         index: Of the block.
         max_bytes: Bound on what a step of the model allocates.
     """
 
-    program: Program
+    scorer: "Scorer"
     x: Tensor
     seed: int | None
     index: int
     max_bytes: int
     _pairs_at_once: dict[object, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def program(self) -> Program:
+        """The model and guide."""
+        return self.scorer.program
 
     def stream(self, *key: int) -> AbstractContextManager[None]:
         """A random stream of this block's."""
@@ -57,11 +75,7 @@ class Block:
         """log p(z) and log p(x|z), part by part; with `check` x is held against the supports."""
         if check:
             self.check(z)
-
-        def score(x: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
-            return self.program.score(x, z)
-
-        log_p_z, log_p_x = self.in_parts(score, z)
+        log_p_z, log_p_x = self.in_parts(self.scorer.score, z)
         return log_p_z, log_p_x
 
     def check(self, z: Latents) -> None:
@@ -114,6 +128,53 @@ class Block:
         return max(1, allocated(twice) - allocated(first))
 
 
+class Scorer:
+    """Scores samples of z, compiled where there are enough of them to repay it.
+
+    Arguments:
+        program: The model and guide.
+        pairs: Of sample and example, that there will be in all.
+    """
+
+    def __init__(self, program: Program, pairs: int = 0) -> None:
+        self.program = program
+        self._seen: Counter[Any] = Counter()
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._compiles = pairs >= COMPILED_FROM
+
+    def score(self, x: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
+        """log p(z) and log p(x|z), each of shape ``(samples, N)``; NaN raises."""
+        compiled = self._function(x, z) if self._compiles else None
+        if compiled is None:
+            return self.program.score(x, z)
+        log_p_z, log_p_x = compiled(x, *z.values())
+        if torch.isnan(log_p_z + log_p_x).any():
+            return self.program.score(x, z)  # which says where it comes from
+        return log_p_z, log_p_x
+
+    def _function(self, x: Tensor, z: Latents) -> Callable[..., Any] | None:
+        """What is compiled for such tensors; None while there is nothing."""
+        names, values = list(z), list(z.values())
+        key = tuple(layout(tensor) for tensor in (x, *values))
+        if key in self._compiled:
+            return self._compiled[key]
+        self._seen[key] += 1
+        full = len(self._compiled) == _GRAPHS
+        if self._seen[key] < _PATIENCE or full or not can_compile([x]):
+            return None
+
+        def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+            return self.program.score(x, dict(zip(names, values, strict=True)), nan=True)
+
+        try:
+            self._compiled[key] = compiled_function(score, [x, *values])
+        except NotCompiled as error:
+            _log.info("scores uncompiled: %s", error)
+            self._compiles = False
+            return None
+        return self._compiled[key]
+
+
 class _Allocated(TorchDispatchMode):
     """Counts the bytes of all that torch's operations return: a bound of what is alive at once."""
 
@@ -136,10 +197,11 @@ def chunks(num_samples: int) -> Iterator[tuple[int, int]]:
 
 
 def blocks(
-    program: Program, x: Tensor, seed: int | None, max_bytes: int, desc: str
+    program: Program, x: Tensor, seed: int | None, max_bytes: int, desc: str, num_samples: int = 0
 ) -> Iterator[Block]:
-    """The data in blocks of examples, with a progress bar."""
+    """The data in blocks of examples, with a progress bar; so many samples of each will come."""
+    scorer = Scorer(program, len(x) * num_samples)
     with progress_bar(len(x), "examples", desc) as progress:
         for index, part in enumerate(x.split(EXAMPLES)):
-            yield Block(program, part, seed, index, max_bytes)
+            yield Block(scorer, part, seed, index, max_bytes)
             progress.update(len(part))

@@ -272,7 +272,9 @@ def log_likelihood(
     any latents in it, masked observations too. Modules that these call are in the mode that they
     are in, but for `model` and `guide` themselves and the modules whose methods they are, which
     are in eval mode. Samples are streamed: memory depends on `max_bytes`, not on the number of
-    samples or examples. An interruption (Ctrl-C) returns what is done.
+    samples or examples. From 2**23 pairs of sample and example on the model is compiled, where it
+    is a static program, which changes numbers by float rounding only. An interruption (Ctrl-C)
+    returns what is done.
 
     Arguments:
         vae: The VAE; or else `model` and `guide`.
@@ -327,7 +329,7 @@ def log_likelihood(
                 modes.enter_context(_evaluating_owner(own))
             program = Program(model, guide, x)
         try:
-            for block in blocks(program, x, seed, max_bytes, desc="log-likelihood"):
+            for block in blocks(program, x, seed, max_bytes, "log-likelihood", num_samples):
                 weights = Weights(num_samples)
                 for log_w in chosen.log_weights(block, num_samples):
                     weights.add(log_w)

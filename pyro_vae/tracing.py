@@ -4,7 +4,7 @@ import numbers
 import sys
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,13 +179,6 @@ class Graph:
 
     def _trace(self, kind: Kind, given: list[Tensor], args: Any, kwargs: Any) -> GraphModule:
         """Loss and gradients as a graph of what was captured and the arguments, in that order."""
-        from torch._subclasses.fake_tensor import (
-            DataDependentOutputException,
-            DynamicOutputShapeException,
-            FakeTensorMode,
-        )
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         elbo, model, guide = self._program
         static, spec = pytree.tree_flatten((args, kwargs))
 
@@ -205,27 +198,8 @@ class Graph:
                 self.leaves = _leaves(loss)
                 return [values, *_gradients(loss, self.leaves)]
 
-        # Tensors without numbers: nothing is computed, drawn or moved, and none can be read.
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
-        try:
-            with (
-                poutine.block(),
-                pyro.validation_enabled(False),
-                _reads_no_values(elbo),
-                _validates_nothing(),
-                torch.random.fork_rng(_cuda_devices(given)),
-                fake,
-            ):
-                tensors = [t.detach() for t in (*self._captured, *given)]
-                fakes = [fake.from_tensor(t, static_shapes=True) for t in tensors]
-                return make_fx(program)(*fakes)
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise NotStatic(
-                f"compiled: the model or the guide reads a tensor's value{_place(error)} (by "
-                ".item(), float(), bool(), an if, or an index of bools), expected a program of "
-                "static structure, which does the same for all values; without compiled() it "
-                f"runs as it is ({str(error).splitlines()[0]})"
-            ) from error
+        with poutine.block(), _reads_no_values(elbo):
+            return _traced(program, [*self._captured, *given])
 
 
 @dataclass
@@ -343,6 +317,63 @@ class _Random:
 
 def _cuda_devices(tensors: list[Tensor]) -> list[torch.device]:
     return list({tensor.device for tensor in tensors if tensor.is_cuda})
+
+
+def compiled_function(
+    function: Callable[..., Any], examples: Sequence[Tensor]
+) -> Callable[..., Any]:
+    """A function of tensors without gradients as a compiled graph, for tensors of these shapes.
+
+    Whatever else it reads is held, to be read again at each call: values may change in place, and
+    nothing else may.
+
+    Raises:
+        NotCompiled: torch cannot make a graph of it.
+    """
+    try:
+        with torch.no_grad():
+            traced = _traced(function, list(examples))
+            held = _lift(traced)
+            with torch.random.fork_rng(_cuda_devices([*held, *examples])):
+                run = inductor.compile_graph(traced, [*held, *examples])
+    except NotCompiled:
+        raise
+    except Exception as error:
+        raise NotCompiled(f"torch cannot compile it ({type(error).__name__}: {error})") from error
+
+    def compiled(*tensors: Tensor) -> Any:
+        with torch.no_grad():
+            return run(*held, *tensors)
+
+    return compiled
+
+
+def _traced(program: Callable[..., Any], tensors: list[Tensor]) -> GraphModule:
+    """A program of tensors as a graph: nothing is computed, drawn or moved, and no value read."""
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+    )
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with (
+            pyro.validation_enabled(False),
+            _validates_nothing(),
+            torch.random.fork_rng(_cuda_devices(tensors)),
+            fake,
+        ):
+            fakes = [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]
+            return make_fx(program)(*fakes)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise NotStatic(
+            f"compiled: the model or the guide reads a tensor's value{_place(error)} (by "
+            ".item(), float(), bool(), an if, or an index of bools), expected a program of "
+            "static structure, which does the same for all values; without compiled() it "
+            f"runs as it is ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:

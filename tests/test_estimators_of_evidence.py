@@ -1,6 +1,7 @@
 """Estimators of log p(x) against closed forms and quadrature, and what their results say."""
 
 import json
+import logging
 import math
 import warnings
 from collections.abc import Callable
@@ -11,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, priors
+from pyro_vae import VAE, blocks, likelihoods, log_likelihood, networks, posteriors, priors
 from pyro_vae.annealed_sampling import Path, schedule
-from pyro_vae.blocks import Block
+from pyro_vae.blocks import Block, Scorer
 from pyro_vae.estimators import AIS
 from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, certify
 from pyro_vae.programs import Program
+from pyro_vae.tracing import compiled_function
 from pyro_vae.weights import khat_threshold
 
+from .conftest import needs_compiler
 from .models import bernoulli_vae, linear_gaussian, log_evidence
 
 quietly = pytest.mark.filterwarnings("ignore::pyro_vae.evaluation.UnreliableWeights")
@@ -26,7 +29,7 @@ quietly = pytest.mark.filterwarnings("ignore::pyro_vae.evaluation.UnreliableWeig
 
 def annealed(vae: VAE, x: Tensor, temperatures: int, seed: int = 0) -> Path:
     program = Program(vae.model, vae.guide, x)
-    return Path(Block(program, x, seed, 0, 2**28), temperatures, leapfrog_steps=4)
+    return Path(Block(Scorer(program), x, seed, 0, 2**28), temperatures, leapfrog_steps=4)
 
 
 def test_weights_of_annealing_have_the_evidence_as_their_mean() -> None:
@@ -337,3 +340,37 @@ def test_a_result_as_a_figure() -> None:
     assert first.containers[0].lines[0].get_xdata().tolist() == [*result.sizes, 100]
     assert sum(patch.get_height() for patch in second.patches) == 7
     assert result.plot((first, second)) == (first, second)
+
+
+@needs_compiler
+@quietly
+def test_compiled_scores_are_those_of_the_program(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For shapes that come often; what is no static program runs as it is."""
+    vae, x = bernoulli_vae(2), torch.bernoulli(torch.full((150, 6), 0.4))
+    plain = log_likelihood(vae, x, 300, seed=0)
+    monkeypatch.setattr(blocks, "COMPILED_FROM", 0)
+    compiled = []
+
+    def counted(*arguments: Any) -> Any:
+        compiled.append(arguments)
+        return compiled_function(*arguments)
+
+    monkeypatch.setattr(blocks, "compiled_function", counted)
+    result = log_likelihood(vae, x, 300, seed=0)
+    assert compiled
+    torch.testing.assert_close(result.values, plain.values, rtol=1e-5, atol=0)
+    torch.testing.assert_close(result.khat, plain.khat, rtol=1e-2, atol=1e-2)
+
+    class Reads(nn.Module):
+        def forward(self, z: Tensor) -> dist.Distribution:
+            if z.sum() > 1e9:
+                raise AssertionError
+            return vae.likelihood(z)
+
+    dynamic = VAE(vae.prior, Reads(), vae.posterior)
+    with caplog.at_level(logging.INFO, "pyro_vae.blocks"):
+        result = log_likelihood(dynamic, x, 300, seed=0)
+    assert "scores uncompiled: compiled: the model or the guide reads" in caplog.text
+    assert torch.equal(result.values, plain.values)
