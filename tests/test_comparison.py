@@ -132,3 +132,30 @@ def test_each_run_has_an_objective_of_its_own() -> None:
     assert annealed.taken == 0
     assert result.histories["annealed"][0].cost == result.histories["again"][0].cost
     assert result.goal == 3.0
+
+
+def test_gradients_of_a_warm_up_are_those_of_its_step() -> None:
+    """Before training its KL weighs nothing; behind its end it is the ELBO, draw for draw."""
+    x = torch.bernoulli(torch.full((40, 6), 0.3))
+    runs: list[tuple[str, int]] = []
+    result = compare(
+        bernoulli_vae,
+        x,
+        x[:10],
+        {
+            "plain": objectives.trace_elbo(),
+            "annealed": objectives.warm_up(objectives.trace_elbo(), 4),
+        },
+        seeds=(0, 3),
+        epochs=2,
+        batch_size=20,
+        num_samples=5,
+        draws=20,
+        gradient_epochs=(0, 1, 2),
+        on_run=lambda name, seed, history, likelihood: runs.append((name, seed)),
+    )
+    bias = [result.gradients[epoch]["annealed"]["encoder"].bias for epoch in (0, 1, 2)]
+    assert bias[0] > 0.01
+    assert bias[0] > bias[1] > 0
+    assert bias[2] == 0
+    assert runs == [("plain", 0), ("annealed", 0), ("plain", 3), ("annealed", 3)]

@@ -93,6 +93,42 @@ def test_a_measurement_leaves_the_vae_as_it_was() -> None:
     assert all(p.grad is None for p in vae.likelihood.parameters())
 
 
+def test_the_noise_of_steps_is_that_of_random_batches() -> None:
+    """Its variance falls as one over the batch size, and is more than that of z alone."""
+    case = linear_gaussian(exact=False, examples=2000)
+    elbos = {"elbo": objectives.trace_elbo()}
+
+    def variance(batch_size: int) -> float:
+        measured = gradients.measure(case.vae, case.x, elbos, 1000, batch_size=batch_size)
+        return measured["elbo"]["decoder"].variance
+
+    ratio = variance(10) / variance(40)
+    # Each variance has a relative error of sqrt(2 / 1000), and a little more by heavy tails.
+    assert ratio == pytest.approx(4, rel=4 * math.sqrt(2) * math.sqrt(2 / 1000))
+    of_z = gradients.measure(case.vae, case.x[:40], elbos, 1000)["elbo"]["decoder"].variance
+    assert of_z < 0.9 * variance(40)
+    whole = gradients.measure(case.vae, case.x, elbos, 20, batch_size=2000)["elbo"]["decoder"]
+    plain = gradients.measure(case.vae, case.x, elbos, 20)["elbo"]["decoder"]
+    assert whole.norm == pytest.approx(plain.norm, rel=0.1)
+
+
+def test_a_warm_up_is_measured_at_the_weight_that_it_has() -> None:
+    case = linear_gaussian(exact=False)
+    half = objectives.warm_up(objectives.trace_elbo(), 10)
+    half.taken += 5
+    other = objectives.warm_up(objectives.trace_elbo(), 10**6, start=0.5)
+    measured = gradients.measure(case.vae, case.x, {"half": half, "other": other}, 30)
+    assert half.taken == 5
+    for part in ("encoder", "decoder"):
+        own, theirs = measured["half"][part], measured["other"][part]
+        assert own.norm == pytest.approx(theirs.norm, rel=1e-4)
+        assert own.variance == pytest.approx(theirs.variance, rel=1e-4)
+    plain = gradients.measure(case.vae, case.x, {"elbo": objectives.trace_elbo()}, 30)
+    assert plain["elbo"]["encoder"].norm != pytest.approx(
+        measured["half"]["encoder"].norm, rel=0.01
+    )
+
+
 def test_a_shared_encoder_is_the_encoder() -> None:
     q = posteriors.Normal(networks.MLP(4, (), 2))
     likelihood = likelihoods.Bernoulli(networks.MLP(1, (), 4)).requires_grad_(False)
@@ -111,6 +147,8 @@ def test_wrong_arguments_of_a_measurement() -> None:
         gradients.measure(case.vae, case.x, elbos, draws=19)
     with pytest.raises(ValueError, match="objectives: got none"):
         gradients.measure(case.vae, case.x, {})
+    with pytest.raises(ValueError, match="batch_size: got 8, expected at most the 7 examples"):
+        gradients.measure(case.vae, case.x, elbos, batch_size=8)
     with pytest.raises(TypeError, match=r"x: got torch\.float32"):
         gradients.measure(case.vae, case.x.float(), elbos)
 

@@ -11,7 +11,16 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from pyro_vae import networks, pairs, pixel_likelihoods, plots, richer_parts, study
+from pyro_vae import (
+    iwae_table,
+    kl_study,
+    networks,
+    pairs,
+    pixel_likelihoods,
+    plots,
+    richer_parts,
+    study,
+)
 from pyro_vae.cli import app
 from pyro_vae.study import Result
 
@@ -193,3 +202,100 @@ def test_rows_of_images_are_of_one_number() -> None:
         ValueError, match=r"rows: got images of shapes \[\(2, 4, 4\), \(3, 4, 4\)\]"
     ):
         plots.side_by_side({"a": torch.rand(3, 4, 4), "b": torch.rand(2, 4, 4)})
+
+
+def kl_of_digits(folder: Path, *more: object) -> str:
+    return command(
+        "reproduce", "analytic-kl", "--epochs", 1, "--seeds", 2, "--num-samples", 3,
+        "--draws", 20, "--out", folder, *more,
+    )  # fmt: skip
+
+
+def test_the_study_of_the_closed_form_goes_on(tmp_path: Path) -> None:
+    rows = ("--only", kl_study.PLAIN, "--only", kl_study.NOISE,
+            "--only", kl_study.LANDING)  # fmt: skip
+    output = kl_of_digits(tmp_path, *rows)
+    text = (tmp_path / "results.md").read_text()
+    assert text.strip() in output
+    assert "sticking_the_landing, seed 1: test -ELBO" in output
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
+    assert len(kept) == 3
+    plain = kl_study.load(tmp_path, kl_study.PLAIN, {})
+    assert plain is not None
+    gains = [run[-1] for run in plain.gain(kl_study.ANALYTIC)]
+    costs = [
+        [runs[-1] for runs in plain.test_cost[n]] for n in (kl_study.TRACE, kl_study.ANALYTIC)
+    ]
+    assert gains == pytest.approx([a - b for a, b in zip(*costs, strict=True)])
+    line = next(line for line in text.splitlines() if line.startswith(f"| {kl_study.PLAIN}"))
+    line = " ".join(line.split())
+    spread = abs(gains[0] - gains[1]) / 2
+    assert f"{sum(gains) / 2:.2f} ± {spread:.2f} |" in line
+    assert f"| {plain.variance(0.0, kl_study.ANALYTIC):.3f} |" in line
+    assert "| L = 16 " in text
+    assert text.lower().count("not run") == 7
+    for name in ("variance", "gain", "landing"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 0
+
+    again = kl_of_digits(tmp_path, *rows)
+    assert "seed 1" not in again
+    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.json")} == kept
+    with pytest.raises(ValueError, match=r"json: was made with draws=20, expected draws=21"):
+        kl_of_digits(tmp_path, *rows, "--draws", 21)
+    with pytest.raises(ValueError, match=r"only: got 'L = 3', expected one of '50 latents"):
+        kl_of_digits(tmp_path, "--only", "L = 3")
+    with pytest.raises(ValueError, match=r"draws: got 5, expected 20 or more"):
+        kl_of_digits(tmp_path, "--draws", 5)
+    row = json.loads(kept["landing.json"])
+    del row["gradients"]["0.0"]["trace_elbo"]["encoder"]["norm"]
+    (tmp_path / "landing.json").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=r"landing.json: damaged"):
+        kl_of_digits(tmp_path, *rows)
+
+
+def test_a_guide_that_lands_has_no_noise_but_by_its_score() -> None:
+    """The study's linear-Gaussian VAE: the exact posterior is where it says that it is."""
+    row = kl_study.run(kl_study.LANDING, torch.empty(0), torch.empty(0), {"draws": 50})
+    variance = {
+        name: [by_name[name]["encoder"].variance for by_name in row.gradients.values()]
+        for name in (kl_study.TRACE, kl_study.ANALYTIC, kl_study.STICKING)
+    }
+    assert list(row.gradients) == list(kl_study.DISTANCES)
+    assert variance[kl_study.STICKING][-1] < 1e-20
+    assert variance[kl_study.TRACE][-1] > 0.1
+    assert variance[kl_study.ANALYTIC][-1] > 0.1
+    # Near the end its noise falls with the square of the distance.
+    near = variance[kl_study.STICKING][-3] / variance[kl_study.STICKING][-2]
+    assert near == pytest.approx((0.01 / 0.003) ** 2, rel=0.3)
+
+
+def test_the_papers_table_in_short(tmp_path: Path) -> None:
+    """Two rows of it, then one more beside them, which are not run again."""
+    quick = ("reproduce", "iwae-table", "--quick", "--out", tmp_path)
+    output = command(*quick, "--only", "VAE", "--only", "PIWAE (8, 8)")
+    text = (tmp_path / "results.md").read_text()
+    assert text.strip() in output
+    assert "`pyro-vae reproduce iwae-table --quick`" in text
+    assert text.count("not run") == len(iwae_table.ENTRIES) - 2
+    folder = tmp_path / "iwae_table"
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert kept.keys() == {"vae.json", "piwae-8-8.json"}
+    vae, piwae = (study.kept(folder, name, {}) for name in ("VAE", "PIWAE (8, 8)"))
+    assert vae is not None
+    assert piwae is not None
+    assert [point[0] for point in piwae.curve] == [1, 2]
+    assert piwae.curve[0][1] < piwae.curve[1][1]
+    gain, error = richer_parts.gain(piwae, vae)
+    line = next(line for line in text.splitlines() if line.startswith("| PIWAE"))
+    line = " ".join(line.split())
+    assert f"| {-piwae.mean:.2f} ± {piwae.stderr:.2f} |" in line
+    assert f"| {gain:.2f} ± {error:.2f} |" in line
+    assert "| 84.46 | 84.58 |" in line
+    command(*quick, "--only", "VampPrior(500)")
+    for name, before in kept.items():
+        assert (folder / name).read_bytes() == before
+    assert "not run" not in next(
+        line
+        for line in (tmp_path / "results.md").read_text().splitlines()
+        if line.startswith("| VampPrior")
+    )
