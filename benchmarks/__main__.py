@@ -19,12 +19,17 @@ os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported
 import psutil
 import pyro
 import torch
+import torch.nn.functional as F
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from pyro_vae import VAE, datasets, fit, log_likelihood, objectives, optim, presets
+from pyro_vae.blocks import COMPILED_FROM, Block, Scorer
 from pyro_vae.compilation import Compiled
+from pyro_vae.estimators import Importance
+from pyro_vae.programs import Program
 from pyro_vae.tables import markdown
+from pyro_vae.weights import Weights
 
 from .measure import compared, in_turns
 from .others import NumPyro, pythae_epoch
@@ -243,19 +248,46 @@ def growth_with_data(levels: Tensor, rounds: int) -> str:
 
 
 def evaluator(rounds: int) -> str:
-    vae = build()
+    vae = build().eval()
     x = datasets.binarize(datasets.load("digits").test[:64], seed=0)
     weights = [p.detach() for p in networks(vae)[1].parameters() if p.dim() == 2]
+    z = torch.randn(64 * 64, 50)
+    by_hand = networks(vae)[1]
 
     def products() -> None:
         for _ in range(16):
-            h = torch.randn(64 * 64, 50)
+            h = z
             for weight in weights:
                 h = h @ weight.T
 
+    @torch.no_grad()
+    def loop() -> Tensor:
+        q_z = vae.posterior(x)
+        log_w = []
+        for _ in range(16):
+            z = q_z.sample((64,))
+            logits = by_hand(z)
+            log_p = -F.binary_cross_entropy_with_logits(
+                logits, x.expand_as(logits), reduction="none"
+            ).sum((-2, -1))
+            prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+            log_w.append(log_p + prior - q_z.log_prob(z))
+        return torch.cat(log_w).logsumexp(0)
+
+    scorer = Scorer(Program(vae.model, vae.guide, x), pairs=COMPILED_FROM)
+
+    @torch.no_grad()
+    def block() -> None:
+        found = Weights(1024)
+        for log_w in Importance().log_weights(Block(scorer, x, 0, 0, 2**28), 1024):
+            found.add(log_w)
+        found.statistics()
+
     runs = {
         "the decoder's matrix products alone": products,
-        "log_likelihood": lambda: log_likelihood(vae, x, 1024, seed=0),
+        "a loop by hand": loop,
+        "log_likelihood, uncompiled, with its start": lambda: log_likelihood(vae, x, 1024, seed=0),
+        "log_likelihood, a block of a long one (compiled)": block,
     }
     return compared("64 images x 1,024 importance samples, pyro-mlp", runs, rounds)
 

@@ -14,6 +14,7 @@ from pyro.infer import ELBO, SVI, RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vae import VAE, fit, likelihoods, networks, objectives, optim, posteriors, priors
+from pyro_vae.annealing import Annealed
 from pyro_vae.recording import Recorded
 
 from .conftest import needs_compiler
@@ -502,6 +503,14 @@ def test_warm_up_from_zero_leaves_the_reconstruction() -> None:
     assert annealed.terms is not None
     assert loss == pytest.approx(-annealed.terms[0])
     assert annealed.terms[1] != 0
+
+
+def test_a_warm_up_by_name() -> None:
+    objective = objectives.parse("warm_up:500:sticking_the_landing:4")
+    assert isinstance(objective, Annealed)
+    assert objective.steps == 500
+    assert objective.num_particles == 4
+    assert "warm_up:steps:objective" in objectives.names()
 
 
 @pytest.mark.parametrize(
