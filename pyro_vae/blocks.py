@@ -28,11 +28,15 @@ COMPILED_FROM = 2**23
 """Pairs of sample and example from which scoring is compiled: fewer do not repay it."""
 
 _PATIENCE = 4  # parts of a shape before it is compiled
-_GRAPHS = 2  # shapes that are
+_GRAPHS = 4  # shapes that are
 # On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes); and so
 # are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9 times).
 _CPU_STEP_BYTES = 2**25
 _CPU_STEP_PAIRS = 512
+
+
+OfPairs = Callable[[Tensor, Latents], tuple[Tensor, ...]]
+"""A function of x and z, to tensors that begin with ``(samples, N)``."""
 
 
 @dataclass
@@ -67,7 +71,7 @@ class Block:
         """Yields log p(x|z) and log q(z|x) - log p(z) for z of the guide, ``(samples, N)``."""
         for start, count in chunks(num_samples):
             with self.stream(start):
-                z, log_q = self.program.draw(self.x, count)
+                z, log_q = self.scorer.draw(self.x, count)
             log_p_z, log_p_x = self.score(z, check=start == 0)
             yield log_p_x, log_q - log_p_z
 
@@ -75,7 +79,8 @@ class Block:
         """log p(z) and log p(x|z), part by part; with `check` x is held against the supports."""
         if check:
             self.check(z)
-        log_p_z, log_p_x = self.in_parts(self.scorer.score, z)
+        # The program's own allocations count, not a compiled function's.
+        log_p_z, log_p_x = self.in_parts(self.scorer.score, z, counted=self.program.score)
         return log_p_z, log_p_x
 
     def check(self, z: Latents) -> None:
@@ -83,16 +88,17 @@ class Block:
         self.program.score(self.x, self.program.part(z, slice(1), slice(None)), check=True)
 
     def in_parts(
-        self, function: Callable[[Tensor, Latents], tuple[Tensor, ...]], z: Latents
+        self, function: OfPairs, z: Latents, counted: OfPairs | None = None
     ) -> tuple[Tensor, ...]:
         """A function of x and z, for as many pairs of sample and example at once as memory has.
 
-        It gives tensors that begin with ``(samples, N)``, and so does this.
+        It gives tensors that begin with ``(samples, N)``, and so does this. How many pairs these
+        are follows from what `counted` allocates, or else the function.
         """
         count = len(next(iter(z.values())))
         key = function.__code__  # of functions and methods alike
         if key not in self._pairs_at_once:
-            self._pairs_at_once[key] = self._pairs(function, z)
+            self._pairs_at_once[key] = self._pairs(counted or function, z)
         pairs = self._pairs_at_once[key]
         examples = min(pairs, len(self.x))
         samples = max(1, pairs // examples)
@@ -106,16 +112,14 @@ class Block:
             columns.append([torch.cat(parts) for parts in zip(*rows, strict=True)])
         return tuple(torch.cat(parts, 1) for parts in zip(*columns, strict=True))
 
-    def _pairs(self, function: Callable[[Tensor, Latents], tuple[Tensor, ...]], z: Latents) -> int:
+    def _pairs(self, function: OfPairs, z: Latents) -> int:
         size = self._bytes_of_a_pair(function, z)
         pairs = max(1, self.max_bytes // size)
         if self.x.device.type == "cpu":
             pairs = min(pairs, max(_CPU_STEP_PAIRS, _CPU_STEP_BYTES // size))
         return pairs
 
-    def _bytes_of_a_pair(
-        self, function: Callable[[Tensor, Latents], tuple[Tensor, ...]], z: Latents
-    ) -> int:
+    def _bytes_of_a_pair(self, function: OfPairs, z: Latents) -> int:
         """What a further pair makes torch allocate."""
         first = self.program.part(z, slice(1), slice(1))
         twice = {name: torch.cat((value, value)) for name, value in first.items()}
@@ -129,7 +133,7 @@ class Block:
 
 
 class Scorer:
-    """Scores samples of z, compiled where there are enough of them to repay it.
+    """Draws and scores samples of z, compiled where there are enough of them to repay it.
 
     Arguments:
         program: The model and guide.
@@ -142,34 +146,55 @@ class Scorer:
         self._compiled: dict[Any, Callable[..., Any]] = {}
         self._compiles = pairs >= COMPILED_FROM
 
+    def draw(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
+        """So many samples of z from the guide, and log q(z|x); NaN raises."""
+        names = self.program.latents
+
+        def draw(x: Tensor) -> list[Tensor]:
+            z, log_q = self.program.draw(x, count, nan=True)
+            return [*(z[name] for name in names), log_q]
+
+        compiled = self._function(("draw", count), draw, [x])
+        if compiled is None:
+            return self.program.draw(x, count)
+        *values, log_q = compiled(x)
+        z = dict(zip(names, values, strict=True))
+        if torch.isnan(log_q).any():
+            self.program.score_guide(x, z)  # which says where it comes from
+        return z, log_q
+
     def score(self, x: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x|z), each of shape ``(samples, N)``; NaN raises."""
-        compiled = self._function(x, z) if self._compiles else None
-        if compiled is None:
-            return self.program.score(x, z)
-        log_p_z, log_p_x = compiled(x, *z.values())
-        if torch.isnan(log_p_z + log_p_x).any():
-            return self.program.score(x, z)  # which says where it comes from
-        return log_p_z, log_p_x
-
-    def _function(self, x: Tensor, z: Latents) -> Callable[..., Any] | None:
-        """What is compiled for such tensors; None while there is nothing."""
-        names, values = list(z), list(z.values())
-        key = tuple(layout(tensor) for tensor in (x, *values))
-        if key in self._compiled:
-            return self._compiled[key]
-        self._seen[key] += 1
-        full = len(self._compiled) == _GRAPHS
-        if self._seen[key] < _PATIENCE or full or not can_compile([x]):
-            return None
+        names, values = tuple(z), list(z.values())
 
         def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
             return self.program.score(x, dict(zip(names, values, strict=True)), nan=True)
 
+        compiled = self._function(("score", names), score, [x, *values])
+        if compiled is None:
+            return self.program.score(x, z)
+        log_p_z, log_p_x = compiled(x, *values)
+        if torch.isnan(log_p_z + log_p_x).any():
+            self.program.score(x, z)  # which says where it comes from
+        return log_p_z, log_p_x
+
+    def _function(
+        self, what: Any, function: Callable[..., Any], tensors: list[Tensor]
+    ) -> Callable[..., Any] | None:
+        """What is compiled for such tensors; None while there is nothing."""
+        if not self._compiles:
+            return None
+        key = what, *map(layout, tensors)
+        if key in self._compiled:
+            return self._compiled[key]
+        self._seen[key] += 1
+        full = len(self._compiled) == _GRAPHS
+        if self._seen[key] < _PATIENCE or full or not can_compile(tensors):
+            return None
         try:
-            self._compiled[key] = compiled_function(score, [x, *values])
+            self._compiled[key] = compiled_function(function, tensors)
         except NotCompiled as error:
-            _log.info("scores uncompiled: %s", error)
+            _log.info("runs uncompiled: %s", error)
             self._compiles = False
             return None
         return self._compiled[key]

@@ -76,10 +76,13 @@ class Program:
                     f"{tuple(log_prob.shape)}, expected (2, 2)"
                 )
 
-    def draw(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
-        """So many samples of z from the guide, and log q(z|x), shape ``(count, N)``."""
+    def draw(self, x: Tensor, count: int, *, nan: bool = False) -> tuple[Latents, Tensor]:
+        """So many samples of z from the guide, and log q(z|x), shape ``(count, N)``.
+
+        Without `nan` no number raises FloatingPointError, here and below.
+        """
         trace = self._traced("guide", self._programs["guide"], x, count)
-        return self._values(trace), self._log_prob(trace, trace.nodes)
+        return self._values(trace), self._log_prob(trace, trace.nodes, nan)
 
     def draw_prior(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
         """So many samples of z from the model for each x, and log p(x|z), ``(count, N)``."""
@@ -95,8 +98,7 @@ class Program:
     ) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x|z) of samples of z, each of shape ``(samples, N)``.
 
-        With `check` what is observed is held against its sites' supports; with `nan` no number
-        raises FloatingPointError.
+        With `check` what is observed is held against its sites' supports.
         """
         trace = self._conditioned("model", x, z)
         others = trace.nodes.keys() - self.latents

@@ -366,7 +366,7 @@ def _traced(program: Callable[..., Any], tensors: list[Tensor]) -> GraphModule:
             fake,
         ):
             fakes = [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]
-            return make_fx(program)(*fakes)
+            return make_fx(program, inductor.DECOMPOSITIONS)(*fakes)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise NotStatic(
             f"compiled: the model or the guide reads a tensor's value{_place(error)} (by "

@@ -188,7 +188,7 @@ class PathwiseELBO(WeightedELBO):
                 crossings, partial[::2], partial[1::2], strict=True
             ):
                 direct = direct + ((model_part + guide_part) * crossing.start).sum()
-                crossing.ratio = self._ratio(surrogate.ratio, crossing.event_dim)
+                crossing.gate.ratio = self._ratio(surrogate.ratio, crossing.event_dim)
         warn_if_nan(loss, "loss")
         return loss - (direct - direct.detach())
 
@@ -209,10 +209,16 @@ class PathwiseELBO(WeightedELBO):
         return ratio
 
 
+class _Gate:
+    """What a gradient is multiplied by where it crosses; None lets none through."""
+
+    ratio: Tensor | float | None = None
+
+
 class _Crossing:
     """Where a latent value leaves the guide for the model, and for what follows in the guide.
 
-    Until it has a ratio no gradient crosses: then partial derivatives by its ends are those
+    Until its gate has a ratio no gradient crosses: then partial derivatives by its ends are those
     that hold all other latents fixed, whatever these depend on.
 
     Arguments:
@@ -225,8 +231,9 @@ class _Crossing:
     def __init__(self, start: Tensor, event_dim: int, transforms: Sequence[Transform]) -> None:
         self.start = start
         self.event_dim = event_dim
-        self.ratio: Tensor | float | None = None
-        self.ends: tuple[Tensor, Tensor] = _Fork.apply(start, self)
+        # The graph keeps the gate alone: with all of this it would keep itself, as garbage.
+        self.gate = _Gate()
+        self.ends: tuple[Tensor, Tensor] = _Fork.apply(start, self.gate)
         # The guide's last: a transform that keeps the y of its last value then scores by that.
         self.values = tuple(_through(transforms, end) for end in self.ends)
 
@@ -241,16 +248,16 @@ class _Fork(torch.autograd.Function):
     """The same value for the model and for the guide, whose gradients differ."""
 
     @staticmethod
-    def forward(value: Tensor, crossing: _Crossing) -> tuple[Tensor, Tensor]:
+    def forward(value: Tensor, gate: _Gate) -> tuple[Tensor, Tensor]:
         return value.clone(), value.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _Crossing], output: Any) -> None:
-        ctx.crossing = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _Gate], output: Any) -> None:
+        ctx.gate = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, by_model: Tensor, by_guide: Tensor) -> tuple[Tensor | None, None]:
-        ratio = ctx.crossing.ratio
+        ratio = ctx.gate.ratio
         return (None if ratio is None else by_model * ratio + by_guide), None
 
 

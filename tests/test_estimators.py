@@ -1,6 +1,7 @@
 """The estimators around the ELBO: identities, expected gradients, variances, refusals."""
 
 import copy
+import gc
 import math
 import pickle
 from collections.abc import Callable
@@ -503,6 +504,28 @@ def test_warm_up_from_zero_leaves_the_reconstruction() -> None:
     assert annealed.terms is not None
     assert loss == pytest.approx(-annealed.terms[0])
     assert annealed.terms[1] != 0
+
+
+@pytest.mark.parametrize(
+    "name", ["sticking_the_landing", "iwae:3", "dreg:3", "piwae:2:2", "warm_up:5:trace_elbo"]
+)
+def test_a_step_leaves_nothing_for_the_garbage_collector(name: str) -> None:
+    """A graph that holds itself is freed when Python gets to it, gigabytes later."""
+    case, objective = linear_gaussian(exact=False), objectives.parse(name)
+
+    def tensors() -> int:
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
+
+    objective.loss_and_grads(case.vae.model, case.vae.guide, case.x)
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        for _ in range(3):
+            objective.loss_and_grads(case.vae.model, case.vae.guide, case.x)
+        assert tensors() == before
+    finally:
+        gc.enable()
 
 
 def test_a_warm_up_by_name() -> None:

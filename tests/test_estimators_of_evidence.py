@@ -372,5 +372,5 @@ def test_compiled_scores_are_those_of_the_program(
     dynamic = VAE(vae.prior, Reads(), vae.posterior)
     with caplog.at_level(logging.INFO, "pyro_vae.blocks"):
         result = log_likelihood(dynamic, x, 300, seed=0)
-    assert "scores uncompiled: compiled: the model or the guide reads" in caplog.text
+    assert "runs uncompiled: compiled: the model or the guide reads" in caplog.text
     assert torch.equal(result.values, plain.values)
