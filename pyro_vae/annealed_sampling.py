@@ -1,12 +1,15 @@
 """Annealed importance sampling: chains of Hamiltonian moves between prior and posterior."""
 
+import pyro
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Distribution, Transform, biject_to, constraints
+from torch.distributions.constraints import Constraint
 
 from pyro_vae.blocks import Block
+from pyro_vae.divergences import describe as describe_distribution
 from pyro_vae.programs import Latents
-from pyro_vae.supports import describe, same_support
+from pyro_vae.supports import describe, same_support, support_of
 
 _ACCEPTED = 0.65  # of moves, which step sizes are adapted to
 _FACTOR = 1.1  # by which they are
@@ -46,7 +49,7 @@ class Path:
         self.betas = schedule(temperatures).tolist()
         self.leapfrog_steps = leapfrog_steps
         with block.stream(_ADAPT):
-            z, _ = block.program.draw_prior(block.x, 2)
+            z, _ = block.draw_prior(2)
         self.transforms = _transforms(block, z)
         with block.stream(_ADAPT):
             self.step_sizes = self._adapted()
@@ -92,8 +95,16 @@ class Path:
         return list(zip(self.betas[:-1], self.betas[1:], self.step_sizes, strict=True))
 
     def _start(self, count: int) -> "_State":
-        z, _ = self.block.program.draw_prior(self.block.x, count)
-        return _State(self, self._unconstrained(z))
+        z, _ = self.block.draw_prior(count)
+        state = _State(self, self._unconstrained(z))
+        for name in state.u:
+            wrong = torch.isnan(state.prior_slopes[name] + state.likelihood_slopes[name])
+            if wrong.any():
+                raise FloatingPointError(
+                    f'site "{name}": the density has a derivative that is NaN at a draw of the '
+                    "prior, expected numbers, by which Hamiltonian moves go"
+                )
+        return state
 
     def _unconstrained(self, z: Latents) -> dict[str, Tensor]:
         return {name: transform.inv(z[name]) for name, transform in self.transforms.items()}
@@ -150,7 +161,8 @@ class _State:
 
     def _evaluate(self, x: Tensor, u: Latents) -> tuple[Tensor, ...]:
         program, transforms = self.path.block.program, self.path.transforms
-        with torch.enable_grad():
+        # Where a move leaves what floats can hold it is rejected, and no argument is wrong.
+        with torch.enable_grad(), pyro.validation_enabled(False):
             u = {name: value.detach().requires_grad_() for name, value in u.items()}
             z = {name: transforms[name](value) for name, value in u.items()}
             log_prior, log_likelihood = program.score(x, z, nan=True)
@@ -160,31 +172,57 @@ class _State:
             slopes = [
                 slope
                 for term in (log_prior, log_likelihood)
-                for slope in torch.autograd.grad(
-                    term.sum(), list(u.values()), retain_graph=term is log_prior,
-                    allow_unused=True, materialize_grads=True,
-                )
-            ]  # fmt: skip
+                for slope in _slopes(term, list(u.values()))
+            ]
         return log_prior.detach(), log_likelihood.detach(), *slopes
+
+
+def _slopes(term: Tensor, by: list[Tensor]) -> tuple[Tensor, ...]:
+    """Derivatives, which are zero of what does not depend on the latents."""
+    if not term.requires_grad:
+        return tuple(torch.zeros_like(value) for value in by)
+    return torch.autograd.grad(
+        term.sum(), by, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
 
 
 def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
     """From unconstrained vectors to the set that each latent is on."""
     program = block.program
     one = slice(1)
-    supports = program.supports(block.x, z)
-    narrow = program.supports(block.x[:1], program.part(z, one, one))
+    wide = program.priors(block.x, z)
+    narrow = program.priors(block.x[:1], program.part(z, one, one))
     transforms = {}
-    for name, support in narrow.items():
+    for name, prior in narrow.items():
+        support = _support(prior)
+        if "VonMises" in describe_distribution(prior):
+            raise ValueError(
+                f'site "{name}": a latent on a circle, expected one on a box or on all reals, on '
+                "which Hamiltonian moves stay"
+            )
         if support.is_discrete:
             raise ValueError(
                 f'site "{name}": a latent on {describe(support)} is discrete, expected a '
                 "continuous one, which Hamiltonian moves need"
             )
-        if not same_support(support, supports[name]):
+        if not same_support(support, _support(wide[name])):
             raise ValueError(
                 f'site "{name}": the set that a latent is on changes with sample or example, '
                 "expected one set, on which Hamiltonian moves stay"
             )
-        transforms[name] = biject_to(support)
+        try:
+            transforms[name] = biject_to(support)
+        except NotImplementedError as error:
+            raise ValueError(
+                f'site "{name}": torch has no transform onto {describe(support)}, expected a set '
+                "that it has one onto, on which Hamiltonian moves stay"
+            ) from error
     return transforms
+
+
+def _support(prior: Distribution) -> Constraint:
+    """A prior's support; that of torch's mixtures is their components'."""
+    support = support_of(prior)
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        return support.base_constraint
+    return support

@@ -27,6 +27,7 @@ SAMPLES = CHUNK
 COMPILED_FROM = 2**23
 """Pairs of sample and example from which scoring is compiled: fewer do not repay it."""
 
+_DRAWN = 8  # samples of all examples of a block that a model draws at once
 _PATIENCE = 4  # parts of a shape before it is compiled
 _GRAPHS = 4  # shapes that are
 # On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes); and so
@@ -74,6 +75,19 @@ class Block:
                 z, log_q = self.scorer.draw(self.x, count)
             log_p_z, log_p_x = self.score(z, check=start == 0)
             yield log_p_x, log_q - log_p_z
+
+    def draw_prior(self, count: int) -> tuple[Latents, Tensor]:
+        """So many samples of z from the model for each x, and log p(x|z), ``(count, N)``.
+
+        The model draws and scores at once, in parts of 8 samples of all examples, whatever the
+        memory, so that a stream gives the same draws.
+        """
+        drawn = [
+            self.program.draw_prior(self.x, min(_DRAWN, count - first))
+            for first in range(0, count, _DRAWN)
+        ]
+        z = {name: torch.cat([part[name] for part, _ in drawn]) for name in drawn[0][0]}
+        return z, torch.cat([log_p_x for _, log_p_x in drawn])
 
     def score(self, z: Latents, check: bool = False) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x|z), part by part; with `check` x is held against the supports."""
@@ -144,7 +158,7 @@ class Scorer:
         self.program = program
         self._seen: Counter[Any] = Counter()
         self._compiled: dict[Any, Callable[..., Any]] = {}
-        self._compiles = pairs >= COMPILED_FROM
+        self._compiles = {"draw": pairs >= COMPILED_FROM, "score": pairs >= COMPILED_FROM}
 
     def draw(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
         """So many samples of z from the guide, and log q(z|x); NaN raises."""
@@ -154,7 +168,7 @@ class Scorer:
             z, log_q = self.program.draw(x, count, nan=True)
             return [*(z[name] for name in names), log_q]
 
-        compiled = self._function(("draw", count), draw, [x])
+        compiled = self._function("draw", count, draw, [x])
         if compiled is None:
             return self.program.draw(x, count)
         *values, log_q = compiled(x)
@@ -170,7 +184,7 @@ class Scorer:
         def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
             return self.program.score(x, dict(zip(names, values, strict=True)), nan=True)
 
-        compiled = self._function(("score", names), score, [x, *values])
+        compiled = self._function("score", names, score, [x, *values])
         if compiled is None:
             return self.program.score(x, z)
         log_p_z, log_p_x = compiled(x, *values)
@@ -179,23 +193,23 @@ class Scorer:
         return log_p_z, log_p_x
 
     def _function(
-        self, what: Any, function: Callable[..., Any], tensors: list[Tensor]
+        self, what: str, fixed: Any, function: Callable[..., Any], tensors: list[Tensor]
     ) -> Callable[..., Any] | None:
         """What is compiled for such tensors; None while there is nothing."""
-        if not self._compiles:
+        if not self._compiles[what]:
             return None
-        key = what, *map(layout, tensors)
+        key = what, fixed, *map(layout, tensors)
         if key in self._compiled:
             return self._compiled[key]
         self._seen[key] += 1
-        full = len(self._compiled) == _GRAPHS
+        full = len(self._compiled) >= _GRAPHS
         if self._seen[key] < _PATIENCE or full or not can_compile(tensors):
             return None
         try:
             self._compiled[key] = compiled_function(function, tensors)
         except NotCompiled as error:
-            _log.info("runs uncompiled: %s", error)
-            self._compiles = False
+            _log.info("a %s runs uncompiled: %s", what, error)
+            self._compiles[what] = False
             return None
         return self._compiled[key]
 

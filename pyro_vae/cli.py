@@ -4,7 +4,6 @@ import logging
 import math
 import shlex
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -24,7 +23,8 @@ from pyro_vae import (
 )
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Dataset, Pixels
-from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, density_draw, log_likelihood
+from pyro_vae.estimates import estimated
+from pyro_vae.evaluation import LogLikelihood, density_draw
 from pyro_vae.evaluation import elbo as estimate_elbo
 from pyro_vae.files import finite, write_json
 from pyro_vae.history import History
@@ -147,9 +147,7 @@ def evaluate(
             f"trained on {settings['pixels']} pixels, on which the model has no density: scored "
             f"on a {pixels} draw of the test set, seed {seed}"
         )
-    with warnings.catch_warnings():  # which the last line says in its own words
-        warnings.simplefilter("ignore", UnreliableWeights)
-        result = log_likelihood(vae, x, num_samples, estimator=estimator, seed=seed)
+    result = estimated(vae, x, num_samples, estimator=estimator, seed=seed, interruptible=True)
     done = x[: len(result.values)]
     bound = estimate_elbo(vae, done, num_samples=min(num_samples, 100), seed=seed)
     rows = [
@@ -195,7 +193,7 @@ def evaluate(
         name: getattr(result, name).tolist()
         for name in ("values", "elbo", "ess", "khat", "jackknife")
     }
-    path = run / "evaluation.json"
+    path = run / ("evaluation.json" if result.complete else "evaluation.partial.json")
     write_json(path, finite(record))
     say(f"written: {path}")
     if not result.complete:
@@ -347,7 +345,9 @@ def main() -> None:
         _fail(f"{cast(Any, error).format_message()} (in: {given})", 2)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         _fail(str(error), 2)
-    except NonFiniteLoss as error:
+    except FloatingPointError as error:
+        if not isinstance(error, NonFiniteLoss):
+            _fail(str(error), 1)
         _fail(f"{error}; what was written of the epochs before it is kept", 1)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; what was written is kept", _INTERRUPTED)

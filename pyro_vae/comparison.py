@@ -4,7 +4,6 @@ import copy
 import csv
 import math
 import statistics
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pyro_vae import datasets, gradients, plots
 from pyro_vae.annealing import schedule_of
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Pixels
-from pyro_vae.estimates import LogLikelihood, UnreliableWeights, density_draw, log_likelihood
+from pyro_vae.estimates import LogLikelihood, density_draw, estimated
 from pyro_vae.gradients import Gradient
 from pyro_vae.history import History
 from pyro_vae.memory import peak_bytes
@@ -283,9 +282,7 @@ def compare(
             x = test
             if pixels is not None:
                 x, judged = density_draw(vae, test, pixels, seed=0)
-            with warnings.catch_warnings():  # k-hat is in the results, of each run
-                warnings.simplefilter("ignore", UnreliableWeights)
-                likelihoods[name].append(log_likelihood(vae, x, num_samples, seed=seed))
+            likelihoods[name].append(estimated(vae, x, num_samples, seed=seed))
             if on_run is not None:
                 on_run(name, seed, histories[name][-1], likelihoods[name][-1])
     first = next(iter(histories.values()))

@@ -12,7 +12,7 @@ from pyro_vae import estimators
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.blocks import EXAMPLES, blocks
 from pyro_vae.divergences import describe
-from pyro_vae.estimates import log_likelihood, prepared
+from pyro_vae.estimates import check_vae, estimated, prepared
 from pyro_vae.estimators import Estimator
 from pyro_vae.programs import Program
 from pyro_vae.progress import progress_bar
@@ -83,6 +83,7 @@ def certify(
     Source: Grosse, Ghahramani and Adams (2015), arXiv 1511.02543, section 3; Wu et al. (2017),
     arXiv 1611.04273, section 4.2.
     """
+    check_vae(vae)
     check_count("num_examples", num_examples)
     check_count("num_samples", num_samples)
     check_count("max_bytes", max_bytes)
@@ -97,10 +98,11 @@ def certify(
             x = call(vae, "likelihood", z).sample()
         program = Program(vae.model, vae.guide, x)
         for block in blocks(program, x, seed, max_bytes, desc="certificate"):
-            log_w = torch.cat(list(chosen.log_weights(block, num_samples))).double()
             first = block.index * EXAMPLES
             exact = {"z": z[None, first : first + len(block.x)]}
-            reverse = torch.cat((chosen.upper(block, exact).double(), log_w[1:]))
+            forward, backward = chosen.both(block, num_samples, exact)
+            log_w = torch.cat(list(forward)).double()
+            reverse = torch.cat((backward.double(), log_w[1:]))
             lowers.append(log_w.logsumexp(0) - math.log(num_samples))
             uppers.append(reverse.logsumexp(0) - math.log(num_samples))
     lower, upper = torch.cat(lowers), torch.cat(uppers)
@@ -190,7 +192,7 @@ def elbo_gap(
         check_count(argument, count)
     if not learning_rate > 0:
         raise ValueError(f"learning_rate: got {learning_rate!r}, expected a number above 0")
-    log_p = log_likelihood(vae, x, num_samples, estimator=estimator, seed=seed).values
+    log_p = estimated(vae, x, num_samples, estimator=estimator, seed=seed).values
     network = _network(vae.posterior)
     elbos, refined = [], []
     with evaluating(vae):
@@ -310,6 +312,7 @@ def active_units(
 
     Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 5.2.
     """
+    check_vae(vae)
     if not threshold >= 0:
         raise ValueError(f"threshold: got {threshold!r}, expected a number from 0 up")
     with torch.no_grad(), evaluating(vae):
@@ -370,6 +373,7 @@ def posterior_predictive(
 
     Source: Gelman, Meng and Stern (1996), Statistica Sinica 6, section 2.
     """
+    check_vae(vae)
     check_count("num_samples", num_samples)
     check_seed(seed)
     observed, replicated = [], []

@@ -35,7 +35,7 @@ from pyro_vae.vae import (
     evaluating,
     examine,
 )
-from pyro_vae.weights import Statistics, Weights, khat_threshold
+from pyro_vae.weights import LEAST_TAIL, Statistics, Weights, khat_threshold, tail_length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,8 @@ class LogLikelihood:
             K; 0 where all weights are zero, and the value is -inf.
         khat: Shape of the Pareto tail of the weights, shape ``(N,)``: from 1/2 up they have no
             variance, above ``khat_threshold(K)`` K of them do not do. Minus infinity where all are
-            the same, NaN where they are too few to tell, below 21.
+            the same, infinity where all but a few are nothing, NaN where they are too few to
+            tell, below 21, or many of the tail are the same.
         jackknife: `values` with their bias of first order taken out, shape ``(N,)``; nearer to
             log p(x) where `ess` is large, and neither a bound nor of less noise.
         mean: Mean of `values`.
@@ -150,8 +151,10 @@ class LogLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Which examples have a `khat` above the threshold, shape ``(N,)``."""
-        return self.khat > khat_threshold(self.num_samples)
+        """Which examples have a `khat` above the threshold, or none by ties, shape ``(N,)``."""
+        if tail_length(self.num_samples) < LEAST_TAIL:
+            return torch.zeros_like(self.khat, dtype=torch.bool)
+        return ~(self.khat <= khat_threshold(self.num_samples))
 
     def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
         """The bound against the number of samples, and a histogram of k-hat."""
@@ -287,7 +290,8 @@ def log_likelihood(
             samples.
         seed: Fixes the noise and leaves torch's global generator as it was; None draws from it.
         max_bytes: Bound on what one step of the model allocates (the guide takes 64 examples at a
-            time, and 64 samples); changes numbers by float rounding only.
+            time, and 64 samples; a model that draws from its prior 64 and 8); changes numbers by
+            float rounding only.
 
     Raises:
         TypeError, ValueError: x does not fit, or is off its support; neither a VAE nor a pair; a
@@ -303,6 +307,43 @@ def log_likelihood(
     the delta method, :math:`\sqrt{(K/\mathrm{ESS} - 1) / (K - 1)}`; :mod:`pyro_vae.weights` and
     :mod:`pyro_vae.estimators` have the others.
     """
+    result = estimated(
+        vae,
+        x,
+        num_samples,
+        model=model,
+        guide=guide,
+        estimator=estimator,
+        seed=seed,
+        max_bytes=max_bytes,
+        interruptible=True,
+    )
+    count = int(result.unreliable.sum())
+    if count:
+        warnings.warn(
+            f"k-hat is above {khat_threshold(num_samples):.2f} for {count} of "
+            f"{len(result.values)} examples: their weights' tails are too heavy for {num_samples} "
+            "samples, values are too low and mc_error is too small; take more samples, "
+            'estimator="ais", or a better guide',
+            UnreliableWeights,
+            stacklevel=2,
+        )
+    return result
+
+
+def estimated(
+    vae: VAE | None,
+    x: Tensor | None,
+    num_samples: int,
+    *,
+    model: Callable[[Tensor], Any] | None = None,
+    guide: Callable[[Tensor], Any] | None = None,
+    estimator: str | Estimator = "importance",
+    seed: int | None = None,
+    max_bytes: int = 2**28,
+    interruptible: bool = False,
+) -> LogLikelihood:
+    """:func:`log_likelihood` for programs: an interruption is one, and nothing is warned of."""
     check_count("num_samples", num_samples)
     chosen = estimators.parse(estimator)
     x = _check_arguments(x, seed, max_bytes)
@@ -335,21 +376,10 @@ def log_likelihood(
                     weights.add(log_w)
                 done.append(weights.statistics())
         except KeyboardInterrupt:
-            if not done:
+            if not done or not interruptible:
                 raise
             complete = False
-    result = _gathered(done, num_samples, chosen.name, seed, digest, complete)
-    count = int(result.unreliable.sum())
-    if count:
-        warnings.warn(
-            f"k-hat is above {khat_threshold(num_samples):.2f} for {count} of "
-            f"{len(result.values)} examples: their weights' tails are too heavy for {num_samples} "
-            "samples, values are too low and mc_error is too small; take more samples, "
-            'estimator="ais", or a better guide',
-            UnreliableWeights,
-            stacklevel=2,
-        )
-    return result
+    return _gathered(done, num_samples, chosen.name, seed, digest, complete)
 
 
 def _gathered(
@@ -376,9 +406,9 @@ def _gathered(
         jackknife,
         *_over_examples(values, variance),
         bias=(values - jackknife).mean().item(),
-        num_samples=num_samples,
+        num_samples=int(num_samples),
         estimator=estimator,
-        seed=seed,
+        seed=None if seed is None else int(seed),
         data_hash=data_hash,
         complete=complete,
         sizes=blocks[0].sizes,
@@ -448,9 +478,14 @@ def _given(**arguments: object) -> str:
     return ", ".join(name for name, value in arguments.items() if value is not None) or "none"
 
 
-def _evaluating(vae: object) -> AbstractContextManager[None]:
+def check_vae(vae: object) -> None:
+    """Raises TypeError unless it is a VAE."""
     if not isinstance(vae, VAE):
         raise TypeError(f"vae: got a {type(vae).__name__}, expected a VAE")
+
+
+def _evaluating(vae: VAE) -> AbstractContextManager[None]:
+    check_vae(vae)
     return evaluating(vae)
 
 

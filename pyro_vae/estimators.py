@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from pyro_vae.annealed_sampling import Path
@@ -22,8 +21,8 @@ class Estimator(Protocol):
         """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
         ...
 
-    def upper(self, block: Block, z: Latents) -> Tensor:
-        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
+    def both(self, block: Block, num_samples: int, z: Latents) -> tuple[Iterator[Tensor], Tensor]:
+        """The same, and log-weights of draws z of the posterior: E[1 / w] = 1 / p(x)."""
         ...
 
 
@@ -41,10 +40,11 @@ class Importance:
         for log_p_x, log_ratio in block.samples(num_samples):
             yield log_p_x - log_ratio
 
-    def upper(self, block: Block, z: Latents) -> Tensor:
-        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
+    def both(self, block: Block, num_samples: int, z: Latents) -> tuple[Iterator[Tensor], Tensor]:
+        """The same, and log-weights of draws z of the posterior: E[1 / w] = 1 / p(x)."""
         log_p_z, log_p_x = block.score(z)
-        return log_p_z + log_p_x - block.program.score_guide(block.x, z)
+        exact = log_p_z + log_p_x - block.program.score_guide(block.x, z)
+        return self.log_weights(block, num_samples), exact
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,16 @@ class Prior:
 
     def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
         """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
-        # The model draws and scores at once, so its draws come in fixed parts of a chunk.
         for start, count in chunks(num_samples):
-            parts = []
-            for first in range(0, count, _DRAWN):
-                with block.stream(start, first):
-                    x, size = block.x, min(_DRAWN, count - first)
-                    z, log_p_x = block.program.draw_prior(x, size)
-                if start == first == 0:
-                    block.check(z)
-                parts.append(log_p_x)
-            yield torch.cat(parts)
+            with block.stream(start):
+                z, log_p_x = block.draw_prior(count)
+            if not start:
+                block.check(z)
+            yield log_p_x
 
-    def upper(self, block: Block, z: Latents) -> Tensor:
-        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
-        return block.score(z)[1]
-
-
-_DRAWN = 8  # samples of all examples of a block that a model draws at once
+    def both(self, block: Block, num_samples: int, z: Latents) -> tuple[Iterator[Tensor], Tensor]:
+        """The same, and log-weights of draws z of the posterior: E[1 / w] = 1 / p(x)."""
+        return self.log_weights(block, num_samples), block.score(z)[1]
 
 
 @dataclass(frozen=True)
@@ -107,13 +99,17 @@ class AIS:
 
     def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
         """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
+        return self._chains(Path(block, self.temperatures, self.leapfrog_steps), num_samples)
+
+    def both(self, block: Block, num_samples: int, z: Latents) -> tuple[Iterator[Tensor], Tensor]:
+        """The same, and log-weights of draws z of the posterior: E[1 / w] = 1 / p(x)."""
         path = Path(block, self.temperatures, self.leapfrog_steps)
+        return self._chains(path, num_samples), path.backward(z)
+
+    @staticmethod
+    def _chains(path: Path, num_samples: int) -> Iterator[Tensor]:
         for start, count in chunks(num_samples):
             yield path.forward(start, count)
-
-    def upper(self, block: Block, z: Latents) -> Tensor:
-        """Log-weights of draws z of the posterior, whose reciprocals' mean is 1 / p(x)."""
-        return Path(block, self.temperatures, self.leapfrog_steps).backward(z)
 
 
 _NAMED = {kind.name: kind for kind in (Importance, Prior, AIS)}
@@ -131,8 +127,13 @@ def parse(estimator: "str | Estimator") -> "Estimator | None":
 
     Raises:
         ValueError: There is none of that name.
+        TypeError: It is neither a name nor an estimator.
     """
     if not isinstance(estimator, str):
+        if isinstance(estimator, type) or not hasattr(estimator, "log_weights"):
+            raise TypeError(
+                f"estimator: got {estimator!r}, expected a name or an estimator, such as AIS()"
+            )
         return estimator
     if estimator == EXACT:
         return None

@@ -37,9 +37,10 @@ def evidence(vae: VAE, x: Tensor) -> Tensor:
     loc, covariance = _moments("prior", call(vae, "prior"))
     size = len(loc)
     # The origin, the unit vectors, and where an affine map has to agree with what these say.
-    basis = torch.cat((torch.zeros(1, size), torch.eye(size)))
-    generator = torch.Generator().manual_seed(0)
-    probes = torch.cat([d * torch.randn(3, size, generator=generator) for d in _POINTS])
+    basis = torch.cat((torch.zeros(1, size, device="cpu"), torch.eye(size, device="cpu")))
+    generator = torch.Generator("cpu").manual_seed(0)
+    probes = torch.randn(len(_POINTS), 3, size, generator=generator, device="cpu")
+    probes = (torch.tensor(_POINTS, device="cpu")[:, None, None] * probes).flatten(0, 1)
     z = torch.cat((basis, probes)).to(device_of(vae), dtype_of(vae))
     p_x = call(vae, "likelihood", z)
     mean, scale = _pixels(p_x)

@@ -104,7 +104,8 @@ def measure(
             for name, objective in objectives.items():
                 objective = copy.deepcopy(objective)
                 with seeded(seed, device=x.device):
-                    objective.loss(vae.model, vae.guide, x)  # Pyro's first looks at the plates
+                    # Pyro's first looks at the plates.
+                    objective.loss(vae.model, vae.guide, x[:batch_size])
                 samples[name] = {part: _Sample() for part in parts}
                 schedule = schedule_of(objective)
                 taken = torch.zeros(()) if schedule is None else schedule.taken.clone()

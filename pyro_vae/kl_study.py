@@ -463,8 +463,8 @@ def save(
         parts.append("Starved encoder: not run.")
     else:
         parts += [
-            f"Trained with each, by {TRAINED} samples; the gap is how far the guide's ELBO is below "
-            "the log-likelihood, on the same draw of the test images.",
+            f"Trained with each, by {TRAINED} samples; the gap is how far the guide's ELBO is "
+            "below the log-likelihood, on the same draw of the test images.",
             starved_table(starved),
         ]
     text.write_text("\n\n".join(parts) + "\n")

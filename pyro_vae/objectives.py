@@ -335,7 +335,8 @@ def parse(text: str) -> ELBO:
         ValueError: An unknown name, numbers that do not belong to it, or out of range.
     """
     name, *numbers = text.split(":")
-    if name == warm_up.__name__ and len(numbers) > 1 and numbers[0].isdecimal():
+    inner = numbers[1:2]
+    if name == warm_up.__name__ and inner not in ([], [name]) and numbers[0].isdecimal():
         return warm_up(parse(":".join(numbers[1:])), int(numbers[0]))
     known = {make.__name__: make for make in _NAMED}
     try:

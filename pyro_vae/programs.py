@@ -11,10 +11,12 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions.constraints import Constraint
+from torch.distributions import Distribution
 
+from pyro_vae.divergences import describe
 from pyro_vae.seeding import seeded
-from pyro_vae.supports import check_on_support, support_of
+from pyro_vae.supports import check_on_support, same_support, support_of
+from pyro_vae.supports import describe as describe_support
 
 PLATE = "data"
 """The plate that runs over the examples."""
@@ -50,7 +52,7 @@ class Program:
         self, model: Callable[[Tensor], Any], guide: Callable[[Tensor], Any], x: Tensor
     ) -> None:
         self._programs = {"model": model, "guide": guide}
-        self._sites: dict[str, set[str]] = {}
+        self._sites: dict[str, tuple[str, ...]] = {}
         self._sample_dim, self._data_dim = -1, -1
         # The first example twice: what is fixed where x is not shows itself.
         one, two = x[:1], x[:1].expand(2, *x.shape[1:])
@@ -59,7 +61,7 @@ class Program:
             self.latents = tuple(guide_trace.stochastic_nodes)
             values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
             model_trace = self._traced("model", poutine.condition(model, data=values), one)
-            self._check_latents(model, one)
+            self._check_latents(self._traced("model", model, one), guide_trace, model_trace)
             self._find_plates(guide_trace, model_trace)
             try:
                 z, log_q = self.draw(two, 2)
@@ -87,7 +89,7 @@ class Program:
     def draw_prior(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
         """So many samples of z from the model for each x, and log p(x|z), ``(count, N)``."""
         trace = self._traced("model", self._programs["model"], x, count)
-        return self._values(trace), self._log_prob(trace, trace.nodes.keys() - self.latents)
+        return self._values(trace), self._log_prob(trace, self._observed())
 
     def score_guide(self, x: Tensor, z: Latents) -> Tensor:
         """log q(z|x) of samples of z, shape ``(samples, N)``."""
@@ -101,16 +103,16 @@ class Program:
         With `check` what is observed is held against its sites' supports.
         """
         trace = self._conditioned("model", x, z)
-        others = trace.nodes.keys() - self.latents
+        others = self._observed()
         if check:
             for name in others:
                 _check_observed(name, trace.nodes[name])
         return self._log_prob(trace, self.latents, nan), self._log_prob(trace, others, nan)
 
-    def supports(self, x: Tensor, z: Latents) -> dict[str, Constraint]:
-        """Of the model's latent sites, at some values of them."""
+    def priors(self, x: Tensor, z: Latents) -> dict[str, Distribution]:
+        """The distributions of the model's latent sites, at some values of them."""
         trace = self._conditioned("model", x, z)
-        return {name: support_of(trace.nodes[name]["fn"]) for name in self.latents}
+        return {name: trace.nodes[name]["fn"] for name in self.latents}
 
     def part(self, z: Latents, samples: slice, examples: slice) -> Latents:
         """Some samples of some examples."""
@@ -152,25 +154,46 @@ class Program:
             trace.remove_node(name)
         for name, site in trace.nodes.items():
             _check_site(program, name, site, len(x))
-        sites = self._sites.setdefault(program, set(trace.nodes))
-        if sites != set(trace.nodes):
+        sites = self._sites.setdefault(program, tuple(trace.nodes))
+        if set(sites) != set(trace.nodes):
             raise ValueError(
                 f"{program}: has the sites {_list(trace.nodes)}, and had {_list(sites)} at its "
                 "first call, expected the same at each"
             )
         return trace
 
-    def _check_latents(self, model: Callable[[Tensor], Any], x: Tensor) -> None:
-        """Raises ValueError unless the guide draws what the model does, all of it."""
-        drawn = set(self._traced("model", model, x).stochastic_nodes)
-        for name in sorted(drawn ^ set(self.latents)):
-            here, there = ("model", "guide") if name in drawn else ("guide", "model")
+    def _check_latents(self, drawn: Trace, guide: Trace, model: Trace) -> None:
+        """Raises ValueError unless the guide draws what the model does, all of it, as densities.
+
+        Arguments:
+            drawn: Of the model alone.
+            guide, model: Of the guide, and of the model given its latents.
+        """
+        names = set(drawn.stochastic_nodes)
+        for name in sorted(names ^ set(self.latents)):
+            here, there = ("model", "guide") if name in names else ("guide", "model")
             raise ValueError(
                 f'site "{name}": latent in the {here}, and not in the {there}, expected the same '
                 "latents in both"
             )
-        if not drawn:
+        if not names:
             raise ValueError("model: has no latent sites, so that there is nothing to estimate")
+        for name in self.latents:
+            q, p = guide.nodes[name]["fn"], model.nodes[name]["fn"]
+            if "Delta" in describe(q) and "Delta" not in describe(p):
+                raise ValueError(
+                    f'site "{name}": the guide has {describe(q)}, expected a density: a point '
+                    "mass has no importance weights"
+                )
+            try:
+                supports = support_of(q), support_of(p)
+            except NotImplementedError:
+                continue  # a distribution that does not say where it lives
+            if not same_support(*supports):
+                raise ValueError(
+                    f'site "{name}": the guide\'s support is {describe_support(supports[0])}, '
+                    f"expected the model's, {describe_support(supports[1])}"
+                )
 
     def _find_plates(self, *traces: Trace) -> None:
         frames = {
@@ -187,6 +210,10 @@ class Program:
         (self._data_dim,) = dims
         self._sample_dim = min(frame.dim for frame in frames) - 1
 
+    def _observed(self) -> list[str]:
+        """The model's other sites, in their order, in which they are summed."""
+        return [name for name in self._sites["model"] if name not in self.latents]
+
     def _values(self, trace: Trace) -> Latents:
         return {name: trace.nodes[name]["value"] for name in self.latents}
 
@@ -201,6 +228,12 @@ class Program:
                 raise FloatingPointError(
                     f'site "{name}": a log-probability is NaN ({site["fn"]}), expected numbers or '
                     "-inf"
+                )
+            if log_prob.dim() > -self._sample_dim:
+                raise ValueError(
+                    f'site "{name}": has a log-probability of shape {tuple(log_prob.shape)} '
+                    "outside of all plates, expected its dimensions in plates or in the event: "
+                    ".to_event(1) makes one of an event"
                 )
             kept = (self._sample_dim, self._data_dim)
             others = [dim for dim in range(-log_prob.dim(), 0) if dim not in kept]
@@ -248,6 +281,8 @@ def _check_observed(name: str, site: Mapping[str, Any]) -> None:
     if inner is not None:
         return  # what a distribution's own mask leaves out it alone knows
     mask = True if site["mask"] is None else site["mask"]
+    if not value.numel():
+        return  # a factor
     if mask is not False and not (fn.support.check(value) | ~torch.as_tensor(mask)).all():
         check_on_support(name, value, fn.support)
 

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from pyro_vae import datasets
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Pixels
-from pyro_vae.estimates import UnreliableWeights, data_hash, elbo, log_likelihood
+from pyro_vae.estimates import data_hash, elbo, estimated
 from pyro_vae.files import write_json
 from pyro_vae.networks import MLP, xavier_
 from pyro_vae.priors import StandardNormal
@@ -237,9 +236,7 @@ def judged(
     pixels, seed, draws = settings["pixels"], settings["seed"], settings["draws"]
     with seeded(seed):
         x = datasets.to_pixels(test, pixels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnreliableWeights)  # the median ESS is in the row
-        ll = log_likelihood(vae, x, settings["num_samples"], seed=seed)
+    ll = estimated(vae, x, settings["num_samples"], seed=seed)
     with seeded(seed):
         samples = vae.generate(draws) if draws else None
     if samples is not None:

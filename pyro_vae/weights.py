@@ -11,7 +11,8 @@ CHUNK = 64
 
 _TOP = 64  # largest weights that are kept at least: all others are below a 65th of the sum
 _POWERS = 4  # of the others in the jackknife's series, whose rest is below 65**-4 / 5 = 1e-8
-_LEAST_TAIL = 5  # weights of which a tail's shape is estimated
+LEAST_TAIL = 5
+"""Weights of which a tail's shape is estimated, at least."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ class _Groups:
 
     def add(self, values: Tensor) -> None:
         if not self.count:
-            self._first = values[0]  # near all others, so that squares about it lose no digits
+            # Near all others, so that squares about it lose no digits.
+            self._first = torch.where(values[0].isfinite(), values[0], 0.0)
         apart = values - self._first
         self.count += len(values)
         self._sum = self._sum + apart.sum(0)
@@ -182,7 +184,9 @@ class _Groups:
         """Of the mean; NaN for one group."""
         if self.count == 1:
             return torch.as_tensor(self._first) * math.nan
-        spread = torch.as_tensor(self._squares - self._sum * self._sum / self.count)
+        spread = torch.as_tensor(self._squares - self._sum * self._sum / self.count).nan_to_num(
+            nan=math.inf  # of -inf, among numbers or alone
+        )
         return spread.clamp(min=0) / (self.count * (self.count - 1))
 
 
@@ -203,9 +207,10 @@ def khat(tail: Tensor) -> Tensor:
     r"""The shape k of a generalized Pareto distribution, fitted to the tails of weights.
 
     Weights with k below 1/2 have a variance, those with k below 1 a mean. As Pyro's
-    ``fit_generalized_pareto`` has it, for many tails at once; where a tail is constant it is
-    minus infinity, and where it has fewer than 5 weights, or more than a quarter of it equals the
-    one below it, NaN. Source: Zhang and Stephens (2009), Technometrics 51; Vehtari et al. (2024),
+    ``fit_generalized_pareto`` has it, for many tails at once. Where a tail is constant it is minus
+    infinity; where its lower quarter is nothing beside the largest weight, or all weights are
+    zero, infinity; where it has fewer than 5 weights, or more than a quarter of it equals the one
+    below it, NaN. Source: Zhang and Stephens (2009), Technometrics 51; Vehtari et al. (2024),
     arXiv 1507.02646, section 3.
 
     Arguments:
@@ -215,7 +220,7 @@ def khat(tail: Tensor) -> Tensor:
         k, of shape ``(N,)``.
     """
     size = len(tail) - 1
-    if size < _LEAST_TAIL:
+    if size < LEAST_TAIL:
         return tail.new_full(tail.shape[1:], math.nan)
     largest, cutoff = tail[0], tail[-1]
     # Excesses over the cutoff in units of the largest weight, in rising order: (N, M).
@@ -229,5 +234,7 @@ def khat(tail: Tensor) -> Tensor:
     posterior = (size * ((-b / k).log() - k - 1)).softmax(-1)
     shape = torch.log1p(-(b * posterior).sum(-1, keepdim=True) * excess).mean(-1)
     shape = (size * shape + 5) / (size + 10)  # a weak prior about 1/2
-    shape = torch.where(quartile > 0, shape, math.nan)
-    return torch.where(constant, -math.inf, shape)
+    lower = tail[size - int(size / 4 + 0.5)]  # the quartile's own logarithm, which no zero hides
+    shape = torch.where(quartile > 0, shape, torch.where(lower > cutoff, math.inf, math.nan))
+    shape = torch.where(cutoff.isneginf() & ~(quartile > 0), math.inf, shape)
+    return torch.where(constant & ~largest.isneginf(), -math.inf, shape)

@@ -574,6 +574,11 @@ def test_a_warm_up_by_name() -> None:
         (lambda: objectives.parse("warm_up:5:iwae:8"), ValueError, "of importance weights, exp"),
         (lambda: objectives.parse("warm_up:0:trace_elbo"), ValueError, "steps: got 0"),
         (lambda: objectives.parse("warm_up:trace_elbo"), ValueError, "got 'warm_up:trace_elbo'"),
+        (
+            lambda: objectives.parse("warm_up:5:warm_up:5:trace_elbo"),
+            ValueError,
+            "got 'warm_up:5:warm_up",
+        ),
         (lambda: objectives.parse("warm_up:5"), ValueError, "got 'warm_up:5', expected one of"),
         (lambda: objectives.parse("iwae:many"), ValueError, "got 'iwae:many'"),
         (lambda: objectives.parse("iwae:0"), ValueError, "k: got 0"),

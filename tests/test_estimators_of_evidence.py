@@ -7,16 +7,25 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import VAE, blocks, likelihoods, log_likelihood, networks, posteriors, priors
+from pyro_vae import VAE, blocks, likelihoods, log_likelihood, networks, posteriors, priors, study
 from pyro_vae.annealed_sampling import Path, schedule
 from pyro_vae.blocks import Block, Scorer
 from pyro_vae.estimators import AIS
-from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, certify
+from pyro_vae.evaluation import (
+    LogLikelihood,
+    UnreliableWeights,
+    active_units,
+    certify,
+    elbo_gap,
+    posterior_predictive,
+)
+from pyro_vae.memory import peak_bytes
 from pyro_vae.programs import Program
 from pyro_vae.tracing import compiled_function
 from pyro_vae.weights import khat_threshold
@@ -72,6 +81,57 @@ def test_temperatures_rise_from_nothing_to_one() -> None:
     assert (betas.diff() > 0).all()
     assert schedule(1).tolist() == [0, 1]
     torch.testing.assert_close(betas + betas.flip(0), torch.ones(51).double())
+
+
+@quietly
+def test_moves_out_of_the_float_range_are_rejected() -> None:
+    """Rates that overflow on the way, and a latent that underflows."""
+    vae = bernoulli_vae(1)
+    wild = VAE(
+        vae.prior,
+        likelihoods.Poisson(networks.MLP(1, (), 6)),
+        vae.posterior,
+    )
+    with torch.no_grad():
+        wild.likelihood.network.layers[0].weight.mul_(300)
+    x = torch.full((5, 6), 200.0)
+    result = log_likelihood(wild, x, 4, estimator=AIS(5, 10), seed=0)
+    assert not result.values.isnan().any()
+
+
+@quietly
+@pytest.mark.parametrize("estimator", ["importance", "prior", AIS(2, 1)])
+def test_memory_is_that_of_a_part(estimator: Any) -> None:
+    """Four times the samples take no more of it, and nowhere are all pairs there at once."""
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(networks.MLP(2, (), 2000)),
+        posteriors.Normal(networks.MLP(2000, (), 4)),
+    )
+    x = torch.bernoulli(torch.full((64, 2000), 0.4))
+    few, many = (
+        peak_bytes(lambda count=count: log_likelihood(  # type: ignore[misc]
+            vae, x, count, estimator=estimator, seed=0, max_bytes=2**20
+        ))
+        for count in (64, 256)
+    )  # fmt: skip
+    all_pairs = 64 * 64 * 2000 * 4
+    assert few < all_pairs
+    assert many < 1.5 * few
+
+
+def test_wrong_estimators_and_vaes() -> None:
+    vae, x = bernoulli_vae(), torch.zeros(2, 6)
+    for wrong in (AIS, None, 3):
+        with pytest.raises(TypeError, match=r"estimator: got .*, expected a name or an est"):
+            log_likelihood(vae, x, 5, estimator=wrong)
+    for call in (
+        lambda: certify(nn.Identity()),
+        lambda: active_units(nn.Identity(), x),
+        lambda: posterior_predictive(nn.Identity(), x, torch.sum),
+    ):
+        with pytest.raises(TypeError, match="vae: got a Identity, expected a VAE"):
+            call()
 
 
 PRIORS: dict[str, Callable[[], nn.Module]] = {
@@ -317,10 +377,27 @@ def test_an_interruption_returns_what_is_done() -> None:
         log_likelihood(vae, x, 100, seed=0)
 
 
+@quietly
+def test_an_interruption_ends_what_is_made_of_log_likelihoods() -> None:
+    """A study keeps no part of a row as if it were the row."""
+    vae = bernoulli_vae()
+    part = Interrupted(vae.likelihood)
+    vae = VAE(vae.prior, part, vae.posterior)
+    x = torch.bernoulli(torch.full((200, 6), 0.4))
+    part.left = 15
+    with pytest.raises(KeyboardInterrupt):
+        elbo_gap(vae, x, 100, seed=0)
+    levels = (255 * x).to(torch.uint8)
+    settings = study.settings_of(levels, levels, pixels="binary", epochs=1, num_samples=100)
+    part.left = 15
+    with pytest.raises(KeyboardInterrupt):
+        study.judged("row", vae, levels, settings, 0.0)
+
+
 @pytest.mark.parametrize("count", [1, 100])
 def test_a_result_as_json(count: int, tmp_path: Any) -> None:
     case = linear_gaussian(exact=True)
-    result = log_likelihood(case.vae, case.x, count, seed=5)
+    result = log_likelihood(case.vae, case.x, np.int64(count), seed=np.int64(5))
     record = result.to_dict()
     assert record.keys() == LogLikelihood.__dataclass_fields__.keys()
     assert record["values"] == result.values.tolist()
@@ -372,5 +449,5 @@ def test_compiled_scores_are_those_of_the_program(
     dynamic = VAE(vae.prior, Reads(), vae.posterior)
     with caplog.at_level(logging.INFO, "pyro_vae.blocks"):
         result = log_likelihood(dynamic, x, 300, seed=0)
-    assert "runs uncompiled: compiled: the model or the guide reads" in caplog.text
-    assert torch.equal(result.values, plain.values)
+    assert "a score runs uncompiled: compiled: the model or the guide reads" in caplog.text
+    torch.testing.assert_close(result.values, plain.values, rtol=1e-5, atol=0)

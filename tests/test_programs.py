@@ -236,6 +236,82 @@ def guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(0.5 * x[:, 0], 0.8))
 
 
+def on_a_box(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Uniform(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def without_event(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None, None], 1.0).expand([1, 1]), obs=x[..., None])
+
+
+def test_guides_that_are_no_density_on_the_models_set() -> None:
+    x = torch.zeros(5, 1)
+
+    def pointwise(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x[:, 0]))
+
+    def narrower(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(0.0, 0.5))
+
+    for other, model, message in (
+        (pointwise, fine, 'site "z": the guide has Delta, expected a density'),
+        (narrower, on_a_box, r"the guide's support is Interval\(0, 0.5\), expected .*\(0, 1\)"),
+        (guide, on_a_box, r"the guide's support is Real, expected the model's, Interval"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            log_likelihood(x=x, num_samples=5, model=model, guide=other, seed=0)
+
+
+def test_factors_under_a_mask() -> None:
+    """A factor adds to log p(x) of the examples that are not masked."""
+    x = torch.randn(10, 1)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+            with poutine.mask(mask=x[:, 0] > 0):
+                pyro.factor("more", torch.full(z.shape, 2.0))
+
+    plain = log_likelihood(x=x, num_samples=50, model=fine, guide=guide, seed=0)
+    result = log_likelihood(x=x, num_samples=50, model=model, guide=guide, seed=0)
+    more = 2.0 * (x[:, 0] > 0)
+    torch.testing.assert_close(result.values, plain.values + more.double())
+
+
+def test_annealing_of_mixtures_and_what_it_cannot_do() -> None:
+    def mixed(x: Tensor) -> None:
+        parts = dist.Normal(torch.tensor([-1.0, 1.0]), 0.5)
+        with pyro.plate("data", len(x)):
+            prior = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), parts)
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+    x = torch.randn(10, 1)
+    exact = torch.stack(
+        [dist.Normal(m, math.sqrt(1.25)).log_prob(x[:, 0]) for m in (-1.0, 1.0)]
+    ).logsumexp(0) - math.log(2)
+    result = log_likelihood(
+        x=x, num_samples=64, model=mixed, guide=guide, estimator=AIS(30, 4), seed=0
+    )
+    error = result.mc_error
+    assert abs(result.mean + 5 * error**2 - exact.mean().item()) < 5 * error
+
+    def circular(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.VonMises(torch.tensor(0.0), torch.tensor(1.0)))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match='site "z": a latent on a circle'):
+        log_likelihood(x=x, num_samples=2, model=circular, guide=guide, estimator="ais")
+
+
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
@@ -250,6 +326,7 @@ def guide(x: Tensor) -> None:
         (off_support, ValueError, r"x: .*expected"),
         (no_number, FloatingPointError, r'site "x": a log-probability is NaN'),
         (narrow, ValueError, r"one example alone, but not two with two samples"),
+        (without_event, ValueError, r'site "x": has a log-probability of shape .* outside of'),
         (poutine.scale(fine, scale=2.0), ValueError, r"scaled by 2.0, expected no poutine.scale"),
     ],
 )

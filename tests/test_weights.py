@@ -90,6 +90,28 @@ def test_khat_where_there_is_no_tail() -> None:
     assert khat(torch.tensor([[5.0], [4.0]])).isnan().all()
 
 
+@pytest.mark.parametrize("spread", [100, 300, 1000, 10_000])
+def test_khat_of_the_worst_weights_is_large(spread: float) -> None:
+    """Where the tail's lower quarter is nothing beside the largest weight, it is infinite."""
+    log_w = spread * torch.randn(1000, 100).double()
+    found = streamed(log_w).khat
+    assert not found.isnan().any()
+    assert (found > 0.7).all()
+    some = torch.full((1000, 1), -math.inf).double()
+    some[:10] = torch.randn(10, 1)
+    assert streamed(some).khat == math.inf
+    assert streamed(torch.full((100, 1), -math.inf)).khat == math.inf
+
+
+def test_bounds_where_some_weights_are_zero() -> None:
+    log_w = torch.randn(128, 2).double()
+    log_w[::2, 0] = -math.inf
+    found = streamed(log_w)
+    assert found.bounds[0].tolist() == [-math.inf, pytest.approx(log_w[:, 1].mean().item())]
+    assert found.bound_variances[0, 0] == math.inf
+    assert found.bounds[1].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("count", "threshold"), [(100, 0.5), (1000, 2 / 3), (5000, 0.7), (10**6, 0.7)]
 )
