@@ -234,7 +234,8 @@ def khat(tail: Tensor) -> Tensor:
     posterior = (size * ((-b / k).log() - k - 1)).softmax(-1)
     shape = torch.log1p(-(b * posterior).sum(-1, keepdim=True) * excess).mean(-1)
     shape = (size * shape + 5) / (size + 10)  # a weak prior about 1/2
-    lower = tail[size - int(size / 4 + 0.5)]  # the quartile's own logarithm, which no zero hides
-    shape = torch.where(quartile > 0, shape, torch.where(lower > cutoff, math.inf, math.nan))
-    shape = torch.where(cutoff.isneginf() & ~(quartile > 0), math.inf, shape)
+    # The quartile as a logarithm, which no underflow hides; by that the fit has no number.
+    above = tail[size - int(size / 4 + 0.5)] > cutoff
+    shape = torch.where(above, shape.nan_to_num(nan=math.inf), math.nan)
+    shape = torch.where(cutoff.isneginf() & ~above, math.inf, shape)
     return torch.where(constant & ~largest.isneginf(), -math.inf, shape)
