@@ -174,10 +174,10 @@ def run(
         return _compared(name, train, test, settings, losses, Z_DIM, BATCH, on_run)
     if name == NOISE:
         losses = _parsed(TRACE, ANALYTIC, STICKING)
-        measured = _along(train, settings, losses, batch_size=BATCH)
+        measured = _along(train, settings, losses, points(settings["epochs"]), batch_size=BATCH)
     elif name == SIGNAL:
         losses = _parsed(*(f"{kind}:{k}" for kind in ("iwae", "dreg") for k in SAMPLES))
-        measured = _along(train, settings, losses)
+        measured = _along(train, settings, losses, sorted({1, settings["epochs"]}))
     else:
         measured = _landing(settings["draws"])
     return Row(name, dict(settings), {}, {}, measured)
@@ -230,11 +230,13 @@ def _along(
     train: Tensor,
     settings: Mapping[str, Any],
     losses: Mapping[str, ELBO],
+    epochs: Sequence[int],
     batch_size: int | None = None,
 ) -> dict[float, Mapping[str, Mapping[str, Gradient]]]:
     """Gradients along the first run of :data:`PLAIN`.
 
-    They are of one batch, as in the comparisons, or with `batch_size` of random ones.
+    They are taken after some epochs, and of one batch, as in the comparisons, or with
+    `batch_size` of random ones.
     """
     with seeded(0):
         vae = build("iwae-mlp", z_dim=Z_DIM, shape=train.shape[1:])
@@ -247,10 +249,11 @@ def _along(
         )
 
     def watch(vae: VAE, history: History) -> None:
-        if history.epoch[-1] in points(settings["epochs"]):
+        if history.epoch[-1] in epochs:
             measure(int(history.epoch[-1]))
 
-    measure(0)
+    if 0 in epochs:
+        measure(0)
     fit(vae, train, epochs=settings["epochs"], pixels="binary", seed=0, callbacks=[watch])
     return found
 
@@ -335,7 +338,7 @@ def signal_table(signal: Row) -> str:
     """Signal-to-noise ratios by number of importance samples, in Markdown."""
     header = ["epoch", "part", "objective", *(f"k = {k}" for k in SAMPLES)]
     lines = []
-    for epoch in _ends(signal):
+    for epoch in signal.gradients:
         for part in ("encoder", "decoder"):
             for kind in ("iwae", "dreg"):
                 snr = [signal.gradients[epoch][f"{kind}:{k}"][part].snr for k in SAMPLES]
@@ -364,11 +367,6 @@ def landing_table(landing: Row) -> str:
             for at, by_name in landing.gradients.items()
         ],
     )
-
-
-def _ends(row: Row) -> list[float]:
-    """The first epoch after training has begun, and the last."""
-    return sorted({list(row.gradients)[1], max(row.gradients)})
 
 
 def _mean_and_error(values: Sequence[float]) -> str:
@@ -503,7 +501,7 @@ def _signals(signal: Row, part: str, ax: Any) -> None:
         f"{kind}, epoch {epoch:.0f}": [
             [signal.gradients[epoch][f"{kind}:{k}"][part].snr for k in SAMPLES]
         ]
-        for epoch in _ends(signal)
+        for epoch in signal.gradients
         for kind in ("iwae", "dreg")
     }
     label = f"signal / noise of the {part}'s gradient"
