@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from pyro_vae.history import History
 from pyro_vae.memory import peak_bytes
 from pyro_vae.objectives import analytic_kl, trace_elbo
 from pyro_vae.seeding import seeded
-from pyro_vae.tables import markdown
+from pyro_vae.tables import markdown, mean_and_error
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE, device_of, dtype_of
 
@@ -94,7 +93,7 @@ class Comparison:
             row = [name]
             for own, other in ends:
                 apart = [a - b for a, b in zip(own, other, strict=True)]
-                row += [_mean_and_error(own), "" if name == first else _mean_and_error(apart)]
+                row += [mean_and_error(own), "" if name == first else mean_and_error(apart)]
             row += [
                 f"{1e3 * self.seconds_a_step(name):.2f}",
                 _seconds(self.seconds_to_goal(name)),
@@ -341,10 +340,3 @@ def _seconds(times: Sequence[float]) -> str:
         return "not reached"
     mean = f"{sum(reached) / len(reached):.1f}"
     return mean if len(reached) == len(times) else f"{mean} ({len(reached)} of {len(times)})"
-
-
-def _mean_and_error(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {torch.tensor(values).std().item() / math.sqrt(len(values)):.2f}"

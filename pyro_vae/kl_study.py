@@ -26,7 +26,7 @@ from pyro_vae.presets import build
 from pyro_vae.priors import StandardNormal
 from pyro_vae.seeding import seeded
 from pyro_vae.study import keep_record, kept_record
-from pyro_vae.tables import markdown
+from pyro_vae.tables import markdown, mean_and_error
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
@@ -312,8 +312,8 @@ def table(rows: Mapping[str, Row | None]) -> str:
                     name,
                     objective,
                     *(f"{row.variance(epoch, objective):.3f}" for epoch in epochs),
-                    _mean_and_error([run[-1] for run in row.gain(objective)]),
-                    _mean_and_error(higher),
+                    mean_and_error([run[-1] for run in row.gain(objective)]),
+                    mean_and_error(higher),
                 ]
             )
     return markdown(header, lines)
@@ -353,7 +353,7 @@ def starved_table(starved: Row) -> str:
     for name, likelihoods in starved.log_likelihood.items():
         elbos = starved.elbo[name]
         gaps = [a - b for a, b in zip(likelihoods, elbos, strict=True)]
-        lines.append([name, *map(_mean_and_error, (likelihoods, elbos, gaps))])
+        lines.append([name, *map(mean_and_error, (likelihoods, elbos, gaps))])
     return markdown(header, lines)
 
 
@@ -367,12 +367,6 @@ def landing_table(landing: Row) -> str:
             for at, by_name in landing.gradients.items()
         ],
     )
-
-
-def _mean_and_error(values: Sequence[float]) -> str:
-    sample = torch.tensor(values, dtype=torch.float64)
-    error = f" ± {sample.std().item() / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-    return f"{sample.mean():.2f}{error}"
 
 
 def save(

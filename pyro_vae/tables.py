@@ -1,5 +1,6 @@
 """Results as text: tables in Markdown that read well on a screen too, and one line each."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -35,3 +36,11 @@ def summary(result: Any, unit: str = "examples") -> str:
         elif not isinstance(value, Tensor | tuple):
             parts.append(f"{name}={value!r}")
     return f"{type(result).__name__}({', '.join(parts)})"
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    """A mean of runs and its standard error, to two digits; of one run the number alone."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"

@@ -253,6 +253,40 @@ def test_the_study_of_the_closed_form_goes_on(tmp_path: Path) -> None:
         kl_of_digits(tmp_path, *rows)
 
 
+def test_the_study_of_the_closed_form_as_committed() -> None:
+    """Its tables are those of its rows, and what the document says of them is so."""
+    folder = DOCS / "analytic_kl"
+    rows = {}
+    for name in kl_study.NAMES:
+        row = kl_study.load(folder, name, {})
+        assert row is not None, f"{name} was not run"
+        rows[name] = row
+    tables = (
+        kl_study.table(rows),
+        kl_study.noise_table(rows[kl_study.NOISE], rows[kl_study.PLAIN]),
+        kl_study.landing_table(rows[kl_study.LANDING]),
+        kl_study.signal_table(rows[kl_study.SIGNAL]),
+        kl_study.starved_table(rows[kl_study.STARVED]),
+    )
+    for text in ((folder / "results.md").read_text(), (DOCS / "analytic_kl.md").read_text()):
+        for table in tables:
+            assert table in text
+    for name in kl_study.SETTINGS:
+        ratios = [rows[name].variance(at, kl_study.ANALYTIC) for at in rows[name].gradients]
+        assert max(ratios) < 1
+        assert 0.12 <= ratios[0] < 0.18
+        assert 0.3 < rows[name].variance(40.0, kl_study.STICKING) < 0.5
+    signal, starved = rows[kl_study.SIGNAL], rows[kl_study.STARVED]
+    for by_name in signal.gradients.values():
+        assert by_name["iwae:64"]["encoder"].snr < by_name["iwae:4"]["encoder"].snr
+        assert by_name["dreg:64"]["encoder"].snr > 1.2 * by_name["iwae:64"]["encoder"].snr
+    gaps = {
+        name: sum(a - b for a, b in zip(values, starved.elbo[name], strict=True)) / len(values)
+        for name, values in starved.log_likelihood.items()
+    }
+    assert gaps["iwae:16"] > gaps["trace_elbo"]
+
+
 def test_a_guide_that_lands_has_no_noise_but_by_its_score() -> None:
     """The study's linear-Gaussian VAE: the exact posterior is where it says that it is."""
     row = kl_study.run(kl_study.LANDING, torch.empty(0), torch.empty(0), {"draws": 50})
