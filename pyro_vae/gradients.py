@@ -17,6 +17,9 @@ from pyro_vae.vae import VAE, check_data, check_dtype, device_of, evaluating
 
 _GROUPS = 10  # of draws, whose means are the sample for unbiased squares and their errors
 
+MIN_DRAWS = 2 * _GROUPS
+"""Gradients for each objective, at least."""
+
 
 @dataclass(frozen=True)
 class Gradient:
@@ -134,8 +137,8 @@ def measure(
 def check_draws(draws: int) -> None:
     """Raises ValueError unless :func:`measure` can do with so many draws."""
     check_count("draws", draws)
-    if draws < 2 * _GROUPS:
-        raise ValueError(f"draws: got {draws}, expected {2 * _GROUPS} or more")
+    if draws < MIN_DRAWS:
+        raise ValueError(f"draws: got {draws}, expected {MIN_DRAWS} or more")
 
 
 def _parts(vae: VAE) -> dict[str, list[nn.Parameter]]:
