@@ -59,7 +59,7 @@ def _log1p(x: Tensor) -> Tensor:
     """log(1 + x) by one logarithm, to the last digits.
 
     What rounding takes of x in u = 1 + x, x / (u - 1) puts back (Kahan's; Goldberg (1991), ACM
-    Computing Surveys 23, theorem 4). Inductor's own, of Sleef, took four times as long.
+    Computing Surveys 23, theorem 4). Inductor's own, of Sleef, takes several times as long.
     """
     if not _is_fast_here(x):
         return NotImplemented

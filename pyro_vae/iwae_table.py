@@ -38,8 +38,7 @@ class Entry:
     Attributes:
         make: Makes the VAE, for training levels.
         objective: As :func:`objectives.parse` reads it.
-        epochs: About as many as an hour of two cores has for VAE, IWAE and the last row, and half
-            an hour for the others.
+        epochs: Passes over the training data.
         rate: The learning rate at the top of its one cycle.
         paper: The paper's negative log-likelihood, in nats.
         pythae: What Pythae obtained.
@@ -85,7 +84,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "Flow prior, IWAE (k = 8)": Entry(lambda train: _vae(train, Flow(Z_DIM)), "iwae:8", 120),
 }
-"""The rows; the last is the best of any parts that an hour could train."""
+"""The rows; the last has a richer prior than any of the papers'."""
 
 
 def settings_of(
