@@ -532,6 +532,11 @@ def prepared(vae: VAE, x: Tensor) -> tuple[Program, Tensor]:
 
 def _over_examples(values: Tensor, variances: Tensor) -> tuple[float, float, float]:
     """Mean, its standard error over examples, and its Monte Carlo error from each variance."""
+    return *mean_and_stderr(values), math.sqrt(variances.sum().item()) / len(values)
+
+
+def mean_and_stderr(values: Tensor) -> tuple[float, float]:
+    """Mean and its standard error over examples, which is NaN for one."""
     count = len(values)
-    stderr = values.std().item() / math.sqrt(count) if count > 1 else math.nan
-    return values.mean().item(), stderr, math.sqrt(variances.sum().item()) / count
+    error = values.std().item() / math.sqrt(count) if count > 1 else math.nan
+    return values.mean().item(), error

@@ -1,15 +1,8 @@
 """Judgement: log-likelihood and ELBO, their errors, and what lies behind them."""
 
-from pyro_vae.criticism import (
-    ActiveUnits,
-    Certificate,
-    ElboGap,
-    PredictiveCheck,
-    active_units,
-    certify,
-    elbo_gap,
-    posterior_predictive,
-)
+from pyro_vae.certificates import Certificate, certify
+from pyro_vae.criticism import ActiveUnits, PredictiveCheck, active_units, posterior_predictive
+from pyro_vae.elbo_gaps import ElboGap, elbo_gap
 from pyro_vae.estimates import (
     Elbo,
     LogLikelihood,

@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     {"objectives", "gaussian", "annealed_sampling"},
     {"presets", "pairs", "estimators"},
     {"training", "estimates", "runs", "gradients"},
-    {"criticism"},
+    {"certificates", "criticism", "elbo_gaps"},
     {"evaluation"},
     {"comparison", "lecture", "study", "options"},
     {"richer_parts", "pixel_likelihoods", "kl_study"},
