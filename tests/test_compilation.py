@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import math
 import os
 import pickle
 import subprocess
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from pyro_vae import VAE, compilation, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.compilation import Compiled
 from pyro_vae.recording import Recorded
-from pyro_vae.tracing import NotCompiled, NotStatic
+from pyro_vae.tracing import NotCompiled, NotStatic, compiled_function
 
 from .conftest import needs_compiler
 from .models import bernoulli_vae
@@ -637,3 +638,17 @@ def test_particles_are_the_objectives_own() -> None:
             losses.append(each.loss(vae.model, vae.guide, x))
     assert losses[1::2] == pytest.approx(losses[::2], rel=1e-5)
     assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("name", ["log1p", "softplus"])
+def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
+    """By one logarithm of 1 + x, whose rounding is put back; from 1e-30 to infinity."""
+    function = {"log1p": torch.log1p, "softplus": torch.nn.functional.softplus}[name]
+    x = torch.logspace(-30, 30, 6001)
+    edges = torch.tensor([0.0, math.inf, -0.5, -1 + 2**-24, 2**-24, 1e-7])
+    x = torch.cat((x, edges)) if name == "log1p" else torch.cat((x, -x.sqrt(), edges))
+    value = compiled_function(function, [x])(x)
+    expected = function(x.double())
+    torch.testing.assert_close(value.double(), expected, rtol=4e-7, atol=1e-44)
+    if name == "log1p":
+        assert compiled_function(function, [x])(torch.full_like(x, -1.0)).eq(-math.inf).all()

@@ -14,8 +14,6 @@ from pyro_vae.evaluation import active_units, elbo_gap, posterior_predictive
 
 from .models import LinearGaussian, bernoulli_vae, linear_gaussian
 
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.evaluation.UnreliableWeights")
-
 
 def kl_from_the_posterior(case: LinearGaussian) -> Tensor:
     with torch.no_grad():

@@ -33,8 +33,6 @@ from pyro_vae.weights import khat_threshold
 from .conftest import needs_compiler
 from .models import bernoulli_vae, linear_gaussian, log_evidence
 
-quietly = pytest.mark.filterwarnings("ignore::pyro_vae.evaluation.UnreliableWeights")
-
 
 def annealed(vae: VAE, x: Tensor, temperatures: int, seed: int = 0) -> Path:
     program = Program(vae.model, vae.guide, x)
@@ -83,7 +81,6 @@ def test_temperatures_rise_from_nothing_to_one() -> None:
     torch.testing.assert_close(betas + betas.flip(0), torch.ones(51).double())
 
 
-@quietly
 def test_moves_out_of_the_float_range_are_rejected() -> None:
     """Rates that overflow on the way, and a latent that underflows."""
     vae = bernoulli_vae(1)
@@ -99,7 +96,6 @@ def test_moves_out_of_the_float_range_are_rejected() -> None:
     assert not result.values.isnan().any()
 
 
-@quietly
 @pytest.mark.parametrize("estimator", ["importance", "prior"])
 def test_memory_is_that_of_a_part(estimator: Any) -> None:
     """Four times the samples take no more of it, and nowhere are all pairs there at once."""
@@ -141,7 +137,6 @@ PRIORS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@quietly
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("estimator", ["importance", "prior", AIS(40, 4)])
 def test_estimators_agree_with_quadrature(prior: str, estimator: Any) -> None:
@@ -156,7 +151,6 @@ def test_estimators_agree_with_quadrature(prior: str, estimator: Any) -> None:
     assert abs(result.mean + bias - exact.mean().item()) < 5 * result.mc_error + 1e-6
 
 
-@quietly
 @pytest.mark.parametrize("estimator", ["importance", "prior", AIS(40, 4)])
 def test_a_bounded_latent_agrees_with_quadrature(estimator: Any) -> None:
     narrow = posteriors.Normal(networks.MLP(6, (), 2))
@@ -177,7 +171,6 @@ def test_a_bounded_latent_agrees_with_quadrature(estimator: Any) -> None:
     assert abs(result.mean + bias - exact.mean().item()) < 5 * result.mc_error + 1e-6
 
 
-@quietly
 @pytest.mark.parametrize(
     ("estimator", "count"), [("importance", 50), ("prior", 50), (AIS(20, 4), 8)]
 )
@@ -212,10 +205,7 @@ def test_the_naive_estimator_fails_as_latents_grow() -> None:
         )
         exact = case.evidence.log_prob(case.x).mean().item()
         for name, found in errors.items():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UnreliableWeights)
-                result = log_likelihood(case.vae, case.x, 100, estimator=name)
-                found.append(exact - result.mean)
+            found.append(exact - log_likelihood(case.vae, case.x, 100, estimator=name).mean)
     assert errors["prior"][-1] > 10 * errors["prior"][0] + 10
     assert errors["prior"][-1] > 50 * errors["importance"][-1]
 
@@ -232,9 +222,7 @@ class TestExact:
         vae = VAE(prior, vae.likelihood, vae.posterior)
         x = vae.generate(20, sample=True)
         exact = log_likelihood(vae, x, estimator="exact")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnreliableWeights)
-            result = log_likelihood(vae, x, 20_000, estimator="prior", seed=0)
+        result = log_likelihood(vae, x, 20_000, estimator="prior", seed=0)
         error = (1 / result.ess - 1 / 20_000).sqrt()
         assert ((result.values - exact.values).abs() < 5 * error).all()
         assert exact.num_samples == 0
@@ -377,7 +365,6 @@ def test_an_interruption_returns_what_is_done() -> None:
         log_likelihood(vae, x, 100, seed=0)
 
 
-@quietly
 def test_an_interruption_ends_what_is_made_of_log_likelihoods() -> None:
     """A study keeps no part of a row as if it were the row."""
     vae = bernoulli_vae()
@@ -420,7 +407,6 @@ def test_a_result_as_a_figure() -> None:
 
 
 @needs_compiler
-@quietly
 def test_compiled_scores_are_those_of_the_program(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -436,7 +422,8 @@ def test_compiled_scores_are_those_of_the_program(
 
     monkeypatch.setattr(blocks, "compiled_function", counted)
     result = log_likelihood(vae, x, 300, seed=0)
-    assert compiled
+    # Whole blocks alone: a single pair, of which memory is asked, is none to compile for.
+    assert {len(arguments[1][0]) for arguments in compiled} <= {64, 22}
     torch.testing.assert_close(result.values, plain.values, rtol=1e-5, atol=0)
     torch.testing.assert_close(result.khat, plain.khat, rtol=1e-2, atol=1e-2)
 

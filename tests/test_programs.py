@@ -17,8 +17,6 @@ from pyro_vae.estimators import AIS
 
 from .models import bernoulli_vae, linear_gaussian
 
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.evaluation.UnreliableWeights")
-
 WEIGHT = torch.tensor([[1.0, -0.5], [0.3, 0.8], [-0.7, 0.2]]).double()
 Program = Callable[[Tensor], Any]
 
