@@ -72,6 +72,26 @@ def test_moves_accept_what_they_are_adapted_to() -> None:
     )
 
 
+def test_moves_leave_the_prior_of_a_bounded_latent_alone() -> None:
+    """Behind its transform a uniform prior has a density of its own, by the Jacobian."""
+    vae = VAE(
+        priors.Uniform(1, -1.0, 2.0),
+        likelihoods.Bernoulli(networks.MLP(1, (), 6)),
+        posteriors.Squashed(posteriors.Normal(networks.MLP(6, (), 2)), -1.0, 2.0),
+    ).double()
+    x = torch.bernoulli(torch.full((40, 6), 0.4)).double()
+    with torch.no_grad():
+        path = annealed(vae, x, 1)
+        state = path._start(200)
+        for _ in range(20):
+            path._move(state, 0.0, torch.full((40,), 0.5).double())
+        z = path.transforms["z"](state.u["z"])
+    count = z.numel()
+    assert abs(z.mean().item() - 0.5) < 4 * 3 / math.sqrt(12 * count)
+    # The variance of a uniform's squared deviation is (3^4) / 180.
+    assert abs((z - 0.5).square().mean().item() - 0.75) < 4 * math.sqrt(81 / 180 / count)
+
+
 def test_temperatures_rise_from_nothing_to_one() -> None:
     betas = schedule(50)
     assert betas[0] == 0
@@ -411,7 +431,7 @@ def test_compiled_scores_are_those_of_the_program(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For shapes that come often; what is no static program runs as it is."""
-    vae, x = bernoulli_vae(2), torch.bernoulli(torch.full((150, 6), 0.4))
+    vae, x = bernoulli_vae(2), torch.bernoulli(torch.full((342, 6), 0.4))
     plain = log_likelihood(vae, x, 300, seed=0)
     monkeypatch.setattr(blocks, "COMPILED_FROM", 0)
     compiled = []

@@ -113,6 +113,34 @@ def test_masked_pixels_drop_out() -> None:
     assert ((result.values - torch.stack(exact)).abs() < 5 * error + 1e-9).all()
 
 
+def test_a_plate_around_the_examples() -> None:
+    """Two views of each example, each with a latent of its own, in a plate left of the data's."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            common = pyro.sample("common", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            with pyro.plate("views", 2, dim=-2):
+                own = pyro.sample("own", dist.Normal(common, 0.5))
+                pyro.sample("x", dist.Normal(own, 0.5), obs=x.T)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            common = pyro.sample("common", dist.Normal(0.4 * x.sum(1), 0.6))
+            with pyro.plate("views", 2, dim=-2):
+                pyro.sample("own", dist.Normal(0.5 * (common + x.T), 0.5))
+
+    covariance = torch.ones(2, 2).double() + 0.5 * torch.eye(2).double()
+    evidence = MultivariateNormal(torch.zeros(2).double(), covariance)
+    x = evidence.sample((70,))
+    wide, narrow = (
+        log_likelihood(x=x, num_samples=300, model=model, guide=guide, seed=0, max_bytes=max_bytes)
+        for max_bytes in (2**28, 2**14)
+    )
+    error = (1 / wide.ess - 1 / 300).sqrt()
+    assert ((wide.values - evidence.log_prob(x)).abs() < 5 * error).all()
+    torch.testing.assert_close(narrow.values, wide.values, rtol=1e-9, atol=0)
+
+
 def test_a_vae_is_its_model_and_guide() -> None:
     vae, x = bernoulli_vae(), torch.bernoulli(torch.full((70, 6), 0.4))
     whole = log_likelihood(vae, x, 100, seed=2)
