@@ -198,7 +198,9 @@ def iwae_table_(
     only: OnlyOption = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="An epoch of 512 digits and 10 samples of 100: does it run?"),
+        typer.Option(
+            "--quick", help="An epoch a stage of 512 digits, 10 samples of 100: does it run?"
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -223,7 +225,7 @@ def iwae_table_(
             dataset.train,
             dataset.test,
             num_samples=num_samples,
-            epochs=2 if quick else None,
+            quick=quick,
         )
         for name in iwae_table.ENTRIES
     }

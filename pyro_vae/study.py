@@ -45,11 +45,11 @@ class Result:
         elbo, kl: Mean ELBO and KL(q, p) of the test set, in nats.
         median_ess: Of the importance weights.
         parameters: Number of trained parameters.
-        seconds: Of training.
+        seconds: Of training, by the wall clock; in :mod:`~pyro_vae.iwae_table` the processor's.
         threads: Of torch, while it trained.
         shape: Of one x.
         samples: Point values of draws of the prior, 8-bit levels, where asked for.
-        curve: Epochs, minutes of training and test log-likelihoods on the way, where asked for.
+        curve: Epochs, minutes and test log-likelihoods on the way, where asked for.
     """
 
     name: str
