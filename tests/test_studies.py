@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +318,7 @@ def test_the_papers_table_in_short(tmp_path: Path) -> None:
     vae, piwae = (study.kept(folder, name, {}) for name in ("VAE", "PIWAE (8, 8)"))
     assert vae is not None
     assert piwae is not None
-    assert [point[0] for point in piwae.curve] == [1, 2]
+    assert [point[0] for point in piwae.curve] == [1, 2]  # an epoch of each stage
     assert piwae.curve[0][1] < piwae.curve[1][1]
     gain, error = richer_parts.gain(piwae, vae)
     line = next(line for line in text.splitlines() if line.startswith("| PIWAE"))
@@ -325,6 +326,7 @@ def test_the_papers_table_in_short(tmp_path: Path) -> None:
     assert f"| {-piwae.mean:.2f} ± {piwae.stderr:.2f} |" in line
     assert f"| {gain:.2f} ± {error:.2f} |" in line
     assert "| 84.46 | 84.58 |" in line
+    assert "| 1 trace_elbo, 1 piwae:8:8 |" in line
     command(*quick, "--only", "VampPrior(500)")
     for name, before in kept.items():
         assert (folder / name).read_bytes() == before
@@ -333,3 +335,18 @@ def test_the_papers_table_in_short(tmp_path: Path) -> None:
         for line in (tmp_path / "results.md").read_text().splitlines()
         if line.startswith("| VampPrior")
     )
+
+
+def test_the_papers_table_as_committed() -> None:
+    """It is that of its rows, which are those that the command would make."""
+    folder = DOCS / "iwae_table"
+    rows = {name: study.kept(folder, name, {}) for name in iwae_table.ENTRIES}
+    done = {name: row for name, row in rows.items() if row is not None}
+    assert {study.file_of(folder, name) for name in done} == set(folder.iterdir())
+    assert iwae_table.table(rows) in (DOCS / "results.md").read_text()
+    for name, row in done.items():
+        assert row.settings["stages"] == [asdict(s) for s in iwae_table.ENTRIES[name].stages]
+        assert (len(row.values), row.settings["num_samples"]) == (10_000, 5000)
+        assert row.values.mean().item() == pytest.approx(row.mean, abs=1e-3)
+    assert -done["VAE"].mean < 87.3
+    assert -done["IWAE (k = 50)"].mean < 86.3
