@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro.infer import ELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae import datasets, gradients, plots
 from pyro_vae.annealing import schedule_of
-from pyro_vae.arguments import check_count
+from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Pixels
-from pyro_vae.estimates import LogLikelihood, density_draw, estimated
+from pyro_vae.estimates import LogLikelihood, check_vae, density_draw, estimated
 from pyro_vae.gradients import Gradient
 from pyro_vae.history import History
 from pyro_vae.memory import peak_bytes
@@ -139,6 +139,8 @@ class Comparison:
                     "test_cost",
                     "log_likelihood",
                     "mc_error",
+                    "bias",
+                    "khat_above",
                     "seconds",
                     "seconds_to_goal",
                 ]
@@ -151,7 +153,8 @@ class Comparison:
                     self.seconds_to_goal(name),
                     strict=True,
                 ):
-                    ends = [h.cost[-1], h.test_cost[-1], r.mean, r.mc_error, sum(h.seconds)]
+                    judged = [r.mean, r.mc_error, r.bias, int(r.unreliable.sum())]
+                    ends = [h.cost[-1], h.test_cost[-1], *judged, sum(h.seconds)]
                     writer.writerow([name, seed, *ends, "" if math.isnan(to_goal) else to_goal])
 
     def save_gradients_csv(self, path: str | Path) -> None:
@@ -182,8 +185,22 @@ class Comparison:
         label = f"signal / noise of the {part}'s gradient"
         return plots.bands(epochs, curves, label, log=True, ax=ax)
 
+    @property
+    def doubt(self) -> str | None:
+        """What k-hat says against the log-likelihoods, of the worst run; None where nothing."""
+        results = [r for runs in self.log_likelihoods.values() for r in runs]
+        worst = max(results, key=lambda r: int(r.unreliable.sum()))
+        if worst.doubt is None:
+            return None
+        bias = min((r.bias for r in results), key=lambda b: -abs(b))
+        return (
+            f"Of the log-likelihoods, in the worst run: {worst.doubt}. Estimated bias: up to "
+            f"{bias:.2f}."
+        )
+
     def __repr__(self) -> str:
-        return f"{self.table()}\n\n{self.gradient_table()}"
+        parts = (self.table(), self.doubt, self.gradient_table())
+        return "\n\n".join(part for part in parts if part is not None)
 
 
 def compare(
@@ -225,14 +242,12 @@ def compare(
         on_run: Called after each run, for a program to say how far it is.
 
     Raises:
-        ValueError: No objective or no seed; what :func:`pyro_vae.fit` and
-            :func:`pyro_vae.gradients.measure` raise.
+        TypeError, ValueError: No function, no ELBOs by name, or no seeds, each of them once; what
+            :func:`pyro_vae.fit` and :func:`pyro_vae.gradients.measure` raise.
     """
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
-    for argument, given in (("objectives", objectives), ("seeds", seeds)):
-        if not given:
-            raise ValueError(f"{argument}: got none, expected at least one")
+    _check_arguments(vae_factory, objectives, seeds)
     check_count("epochs", epochs)
     points = sorted(
         {0, max(1, epochs // 10), epochs} if gradient_epochs is None else gradient_epochs
@@ -251,6 +266,7 @@ def compare(
         for name, objective in objectives.items():
             with seeded(seed):
                 vae = vae_factory()
+            check_vae(vae)
             callbacks = []
             if not peaks:
                 batch = _batch(vae, train[:batch_size], pixels)
@@ -295,6 +311,33 @@ def compare(
         steps,
         max(h.test_cost[-1] for h in first) if goal is None else goal,
     )
+
+
+def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> None:
+    if isinstance(vae_factory, nn.Module) or not callable(vae_factory):
+        raise TypeError(
+            f"vae_factory: got a {type(vae_factory).__name__}, expected a function that makes a "
+            "VAE with new weights at each call"
+        )
+    if not isinstance(objectives, Mapping):
+        raise TypeError(
+            f"objectives: got a {type(objectives).__name__}, expected a mapping of names to ELBOs"
+        )
+    for name, objective in objectives.items():
+        if not isinstance(objective, ELBO):
+            raise TypeError(
+                f"objectives[{name!r}]: got a {type(objective).__name__}, expected a "
+                "pyro.infer.ELBO, such as objectives.iwae(8)"
+            )
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
+        raise TypeError(f"seeds: got {seeds!r}, expected a sequence of ints, a run for each")
+    for argument, given in (("objectives", objectives), ("seeds", seeds)):
+        if not given:
+            raise ValueError(f"{argument}: got none, expected at least one")
+    for seed in seeds:
+        check_seed(seed)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: got {list(seeds)}, expected each once: a run twice says nothing")
 
 
 def _batch(vae: VAE, data: Tensor, pixels: Pixels | None) -> Tensor:

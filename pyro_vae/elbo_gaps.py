@@ -10,7 +10,7 @@ from torch.nn.modules.module import Module
 from pyro_vae.arguments import check_count
 from pyro_vae.blocks import EXAMPLES
 from pyro_vae.divergences import describe
-from pyro_vae.estimates import estimated, mean_and_stderr, prepared
+from pyro_vae.estimates import estimated, mean_and_stderr, prepared, warn_of
 from pyro_vae.estimators import Estimator
 from pyro_vae.progress import progress_bar
 from pyro_vae.seeding import seeded
@@ -80,13 +80,18 @@ def elbo_gap(
         TypeError, ValueError: x does not fit; the posterior has no ``network``, or no ``rsample``;
             an argument is out of range.
 
+    Warns:
+        UnreliableWeights: Of the log-likelihood, whose error is that of the approximation gap.
+
     Source: Cremer, Li and Duvenaud (2018), arXiv 1801.03558, section 3.
     """
     for argument, count in (("steps", steps), ("particles", particles)):
         check_count(argument, count)
     if not learning_rate > 0:
         raise ValueError(f"learning_rate: got {learning_rate!r}, expected a number above 0")
-    log_p = estimated(vae, x, num_samples, estimator=estimator, seed=seed).values
+    result = estimated(vae, x, num_samples, estimator=estimator, seed=seed)
+    log_p = result.values
+    warn_of(result, stacklevel=3)
     network = _network(vae.posterior)
     elbos, refined = [], []
     with evaluating(vae):

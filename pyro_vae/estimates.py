@@ -3,9 +3,9 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,7 @@ from pyro_vae.vae import (
     evaluating,
     examine,
 )
-from pyro_vae.weights import LEAST_TAIL, Statistics, Weights, khat_threshold, tail_length
+from pyro_vae.weights import Statistics, Weights, khat_threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,8 @@ class LogLikelihood:
     Attributes:
         values: :math:`\log \frac1K \sum_k w_k` of the estimator's weights, shape ``(N,)``. In the
             mean a lower bound of log p(x), :math:`E[L_K]`, that grows with K.
-        elbo: :math:`\frac1K \sum_k \log w_k`, shape ``(N,)``: for importance weights the ELBO.
+        elbo: :math:`\frac1K \sum_k \log w_k`, shape ``(N,)``: for importance weights the ELBO, for
+            others the same bound by their weights.
         ess: Effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, shape ``(N,)``, from 1 to
             K; 0 where all weights are zero, and the value is -inf.
         khat: Shape of the Pareto tail of the weights, shape ``(N,)``: from 1/2 up they have no
@@ -108,6 +109,7 @@ class LogLikelihood:
             log p(x).
         num_samples: K; 0 for the exact one.
         estimator: Its name.
+        estimator_settings: Its numbers by name, such as the temperatures of AIS.
         seed: What fixed the noise, or None.
         data_hash: First 16 hexadecimal digits of the SHA-256 of x.
         complete: False where it was interrupted, and `values` are those of the first examples.
@@ -128,6 +130,7 @@ class LogLikelihood:
     bias: float
     num_samples: int
     estimator: str
+    estimator_settings: Mapping[str, Any]
     seed: int | None
     data_hash: str
     complete: bool
@@ -151,13 +154,43 @@ class LogLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Which examples have a `khat` above the threshold, or none by ties, shape ``(N,)``."""
-        if tail_length(self.num_samples) < LEAST_TAIL:
+        """Which examples have a `khat` above the threshold, or none by ties, shape ``(N,)``.
+
+        None where the samples are too few for any to have one.
+        """
+        threshold = khat_threshold(self.num_samples)
+        if math.isnan(threshold):
             return torch.zeros_like(self.khat, dtype=torch.bool)
-        return ~(self.khat <= khat_threshold(self.num_samples))
+        return ~(self.khat <= threshold)
+
+    @property
+    def doubt(self) -> str | None:
+        """What k-hat says against the numbers; None where it says nothing against them."""
+        threshold, count = khat_threshold(self.num_samples), int(self.unreliable.sum())
+        if self.estimator == EXACT:
+            return None
+        if math.isnan(threshold):
+            return (
+                f"{self.num_samples} samples are too few for a k-hat, which takes 21: nothing "
+                "tells how far values are below log p(x), nor whether mc_error is right"
+            )
+        if not count:
+            return None
+        return (
+            f"k-hat is above {threshold:.2f} for {count} of {len(self.values)} examples: their "
+            f"weights' tails are heavy for {self.num_samples} samples, values may be too low and "
+            "mc_error too small; more samples tell more, or a better guide, or AIS with enough "
+            "temperatures, and certify says how far a setting goes"
+        )
 
     def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
-        """The bound against the number of samples, and a histogram of k-hat."""
+        """The bound against the number of samples, and a histogram of k-hat; returns both axes.
+
+        Raises:
+            ValueError: The estimate is the exact one, which has neither.
+        """
+        if self.estimator == EXACT:
+            raise ValueError("estimator: an exact log-likelihood has no samples to be drawn")
         first, second = plots.pair() if axes is None else axes
         sizes, bounds, errors = (
             (*self.sizes, self.num_samples),
@@ -169,7 +202,7 @@ class LogLikelihood:
         return first, second
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes, tensors and tuples as lists."""
+        """All attributes by name, tensors and tuples as lists."""
         record = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in record.items():
             if isinstance(value, Tensor):
@@ -285,9 +318,9 @@ def log_likelihood(
             it is a density: binarized pixels for a relaxed Bernoulli too.
         num_samples: K.
         model, guide: A Pyro pair, in the place of `vae`.
-        estimator: ``"importance"``, ``"prior"``, ``"ais"``, or one of :mod:`estimators` with
-            numbers of its own; ``"exact"`` for a VAE that is linear and Gaussian, which takes no
-            samples.
+        estimator: ``"importance"``, ``"prior"``, ``"ais"`` (``"ais:100:5"`` with 100 temperatures
+            and 5 leapfrog steps), or one of :mod:`estimators`; ``"exact"`` for a VAE that is
+            linear and Gaussian, which takes no samples.
         seed: Fixes the noise and leaves torch's global generator as it was; None draws from it.
         max_bytes: Bound on what one step of the model allocates (the guide takes 64 examples at a
             time, and 64 samples; a model that draws from its prior 64 and 8); changes numbers by
@@ -301,7 +334,8 @@ def log_likelihood(
         FloatingPointError: A log-probability is NaN.
 
     Warns:
-        UnreliableWeights: For how many examples `khat` is above its threshold.
+        UnreliableWeights: For how many examples `khat` is above its threshold, or that samples
+            are too few for it.
 
     Source: Burda, Grosse and Salakhutdinov (2016), section 3; Monte Carlo error of a log-mean by
     the delta method, :math:`\sqrt{(K/\mathrm{ESS} - 1) / (K - 1)}`; :mod:`pyro_vae.weights` and
@@ -318,17 +352,14 @@ def log_likelihood(
         max_bytes=max_bytes,
         interruptible=True,
     )
-    count = int(result.unreliable.sum())
-    if count:
-        warnings.warn(
-            f"k-hat is above {khat_threshold(num_samples):.2f} for {count} of "
-            f"{len(result.values)} examples: their weights' tails are too heavy for {num_samples} "
-            "samples, values are too low and mc_error is too small; take more samples, "
-            'estimator="ais", or a better guide',
-            UnreliableWeights,
-            stacklevel=2,
-        )
+    warn_of(result, stacklevel=3)
     return result
+
+
+def warn_of(result: LogLikelihood, stacklevel: int) -> None:
+    """Warns of what k-hat says against a result."""
+    if result.doubt is not None:
+        warnings.warn(result.doubt, UnreliableWeights, stacklevel=stacklevel)
 
 
 def estimated(
@@ -379,13 +410,13 @@ def estimated(
             if not done or not interruptible:
                 raise
             complete = False
-    return _gathered(done, num_samples, chosen.name, seed, digest, complete)
+    return _gathered(done, num_samples, chosen, seed, digest, complete)
 
 
 def _gathered(
     blocks: list[Statistics],
     num_samples: int,
-    estimator: str,
+    estimator: Estimator,
     seed: int | None,
     data_hash: str,
     complete: bool,
@@ -407,7 +438,8 @@ def _gathered(
         *_over_examples(values, variance),
         bias=(values - jackknife).mean().item(),
         num_samples=int(num_samples),
-        estimator=estimator,
+        estimator=estimator.name,
+        estimator_settings=asdict(estimator) if is_dataclass(estimator) else {},
         seed=None if seed is None else int(seed),
         data_hash=data_hash,
         complete=complete,
@@ -432,6 +464,7 @@ def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
         bias=0.0,
         num_samples=0,
         estimator=EXACT,
+        estimator_settings={},
         seed=None,
         data_hash=data_hash(x),
         complete=True,

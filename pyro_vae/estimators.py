@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import ClassVar, Protocol
 
 from torch import Tensor
@@ -123,10 +124,12 @@ def names() -> list[str]:
 
 
 def parse(estimator: "str | Estimator") -> "Estimator | None":
-    """An estimator by its name, or as it is; None for the exact one.
+    """An estimator by its name and numbers, or as it is; None for the exact one.
+
+    ``"ais:100:5"`` is ``AIS(temperatures=100, leapfrog_steps=5)``.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is none of that name, with these numbers.
         TypeError: It is neither a name nor an estimator.
     """
     if not isinstance(estimator, str):
@@ -137,6 +140,14 @@ def parse(estimator: "str | Estimator") -> "Estimator | None":
         return estimator
     if estimator == EXACT:
         return None
-    if estimator not in _NAMED:
-        raise ValueError(f"estimator: got {estimator!r}, expected one of {', '.join(names())}")
-    return _NAMED[estimator]()
+    name, *numbers = estimator.split(":")
+    try:
+        kind = _NAMED[name]
+        values = [int(number) for number in numbers]
+        signature(kind).bind(*values)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"estimator: got {estimator!r}, expected one of {', '.join(names())}; ais:T:L has "
+            "T temperatures and L leapfrog steps"
+        ) from None
+    return kind(*values)

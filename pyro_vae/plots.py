@@ -4,6 +4,7 @@ Images are drawn from 0 (white) to 1 (black), and values beyond are shown as the
 imported where a figure is drawn, so that importing the package does not cost it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,14 +251,15 @@ def bounds(
 
 
 def khat(values: Tensor, threshold: float, ax: "Axes | None" = None) -> "Axes":
-    """A histogram of k-hat, and how many examples are above the threshold."""
+    """A histogram of k-hat, and how many examples are above the threshold, which may be NaN."""
     ax = _axes(ax, (6.0, 4.0))
     finite = values[torch.isfinite(values)].detach().cpu().numpy()
     ax.hist(finite, bins=30, color=COLOURS[0])
-    above = int((values > threshold).sum())
-    ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"{threshold:.2f}: {above} above")
     ax.set(xlabel="k-hat", ylabel=f"examples, of {len(values)}")
-    ax.legend(frameon=False)
+    if not math.isnan(threshold):
+        above = int((values > threshold).sum())
+        ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"{threshold:.2f}: {above} above")
+        ax.legend(frameon=False)
     return ax
 
 

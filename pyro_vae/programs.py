@@ -1,6 +1,7 @@
 """A Pyro model and guide as log-densities of each example, whatever their sites are."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -57,26 +58,29 @@ class Program:
         # The first example twice: what is fixed where x is not shows itself.
         one, two = x[:1], x[:1].expand(2, *x.shape[1:])
         with torch.no_grad(), seeded(0, device=x.device):
-            guide_trace = self._traced("guide", guide, one)
+            with _explained("fail on the first example alone"):
+                drawn, guide_trace = self._called(model, one), self._called(guide, one)
+            guide_trace = self._checked("guide", guide_trace, one)
+            drawn = self._checked("model", drawn, one)
             self.latents = tuple(guide_trace.stochastic_nodes)
             values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
             model_trace = self._traced("model", poutine.condition(model, data=values), one)
-            self._check_latents(self._traced("model", model, one), guide_trace, model_trace)
+            self._check_latents(drawn, guide_trace, model_trace)
             self._find_plates(guide_trace, model_trace)
-            try:
+            with _explained("fail on the first example alone"):
+                self._log_prob(guide_trace, guide_trace.nodes)
+                self._log_prob(model_trace, model_trace.nodes)
+            with _explained("do one example alone, but not two with two samples"):
                 z, log_q = self.draw(two, 2)
                 log_p_z, log_p_x = self.score(two, z)
-            except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-                raise ValueError(
-                    f"model, guide: do one example alone, but not two with two samples ({error}), "
-                    "expected a plate of the size of x, and any number of dimensions to its left"
-                ) from error
-        for program, log_prob in (("guide", log_q), ("model", log_p_z + log_p_x)):
-            if log_prob.shape != (2, 2):
-                raise ValueError(
-                    f"{program}: two samples of two examples gave log-probabilities of shape "
-                    f"{tuple(log_prob.shape)}, expected (2, 2)"
-                )
+            for program, log_prob in (("guide", log_q), ("model", log_p_z + log_p_x)):
+                if log_prob.shape != (2, 2):
+                    raise ValueError(
+                        f"{program}: two samples of two examples gave log-probabilities of shape "
+                        f"{tuple(log_prob.shape)}, expected (2, 2)"
+                    )
+            if len(x) > 1:
+                self._check_apart(x[:2])
 
     def draw(self, x: Tensor, count: int, *, nan: bool = False) -> tuple[Latents, Tensor]:
         """So many samples of z from the guide, and log q(z|x), shape ``(count, N)``.
@@ -143,12 +147,16 @@ class Program:
         self, program: str, call: Callable[[Tensor], Any], x: Tensor, count: int | None = None
     ) -> Trace:
         """The sites of a call, held against those of the first."""
+        return self._checked(program, self._called(call, x, count), x)
+
+    def _called(self, call: Callable[[Tensor], Any], x: Tensor, count: int | None = None) -> Trace:
         traced = poutine.trace(call)
         if count is None:
-            trace = traced.get_trace(x)
-        else:
-            with pyro.plate(_SAMPLES, count, dim=self._sample_dim):
-                trace = traced.get_trace(x)
+            return traced.get_trace(x)
+        with pyro.plate(_SAMPLES, count, dim=self._sample_dim):
+            return traced.get_trace(x)
+
+    def _checked(self, program: str, trace: Trace, x: Tensor) -> Trace:
         trace = prune_subsample_sites(trace)
         for name in [n for n, site in trace.nodes.items() if not _counts(site)]:
             trace.remove_node(name)
@@ -161,6 +169,23 @@ class Program:
                 "first call, expected the same at each"
             )
         return trace
+
+    def _check_apart(self, pair: Tensor) -> None:
+        """Raises ValueError where an example's log-probabilities depend on the one beside it."""
+        try:
+            z, log_q = self.draw(pair, 1)
+            beside = torch.stack((log_q, *self.score(pair, z)))[..., :1]
+        except (ValueError, FloatingPointError):
+            return  # the second example is at fault, which is said where all are scored
+        z = self.part(z, slice(None), slice(1))
+        alone = torch.stack((self.score_guide(pair[:1], z), *self.score(pair[:1], z)))
+        if not torch.allclose(beside, alone, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                "model, guide: log q(z|x), log p(z) and log p(x|z) of the first example are "
+                f"{alone.flatten().tolist()}, and with a second one beside it "
+                f"{beside.flatten().tolist()}, expected the same: each example by itself, no "
+                "batch norm or dropout in train mode"
+            )
 
     def _check_latents(self, drawn: Trace, guide: Trace, model: Trace) -> None:
         """Raises ValueError unless the guide draws what the model does, all of it, as densities.
@@ -178,6 +203,10 @@ class Program:
             )
         if not names:
             raise ValueError("model: has no latent sites, so that there is nothing to estimate")
+        if not set(drawn.nodes) - names:
+            raise ValueError(
+                "model: has no observed site, expected pyro.sample(..., obs=x) in it, of what x is"
+            )
         for name in self.latents:
             q, p = guide.nodes[name]["fn"], model.nodes[name]["fn"]
             if "Delta" in describe(q) and "Delta" not in describe(p):
@@ -239,6 +268,22 @@ class Program:
             others = [dim for dim in range(-log_prob.dim(), 0) if dim not in kept]
             total = total + (log_prob.sum(others) if others else log_prob)
         return torch.as_tensor(total)
+
+
+_EXPECTED = (
+    f'a plate "{PLATE}" of the size of x with any number of dimensions to its left, and masks and '
+    "all else that is used to come from x or to be the same for each example; what is not seen is "
+    "masked, and in x some number that the support holds"
+)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Says of an error inside of a program what was asked of it."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+        raise ValueError(f"model, guide: {what} ({error}), expected {_EXPECTED}") from error
 
 
 def _counts(site: Mapping[str, Any]) -> bool:

@@ -32,7 +32,7 @@ def summary(result: Any, unit: str = "examples") -> str:
     parts = [f"{len(first)} {unit}"]
     for name, value in values.items():
         if isinstance(value, float):
-            parts.append(f"{name}={value:.4g}")
+            parts.append(f"{name}={value:.6g}")
         elif not isinstance(value, Tensor | tuple):
             parts.append(f"{name}={value!r}")
     return f"{type(result).__name__}({', '.join(parts)})"

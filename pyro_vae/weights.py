@@ -198,20 +198,23 @@ def tail_length(num_samples: int) -> int:
 def khat_threshold(num_samples: int) -> float:
     r"""The k-hat up to which K weights are enough, :math:`\min(1 - 1 / \log_{10} K, 0.7)`.
 
-    Source: Vehtari et al. (2024), arXiv 1507.02646, section 3.2.4.
+    NaN below 21 weights, whose tail is too short for a k-hat. Source: Vehtari et al. (2024), arXiv
+    1507.02646, section 3.2.4.
     """
-    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
+    if tail_length(num_samples) < LEAST_TAIL:
+        return math.nan
+    return min(1 - 1 / math.log10(num_samples), 0.7)
 
 
 def khat(tail: Tensor) -> Tensor:
     r"""The shape k of a generalized Pareto distribution, fitted to the tails of weights.
 
     Weights with k below 1/2 have a variance, those with k below 1 a mean. As Pyro's
-    ``fit_generalized_pareto`` has it, for many tails at once. Where a tail is constant it is minus
-    infinity; where its lower quarter is nothing beside the largest weight, or all weights are
-    zero, infinity; where it has fewer than 5 weights, or more than a quarter of it equals the one
-    below it, NaN. Source: Zhang and Stephens (2009), Technometrics 51; Vehtari et al. (2024),
-    arXiv 1507.02646, section 3.
+    ``fit_generalized_pareto`` has it, for many tails at once. Where a tail is constant, up to
+    rounding, it is minus infinity; where its lower quarter is nothing beside the largest weight,
+    or all weights are zero, infinity; where it has fewer than 5 weights, or more than a quarter of
+    it equals the one below it, NaN. Source: Zhang and Stephens (2009), Technometrics 51; Vehtari
+    et al. (2024), arXiv 1507.02646, section 3.
 
     Arguments:
         tail: Log-weights in falling order, of shape ``(M + 1, N)``: M of the tail and the next.
@@ -225,7 +228,8 @@ def khat(tail: Tensor) -> Tensor:
     largest, cutoff = tail[0], tail[-1]
     # Excesses over the cutoff in units of the largest weight, in rising order: (N, M).
     excess = ((tail[:-1] - largest).exp() * -torch.expm1(cutoff - tail[:-1])).flip(0).T
-    constant = largest == cutoff
+    # Up to the rounding of log-weights in single precision, whose scatter has no tail to speak of.
+    constant = largest - cutoff <= 1e-6 * largest.abs().clamp(min=1.0)
     quartile = excess[:, int(size / 4 + 0.5) - 1]
     grid = 30 + int(math.sqrt(size))
     steps = torch.arange(1, grid + 1, dtype=tail.dtype, device=tail.device) - 0.5

@@ -80,12 +80,24 @@ def test_a_run_on_grey_pixels_is_judged_on_binary_ones(
     folder = tmp_path / "run"
     assert train(folder, monkeypatch, "--pixels", "grey", "--preset", "iwae-mlp",
                  "--objective", "analytic_kl", "--z-dim", 4) == 0  # fmt: skip
-    assert run("evaluate", folder, "--num-samples", 10, "--examples", 50, "--seed", 5,
-               monkeypatch=monkeypatch) == 0  # fmt: skip
+    options = ("--num-samples", 10, "--examples", 50, "--pixels-seed", 5)
+    assert run("evaluate", folder, *options, monkeypatch=monkeypatch) == 0
     out = capsys.readouterr().out
     assert "trained on grey pixels" in out
     assert "binary draw of the test set, seed 5" in out
-    assert json.loads((folder / "evaluation.json").read_text())["pixels"] == "binary"
+    assert "10 samples are too few for a k-hat" in out
+    first = json.loads((folder / "evaluation.json").read_text())
+    assert (first["pixels"], first["pixels_seed"], first["seed"]) == ("binary", 5, 0)
+    # Another seed of the noise, the same pixels.
+    assert run("evaluate", folder, *options, "--seed", 1, monkeypatch=monkeypatch) == 0
+    second = json.loads((folder / "evaluation.json").read_text())
+    assert second["data_hash"] == first["data_hash"]
+    assert second["per example"]["values"] != first["per example"]["values"]
+    assert run("evaluate", folder, "--examples", 2, "--num-samples", 2, "--estimator", "ais:3:2",
+               monkeypatch=monkeypatch) == 0  # fmt: skip
+    annealed = json.loads((folder / "evaluation.json").read_text())
+    assert annealed["estimator_settings"] == {"temperatures": 3, "leapfrog_steps": 2}
+    capsys.readouterr()
     assert run("plot", folder, monkeypatch=monkeypatch) == 0
     assert "no manifold: it takes 2 latents, the run has 4" in capsys.readouterr().out
     assert run("plot", folder, "--quantiles", monkeypatch=monkeypatch) == 2

@@ -59,6 +59,35 @@ def test_float_data_are_compared_as_they_are() -> None:
         compare(bernoulli_vae, x, x, seeds=(), epochs=1)
     with pytest.raises(ValueError, match="objectives: got none"):
         compare(bernoulli_vae, x, x, {}, epochs=1)
+    losses = {"iwae": objectives.iwae(2)}
+    for arguments, message in (
+        ((bernoulli_vae(), x, x), "vae_factory: got a VAE, expected a function"),
+        ((lambda: None, x, x, losses), "vae: got a NoneType, expected a VAE"),
+        ((bernoulli_vae, x, x, [objectives.iwae(2)]), "objectives: got a list, expected a mapp"),
+        (
+            (bernoulli_vae, x, x, {"iwae": "iwae:2"}),
+            r"objectives\['iwae'\]: got a str, expected a",
+        ),
+        ((bernoulli_vae, x, x, losses, 2), "seeds: got 2, expected a sequence"),
+        ((bernoulli_vae, x, x, losses, (0.5,)), "seed: got 0.5"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            compare(*arguments, epochs=1)
+    with pytest.raises(ValueError, match=r"seeds: got \[0, 0\], expected each once"):
+        compare(bernoulli_vae, x, x, losses, (0, 0), epochs=1)
+
+
+def test_a_comparison_says_what_khat_says() -> None:
+    """Of the run with most examples above the threshold, on the screen and in the file."""
+    x = torch.bernoulli(torch.full((40, 6), 0.3))
+    few, many = (
+        compare(bernoulli_vae, x, x[:10], seeds=(0,), epochs=1, batch_size=20, num_samples=k)
+        for k in (5, 200)
+    )
+    assert "5 samples are too few for a k-hat" in repr(few)
+    counts = [int(runs[0].unreliable.sum()) for runs in many.log_likelihoods.values()]
+    assert (many.doubt is None) == (max(counts) == 0)
+    assert max(counts) == 0 or f"for {max(counts)} of 10 examples" in repr(many)
 
 
 def history(costs: list[float], seconds: list[float]) -> History:

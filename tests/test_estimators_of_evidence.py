@@ -321,6 +321,33 @@ def test_heavy_tails_are_told() -> None:
     with pytest.warns(UnreliableWeights, match=r"k-hat is above 0\.67 for \d+ of 30 examples"):
         result = log_likelihood(tight.vae, tight.x, 1000, seed=0)
     assert torch.equal(result.unreliable, result.khat > khat_threshold(1000))
+    # The gap that rests on such a value is no better.
+    with pytest.warns(UnreliableWeights, match=r"k-hat is above 0\.67"):
+        elbo_gap(tight.vae, tight.x, 1000, steps=1, seed=0)
+
+
+def test_too_few_samples_for_a_khat_are_told() -> None:
+    case = linear_gaussian(exact=False, examples=3)
+    with pytest.warns(UnreliableWeights, match="20 samples are too few for a k-hat, which takes"):
+        result = log_likelihood(case.vae, case.x, 20, seed=0)
+    assert result.khat.isnan().all()
+    assert not result.unreliable.any()
+    log_likelihood(case.vae, case.x, 20, seed=0).plot()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exact = log_likelihood(case.vae, case.x, estimator="exact")
+        log_likelihood(linear_gaussian(exact=True).vae, case.x, 21, seed=0)  # equal weights
+    with pytest.raises(ValueError, match="estimator: an exact log-likelihood has no samples"):
+        exact.plot()
+
+
+def test_settings_of_an_estimator_are_kept() -> None:
+    case = linear_gaussian(exact=False, examples=3)
+    named = log_likelihood(case.vae, case.x, 3, estimator="ais:4:2", seed=0)
+    given = log_likelihood(case.vae, case.x, 3, estimator=AIS(4, 2), seed=0)
+    assert torch.equal(named.values, given.values)
+    assert named.to_dict()["estimator_settings"] == {"temperatures": 4, "leapfrog_steps": 2}
+    assert log_likelihood(case.vae, case.x, 3, seed=0).estimator_settings == {}
 
 
 def test_the_estimated_bias_is_that_of_the_bound() -> None:

@@ -338,6 +338,33 @@ def test_annealing_of_mixtures_and_what_it_cannot_do() -> None:
         log_likelihood(x=x, num_samples=2, model=circular, guide=guide, estimator="ais")
 
 
+def masked_by_all(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with poutine.mask(mask=torch.ones(20, dtype=torch.bool)):
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def masked_nan(x: Tensor) -> None:
+    x = x.where(x > 0, math.nan)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pixels = dist.Normal(z[..., None], 1.0).mask(~x.isnan()).to_event(1)
+        pyro.sample("x", pixels, obs=x)
+
+
+def beside_others(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        loc = z[..., None] + len(x) * x.mean(0)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def unseen(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
@@ -353,7 +380,19 @@ def test_annealing_of_mixtures_and_what_it_cannot_do() -> None:
         (no_number, FloatingPointError, r'site "x": a log-probability is NaN'),
         (narrow, ValueError, r"one example alone, but not two with two samples"),
         (without_event, ValueError, r"(?i)shape mismatch inside plate|outside of all plates"),
-        (poutine.scale(fine, scale=2.0), ValueError, r"scaled by 2.0, expected no poutine.scale"),
+        (
+            poutine.scale(fine, scale=2.0),
+            ValueError,
+            r'the latent site "z" has a log-probability scaled by 2.0, expected no poutine.scale',
+        ),
+        (masked_by_all, ValueError, r"not two with two samples .*masks and all else .*come from"),
+        (
+            masked_nan,
+            ValueError,
+            r"fail on the first example alone (?s:.)*nan(?s:.)*what is not seen is ma",
+        ),
+        (beside_others, ValueError, r"first example are .* beside it .*each example by itself"),
+        (unseen, ValueError, r"model: has no observed site, expected pyro.sample\(..., obs=x\)"),
     ],
 )
 def test_what_has_no_weight_for_each_example_is_refused(
@@ -376,8 +415,11 @@ def test_a_pair_or_a_vae() -> None:
         log_likelihood(vae)
     with pytest.raises(ValueError, match=r'estimator: got "exact" for a pair'):
         log_likelihood(x=x, model=vae.model, guide=vae.guide, estimator="exact")
-    with pytest.raises(ValueError, match=r"estimator: got 'best', expected one of importance, pr"):
-        log_likelihood(vae, x, estimator="best")
+    for text in ("best", "ais:3:2:1", "ais:x", "prior:3", "exact:1"):
+        with pytest.raises(ValueError, match=f"estimator: got '{text}', expected one of importan"):
+            log_likelihood(vae, x, estimator=text)
+    with pytest.raises(ValueError, match="leapfrog_steps: got 0, expected a whole number"):
+        log_likelihood(vae, x, estimator="ais:3:0")
 
 
 def test_the_linear_gaussian_pair_in_float64() -> None:

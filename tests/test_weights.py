@@ -88,6 +88,8 @@ def test_khat_where_there_is_no_tail() -> None:
     log_w = torch.randn(200, 3).double()
     torch.testing.assert_close(streamed(log_w).khat, streamed(log_w - 700).khat)
     assert khat(torch.tensor([[5.0], [4.0]])).isnan().all()
+    rounded = -300.0 + 1e-5 * torch.randn(100, 4).sort(0, descending=True).values.double()
+    assert khat(rounded).isneginf().all()
 
 
 @pytest.mark.parametrize("spread", [100, 300, 1000, 10_000])
@@ -117,6 +119,8 @@ def test_bounds_where_some_weights_are_zero() -> None:
 )
 def test_thresholds_of_khat(count: int, threshold: float) -> None:
     assert khat_threshold(count) == pytest.approx(threshold)
+    assert math.isnan(khat_threshold(20))
+    assert khat_threshold(21) > 0
 
 
 def test_one_weight_that_rules() -> None:
