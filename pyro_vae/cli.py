@@ -173,6 +173,7 @@ def evaluate(
         )
     )
     say(_trust(result, pixels))
+    threshold = khat_threshold(result.num_samples)
     record: dict[str, Any] = {
         "data": settings["data"],
         "examples": len(done),
@@ -188,8 +189,8 @@ def evaluate(
         "elbo_num_samples": bound.num_samples,
         "interval_of_the_bound": result.interval(0.95),
         "bias": result.bias,
-        "khat_threshold": khat_threshold(result.num_samples),
-        "above_it": int(result.unreliable.sum()),
+        "khat_threshold": None if math.isnan(threshold) else threshold,
+        "above_it": None if math.isnan(threshold) else int(result.unreliable.sum()),
         "complete": result.complete,
     }
     for name, mean, stderr, mc_error in rows:

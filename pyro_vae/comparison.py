@@ -153,7 +153,8 @@ class Comparison:
                     self.seconds_to_goal(name),
                     strict=True,
                 ):
-                    judged = [r.mean, r.mc_error, r.bias, int(r.unreliable.sum())]
+                    above = "" if r.khat.isnan().all() else int(r.unreliable.sum())
+                    judged = [r.mean, r.mc_error, r.bias, above]
                     ends = [h.cost[-1], h.test_cost[-1], *judged, sum(h.seconds)]
                     writer.writerow([name, seed, *ends, "" if math.isnan(to_goal) else to_goal])
 
@@ -192,11 +193,9 @@ class Comparison:
         worst = max(results, key=lambda r: int(r.unreliable.sum()))
         if worst.doubt is None:
             return None
-        bias = min((r.bias for r in results), key=lambda b: -abs(b))
-        return (
-            f"Of the log-likelihoods, in the worst run: {worst.doubt}. Estimated bias: up to "
-            f"{bias:.2f}."
-        )
+        biases = [r.bias for r in results if math.isfinite(r.bias)]
+        bias = f" Estimated bias: up to {max(biases, key=abs):.2f}." if biases else ""
+        return f"Of the log-likelihoods, in the worst run: {worst.doubt}.{bias}"
 
     def __repr__(self) -> str:
         parts = (self.table(), self.doubt, self.gradient_table())

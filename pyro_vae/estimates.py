@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,11 +176,15 @@ class LogLikelihood:
             )
         if not count:
             return None
+        other = {
+            "importance": ", or a better guide, or AIS with enough temperatures",
+            "prior": ", or importance weights by a guide",
+            "ais": ", or more temperatures",
+        }.get(self.estimator, "")
         return (
-            f"k-hat is above {threshold:.2f} for {count} of {len(self.values)} examples: their "
-            f"weights' tails are heavy for {self.num_samples} samples, values may be too low and "
-            "mc_error too small; more samples tell more, or a better guide, or AIS with enough "
-            "temperatures, and certify says how far a setting goes"
+            f"k-hat is above {threshold:.2f}, or cannot be told, for {count} of "
+            f"{len(self.values)} examples: their weights' tails are heavy for {self.num_samples} "
+            f"samples, values may be too low and mc_error too small; more samples tell more{other}"
         )
 
     def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
@@ -439,7 +443,7 @@ def _gathered(
         bias=(values - jackknife).mean().item(),
         num_samples=int(num_samples),
         estimator=estimator.name,
-        estimator_settings=asdict(estimator) if is_dataclass(estimator) else {},
+        estimator_settings=_settings(estimator),
         seed=None if seed is None else int(seed),
         data_hash=data_hash,
         complete=complete,
@@ -447,6 +451,14 @@ def _gathered(
         bounds=tuple(bounds.mean(1).tolist()),
         bound_errors=tuple((bound_variances.sum(1).sqrt() / len(values)).tolist()),
     )
+
+
+def _settings(estimator: object) -> dict[str, Any]:
+    """Numbers and words as they are, anything else as it shows itself."""
+    names = [field.name for field in fields(estimator)] if is_dataclass(estimator) else []
+    values = {name: getattr(estimator, name) for name in names}
+    plain = (int, float, str, type(None))
+    return {n: value if isinstance(value, plain) else repr(value) for n, value in values.items()}
 
 
 def _exact(vae: VAE, x: Tensor) -> LogLikelihood:

@@ -95,8 +95,9 @@ class AIS:
     name: ClassVar[str] = "ais"
 
     def __post_init__(self) -> None:
-        check_count("temperatures", self.temperatures)
-        check_count("leapfrog_steps", self.leapfrog_steps)
+        for name in ("temperatures", "leapfrog_steps"):
+            check_count(name, getattr(self, name))
+            object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's are no JSON
 
     def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
         """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""

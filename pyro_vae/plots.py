@@ -257,7 +257,7 @@ def khat(values: Tensor, threshold: float, ax: "Axes | None" = None) -> "Axes":
     ax.hist(finite, bins=30, color=COLOURS[0])
     ax.set(xlabel="k-hat", ylabel=f"examples, of {len(values)}")
     if not math.isnan(threshold):
-        above = int((values > threshold).sum())
+        above = int((~(values <= threshold)).sum())  # those that cannot be told, too
         ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"{threshold:.2f}: {above} above")
         ax.legend(frameon=False)
     return ax

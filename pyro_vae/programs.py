@@ -46,7 +46,7 @@ class Program:
     Raises:
         ValueError: A site is outside of the plate, or the plate does not have the size of x; sites
             change from call to call; a latent is not in both model and guide; a log-probability is
-            scaled; more samples at once do not do.
+            scaled, or not that of an example by itself; more samples at once do not do.
     """
 
     def __init__(
@@ -164,28 +164,51 @@ class Program:
             _check_site(program, name, site, len(x))
         sites = self._sites.setdefault(program, tuple(trace.nodes))
         if set(sites) != set(trace.nodes):
-            raise ValueError(
+            raise _Refused(
                 f"{program}: has the sites {_list(trace.nodes)}, and had {_list(sites)} at its "
                 "first call, expected the same at each"
             )
         return trace
 
     def _check_apart(self, pair: Tensor) -> None:
-        """Raises ValueError where an example's log-probabilities depend on the one beside it."""
+        """Raises ValueError where log-probabilities depend on other examples, or on the place."""
+        with _explained("fail on the first two examples"):
+            z, _ = self.draw(pair, 1, nan=True)
+            # Copies: a flow that remembers what it drew would score a part of it otherwise.
+            z = {name: value.clone() for name, value in z.items()}
+            trace = self._conditioned("model", pair, z)
+        for name in self._observed():
+            _check_observed(name, trace.nodes[name])
+        with _explained("fail on the first two examples"):
+            both = self._scores(pair, z)
+            for index in range(2):
+                own = slice(index, index + 1)
+                alone = self._scores(pair[own], self.part(z, slice(None), own))
+                for name in both.keys() & alone.keys():
+                    beside = both[name][..., own]
+                    if beside.shape != alone[name].shape or not torch.allclose(
+                        beside, alone[name], rtol=1e-3, atol=1e-3, equal_nan=True
+                    ):
+                        raise _Refused(
+                            f"model, guide: {name} of example {index} is {_numbers(alone[name])}, "
+                            f"and {_numbers(beside)} in a batch of two, expected the same: each "
+                            "example by itself and wherever it stands, no batch norm or dropout "
+                            "in train mode"
+                        )
+
+    def _scores(self, x: Tensor, z: Latents) -> dict[str, Tensor]:
+        """log p(x, z), and log q(z|x) where the guide can score what it did not just draw.
+
+        Without point masses, which a rounding moves off their point.
+        """
+        model = self._conditioned("model", x, z)
+        scores = {"log p(x, z)": self._log_prob(model, _densities(model), nan=True)}
         try:
-            z, log_q = self.draw(pair, 1)
-            beside = torch.stack((log_q, *self.score(pair, z)))[..., :1]
-        except (ValueError, FloatingPointError):
-            return  # the second example is at fault, which is said where all are scored
-        z = self.part(z, slice(None), slice(1))
-        alone = torch.stack((self.score_guide(pair[:1], z), *self.score(pair[:1], z)))
-        if not torch.allclose(beside, alone, rtol=1e-3, atol=1e-3):
-            raise ValueError(
-                "model, guide: log q(z|x), log p(z) and log p(x|z) of the first example are "
-                f"{alone.flatten().tolist()}, and with a second one beside it "
-                f"{beside.flatten().tolist()}, expected the same: each example by itself, no "
-                "batch norm or dropout in train mode"
-            )
+            guide = self._conditioned("guide", x, z)
+            scores["log q(z|x)"] = self._log_prob(guide, _densities(guide), nan=True)
+        except Exception:  # flows without an inverse raise what they like
+            pass
+        return scores
 
     def _check_latents(self, drawn: Trace, guide: Trace, model: Trace) -> None:
         """Raises ValueError unless the guide draws what the model does, all of it, as densities.
@@ -259,7 +282,7 @@ class Program:
                     "-inf"
                 )
             if log_prob.dim() > -self._sample_dim:
-                raise ValueError(
+                raise _Refused(
                     f'site "{name}": has a log-probability of shape {tuple(log_prob.shape)} '
                     "outside of all plates, expected its dimensions in plates or in the event: "
                     ".to_event(1) makes one of an event"
@@ -277,13 +300,27 @@ _EXPECTED = (
 )
 
 
+class _Refused(ValueError):
+    """A program that was looked at, and is none that has weights."""
+
+
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Says of an error inside of a program what was asked of it."""
     try:
         yield
+    except _Refused:
+        raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise ValueError(f"model, guide: {what} ({error}), expected {_EXPECTED}") from error
+
+
+def _densities(trace: Trace) -> list[str]:
+    return [name for name, site in trace.nodes.items() if "Delta" not in describe(site["fn"])]
+
+
+def _numbers(value: Tensor) -> str:
+    return ", ".join(f"{number:.6g}" for number in value.flatten().tolist())
 
 
 def _counts(site: Mapping[str, Any]) -> bool:
@@ -296,22 +333,22 @@ def _check_site(program: str, name: str, site: Mapping[str, Any], size: int) -> 
     where = f'{program}: the {kind} site "{name}"'
     frames = [frame for frame in site["cond_indep_stack"] if frame.name == PLATE]
     if not frames:
-        raise ValueError(
+        raise _Refused(
             f'{where} is outside of the plate "{PLATE}", expected all sites in it: only what is '
             "drawn for each example has a weight for each"
         )
     if not all(frame.vectorized for frame in site["cond_indep_stack"]):
-        raise ValueError(
+        raise _Refused(
             f'{where} is in a loop over a plate, expected "with pyro.plate(...):" around it'
         )
     scale = site["scale"]
     if isinstance(scale, Tensor) or scale != 1:
-        raise ValueError(
+        raise _Refused(
             f"{where} has a log-probability scaled by {scale}, expected no poutine.scale and no "
             "subsampled plate: a scaled one is no log-density"
         )
     if frames[0].size != size:
-        raise ValueError(
+        raise _Refused(
             f'plate "{PLATE}": has {frames[0].size} examples for {size} of x, expected '
             f'pyro.plate("{PLATE}", len(x)): examples come in blocks'
         )

@@ -210,8 +210,8 @@ def khat(tail: Tensor) -> Tensor:
     r"""The shape k of a generalized Pareto distribution, fitted to the tails of weights.
 
     Weights with k below 1/2 have a variance, those with k below 1 a mean. As Pyro's
-    ``fit_generalized_pareto`` has it, for many tails at once. Where a tail is constant, up to
-    rounding, it is minus infinity; where its lower quarter is nothing beside the largest weight,
+    ``fit_generalized_pareto`` has it, for many tails at once. Where a tail is constant, up to a
+    thousandth, it is minus infinity; where its lower quarter is nothing beside the largest weight,
     or all weights are zero, infinity; where it has fewer than 5 weights, or more than a quarter of
     it equals the one below it, NaN. Source: Zhang and Stephens (2009), Technometrics 51; Vehtari
     et al. (2024), arXiv 1507.02646, section 3.
@@ -228,8 +228,8 @@ def khat(tail: Tensor) -> Tensor:
     largest, cutoff = tail[0], tail[-1]
     # Excesses over the cutoff in units of the largest weight, in rising order: (N, M).
     excess = ((tail[:-1] - largest).exp() * -torch.expm1(cutoff - tail[:-1])).flip(0).T
-    # Up to the rounding of log-weights in single precision, whose scatter has no tail to speak of.
-    constant = largest - cutoff <= 1e-6 * largest.abs().clamp(min=1.0)
+    # The rounding of single precision: a tail that it makes is of no account for the mean.
+    constant = largest - cutoff <= 1e-3
     quartile = excess[:, int(size / 4 + 0.5) - 1]
     grid = 30 + int(math.sqrt(size))
     steps = torch.arange(1, grid + 1, dtype=tail.dtype, device=tail.device) - 0.5

@@ -318,7 +318,7 @@ def test_heavy_tails_are_told() -> None:
         result = log_likelihood(case.vae, case.x, 1000, seed=0)
     assert not result.unreliable.any()
     tight = linear_gaussian(exact=False, examples=30, width=0.3)
-    with pytest.warns(UnreliableWeights, match=r"k-hat is above 0\.67 for \d+ of 30 examples"):
+    with pytest.warns(UnreliableWeights, match=r"k-hat is above 0\.67, .* for \d+ of 30 exam"):
         result = log_likelihood(tight.vae, tight.x, 1000, seed=0)
     assert torch.equal(result.unreliable, result.khat > khat_threshold(1000))
     # The gap that rests on such a value is no better.
@@ -341,10 +341,11 @@ def test_too_few_samples_for_a_khat_are_told() -> None:
         exact.plot()
 
 
-def test_settings_of_an_estimator_are_kept() -> None:
+def test_settings_of_an_estimator_are_kept(tmp_path: Any) -> None:
     case = linear_gaussian(exact=False, examples=3)
     named = log_likelihood(case.vae, case.x, 3, estimator="ais:4:2", seed=0)
-    given = log_likelihood(case.vae, case.x, 3, estimator=AIS(4, 2), seed=0)
+    given = log_likelihood(case.vae, case.x, 3, estimator=AIS(np.int64(4), 2), seed=0)
+    given.save(tmp_path / "result.json")
     assert torch.equal(named.values, given.values)
     assert named.to_dict()["estimator_settings"] == {"temperatures": 4, "leapfrog_steps": 2}
     assert log_likelihood(case.vae, case.x, 3, seed=0).estimator_settings == {}

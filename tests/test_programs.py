@@ -360,6 +360,21 @@ def beside_others(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
 
+def by_place(x: Tensor) -> None:
+    with pyro.plate("data", len(x)) as place:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        loc = z[..., None] + place[:, None]
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def half_masked(x: Tensor) -> None:
+    """Its mask fits two examples, and no other number of them."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with poutine.mask(mask=torch.tensor([True, False])):
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
 def unseen(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -391,7 +406,9 @@ def unseen(x: Tensor) -> None:
             ValueError,
             r"fail on the first example alone (?s:.)*nan(?s:.)*what is not seen is ma",
         ),
-        (beside_others, ValueError, r"first example are .* beside it .*each example by itself"),
+        (beside_others, ValueError, r"log p\(x, z\) of example 0 is .*each example by itself"),
+        (by_place, ValueError, r"log p\(x, z\) of example 1 is .* wherever it stands"),
+        (half_masked, ValueError, r"of example . is .* in a batch of two"),
         (unseen, ValueError, r"model: has no observed site, expected pyro.sample\(..., obs=x\)"),
     ],
 )
@@ -404,6 +421,66 @@ def test_what_has_no_weight_for_each_example_is_refused(
         log_likelihood(x=x, num_samples=100, model=model, guide=guide, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
     log_likelihood(x=x, num_samples=100, model=fine, guide=guide, seed=0)
+
+
+def test_a_later_example_with_what_is_not_seen_is_explained() -> None:
+    x = torch.tensor([[1.0], [-1.0], [1.0]])
+    with pytest.raises(
+        ValueError, match=r"fail on the first two examples (?s:.)*nan(?s:.)*masked"
+    ):
+        log_likelihood(x=x, num_samples=100, model=masked_nan, guide=guide, seed=0)
+
+
+def test_guides_that_only_score_what_they_draw() -> None:
+    """A planar flow has no inverse, tanh loses digits far out: drawn ones have their density."""
+    x = torch.randn(3, 1)
+    planar = dist.transforms.planar(2)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., :1], 1.0).to_event(1), obs=x)
+
+    def flow(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(2), 1.0).to_event(1).expand([len(x)])
+            pyro.sample("z", dist.TransformedDistribution(base, [planar]))
+
+    result = log_likelihood(x=x, num_samples=2000, model=model, guide=flow, seed=0)
+    exact = dist.Normal(0.0, math.sqrt(2)).log_prob(x).mean().item()
+    assert abs(result.jackknife.mean().item() - exact) < 5 * result.mc_error + 0.01
+
+    def box(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(-1.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+    def edge(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            tanh = dist.transforms.TanhTransform(cache_size=1)
+            base = dist.Normal(9.0, 0.01).expand([len(x)])
+            pyro.sample("z", dist.TransformedDistribution(base, [tanh]))
+
+    assert (
+        log_likelihood(x=x, num_samples=5, model=box, guide=edge, seed=0).values.isfinite().all()
+    )
+
+
+def test_a_point_mass_after_a_network_in_both() -> None:
+    """Computed for one example or two it may differ in its last digit, which is no dependence."""
+    layer, x = nn.Linear(7, 5), torch.randn(3, 1)
+
+    def both(x: Tensor, observed: bool) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([7]).to_event(1))
+            w = pyro.sample("w", dist.Delta(layer(z)).to_event(1))
+            if observed:
+                pyro.sample("x", dist.Normal(w[..., :1], 1.0).to_event(1), obs=x)
+
+    result = log_likelihood(
+        x=x, num_samples=9, model=lambda x: both(x, True), guide=lambda x: both(x, False), seed=0
+    )
+    assert result.values.isfinite().all()
 
 
 def test_a_pair_or_a_vae() -> None:
