@@ -97,7 +97,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "VampPrior(500)": Entry(
         lambda train: richer_parts.makers(train)["VampPrior(500)"](),
-        (Stage("trace_elbo", 100, 3e-3, plain=True), Stage("trace_elbo", 900, 2e-3)),
+        (Stage("trace_elbo", 100, 3e-3, plain=True), Stage("trace_elbo", 500, 2e-3)),
         paper=85.57,
         pythae=85.79,
         source="arXiv 1705.07120, fixed binarization",
