@@ -9,8 +9,8 @@ from torch import Tensor
 from pyro_vae import estimators
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.blocks import EXAMPLES, blocks
-from pyro_vae.estimates import check_vae, mean_and_stderr
 from pyro_vae.estimators import Estimator
+from pyro_vae.judging import check_vae, mean_and_stderr
 from pyro_vae.programs import Program
 from pyro_vae.seeding import seeded
 from pyro_vae.tables import summary

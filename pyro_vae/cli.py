@@ -23,11 +23,11 @@ from pyro_vae import (
 )
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Dataset, Pixels
-from pyro_vae.estimates import estimated
 from pyro_vae.evaluation import LogLikelihood, density_draw
 from pyro_vae.evaluation import elbo as estimate_elbo
 from pyro_vae.files import finite, write_json
 from pyro_vae.history import History
+from pyro_vae.log_likelihoods import estimated
 from pyro_vae.options import (
     BatchOption,
     DataOption,

@@ -16,9 +16,10 @@ from pyro_vae import datasets, gradients, plots
 from pyro_vae.annealing import schedule_of
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Pixels
-from pyro_vae.estimates import LogLikelihood, check_vae, density_draw, estimated
 from pyro_vae.gradients import Gradient
 from pyro_vae.history import History
+from pyro_vae.judging import check_vae, density_draw
+from pyro_vae.log_likelihoods import LogLikelihood, estimated
 from pyro_vae.memory import peak_bytes
 from pyro_vae.objectives import analytic_kl, trace_elbo
 from pyro_vae.seeding import seeded

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.blocks import EXAMPLES
-from pyro_vae.estimates import check_vae, prepared
+from pyro_vae.judging import check_vae, prepared
 from pyro_vae.seeding import seeded
 from pyro_vae.tables import summary
 from pyro_vae.vae import VAE, call, evaluating

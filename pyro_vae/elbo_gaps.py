@@ -10,8 +10,9 @@ from torch.nn.modules.module import Module
 from pyro_vae.arguments import check_count
 from pyro_vae.blocks import EXAMPLES
 from pyro_vae.divergences import describe
-from pyro_vae.estimates import estimated, mean_and_stderr, prepared, warn_of
 from pyro_vae.estimators import Estimator
+from pyro_vae.judging import mean_and_stderr, prepared
+from pyro_vae.log_likelihoods import estimated, warn_of
 from pyro_vae.progress import progress_bar
 from pyro_vae.seeding import seeded
 from pyro_vae.tables import summary

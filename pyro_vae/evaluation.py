@@ -3,15 +3,9 @@
 from pyro_vae.certificates import Certificate, certify
 from pyro_vae.criticism import ActiveUnits, PredictiveCheck, active_units, posterior_predictive
 from pyro_vae.elbo_gaps import ElboGap, elbo_gap
-from pyro_vae.estimates import (
-    Elbo,
-    LogLikelihood,
-    UnreliableWeights,
-    data_hash,
-    density_draw,
-    elbo,
-    log_likelihood,
-)
+from pyro_vae.elbos import Elbo, elbo
+from pyro_vae.judging import data_hash, density_draw
+from pyro_vae.log_likelihoods import LogLikelihood, UnreliableWeights, log_likelihood
 
 __all__ = [
     "ActiveUnits",

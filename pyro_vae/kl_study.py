@@ -16,9 +16,9 @@ from torch import Tensor
 from pyro_vae import gradients, objectives, plots
 from pyro_vae.comparison import OnRun, compare
 from pyro_vae.datasets import to_pixels
-from pyro_vae.estimates import data_hash
 from pyro_vae.gradients import MIN_DRAWS, Gradient
 from pyro_vae.history import History
+from pyro_vae.judging import data_hash
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import SCALE_FLOOR, Normal

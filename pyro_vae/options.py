@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 from pyro_vae import datasets, presets
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Dataset
-from pyro_vae.estimates import LogLikelihood
 from pyro_vae.history import History
+from pyro_vae.log_likelihoods import LogLikelihood
 
 PresetOption = Annotated[str, typer.Option(help=f"One of {', '.join(presets.names())}.")]
 DataOption = Annotated[str, typer.Option(help=f"One of {', '.join(datasets.names())}.")]

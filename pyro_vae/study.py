@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from pyro_vae import datasets
 from pyro_vae.arguments import check_count
 from pyro_vae.datasets import Pixels
-from pyro_vae.estimates import data_hash, elbo, estimated
+from pyro_vae.elbos import elbo
 from pyro_vae.files import write_json
+from pyro_vae.judging import data_hash
+from pyro_vae.log_likelihoods import estimated
 from pyro_vae.networks import MLP, xavier_
 from pyro_vae.priors import StandardNormal
 from pyro_vae.seeding import seeded

@@ -1,40 +1,32 @@
-"""Judgement: the ELBO and the log-likelihood of each example, with their errors."""
+"""The log-likelihood of each example, and how far to trust it."""
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints, kl_divergence
 
-from pyro_vae import datasets, estimators, gaussian, plots
-from pyro_vae.arguments import check_count, check_seed
+from pyro_vae import estimators, gaussian, plots
+from pyro_vae.arguments import check_count
 from pyro_vae.blocks import blocks
-from pyro_vae.datasets import Pixels
-from pyro_vae.divergences import check_analytic_kl, describe
 from pyro_vae.estimators import EXACT, Estimator
 from pyro_vae.files import finite, write_json
-from pyro_vae.programs import Program
-from pyro_vae.seeding import seeded
-from pyro_vae.supports import check_on_support, same_support
-from pyro_vae.tables import summary
-from pyro_vae.vae import (
-    VAE,
-    call,
-    check_data,
-    check_dtype,
-    device_of,
-    dtype_of,
-    evaluating,
-    examine,
+from pyro_vae.judging import (
+    check_arguments,
+    data_hash,
+    evaluating_vae,
+    over_examples,
+    prepared,
 )
+from pyro_vae.programs import Program
+from pyro_vae.tables import summary
+from pyro_vae.vae import VAE, evaluating
 from pyro_vae.weights import Statistics, Weights, khat_threshold
 
 if TYPE_CHECKING:
@@ -43,44 +35,6 @@ if TYPE_CHECKING:
 
 class UnreliableWeights(UserWarning):
     """Importance weights have tails too heavy for their number."""
-
-
-@dataclass(frozen=True, repr=False)
-class Elbo:
-    r"""The ELBO of each example and its two terms, in nats: ``values = -(reconstruction + kl)``.
-
-    Attributes:
-        values: Estimates of :math:`E_q[\log p(x|z)] - KL(q, p)`, shape ``(N,)``.
-        reconstruction: Estimates of :math:`-E_q[\log p(x|z)]`, shape ``(N,)``.
-        kl: :math:`KL(q(z|x), p(z))`, shape ``(N,)``: exact, or an estimate.
-        mean, stderr, mc_error: Of `values`: the mean over examples, its standard error over
-            examples, and the Monte Carlo standard error of the mean for these examples.
-        reconstruction_mean, reconstruction_stderr, reconstruction_mc_error: The same of
-            `reconstruction`.
-        kl_mean, kl_stderr, kl_mc_error: The same of `kl`.
-        num_samples: Samples of z for each example.
-        seed: What fixed the noise, or None.
-
-    A standard error over one example, or a Monte Carlo error from one sample, is NaN.
-    """
-
-    values: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-    mean: float
-    stderr: float
-    mc_error: float
-    reconstruction_mean: float
-    reconstruction_stderr: float
-    reconstruction_mc_error: float
-    kl_mean: float
-    kl_stderr: float
-    kl_mc_error: float
-    num_samples: int
-    seed: int | None
-
-    def __repr__(self) -> str:
-        return summary(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,75 +177,6 @@ class LogLikelihood:
         return summary(self)
 
 
-def elbo(
-    vae: VAE,
-    x: Tensor,
-    num_samples: int = 100,
-    *,
-    kl: Literal["sampled", "analytic"] = "sampled",
-    seed: int | None = None,
-    max_bytes: int = 2**28,
-) -> Elbo:
-    r"""Estimates each example's ELBO, reconstruction and KL apart, in eval mode.
-
-    .. math:: \log p(x) \ge E_q[\log p(x|z)] - KL(q(z|x), p(z))
-
-    Arguments:
-        vae: The VAE.
-        x: Data of shape ``(N, *x_shape)`` on the likelihood's support.
-        num_samples: Samples of z for each example.
-        kl: ``"sampled"`` from the same samples, or ``"analytic"``, in closed form.
-        seed: Fixes the noise and leaves torch's global generator as it was; None draws from it.
-        max_bytes: Bound on what one step of prior and likelihood allocates (the posterior takes 64
-            examples at a time); changes numbers by float rounding only.
-
-    Raises:
-        TypeError, ValueError: x does not fit the VAE or is off the likelihood's support; the KL
-            has no closed form; an argument is out of range.
-
-    Source: Kingma and Welling (2014), section 2.3.
-    """
-    if kl not in ("sampled", "analytic"):
-        raise ValueError(f'kl: got {kl!r}, expected "sampled" or "analytic"')
-    check_count("num_samples", num_samples)
-    _check_arguments(x, seed, max_bytes)
-    rows: list[Tensor] = []
-    with torch.no_grad(), _evaluating(vae):
-        program, x = prepared(vae, x)
-        for block in blocks(program, x, seed, max_bytes, desc="ELBO"):
-            sums: Tensor | float = 0.0
-            for log_p_x, log_ratio in block.samples(num_samples):
-                negative = torch.stack((-log_p_x, log_ratio, log_ratio - log_p_x)).double()
-                sums = sums + torch.stack((negative.sum(1), negative.square().sum(1)))
-            assert isinstance(sums, Tensor)
-            mean = sums[0] / num_samples
-            # The sum of squares about the mean, then the variance of the mean of K samples.
-            spread = (sums[1] - num_samples * mean.square()).clamp(min=0)
-            variance = (
-                spread / (num_samples * (num_samples - 1))
-                if num_samples > 1
-                else torch.full_like(spread, math.nan)
-            )
-            if kl == "analytic":
-                q_z, p_z = call(vae, "posterior", block.x), call(vae, "prior")
-                check_analytic_kl(q_z, p_z)
-                mean[1] = kl_divergence(q_z, p_z).double()
-                mean[2] = mean[0] + mean[1]
-                variance[1], variance[2] = 0.0, variance[0]
-            rows.append(torch.cat((mean, variance)))
-    reconstruction, divergence, cost, *variances = torch.cat(rows, dim=1)
-    return Elbo(
-        -cost,
-        reconstruction,
-        divergence,
-        *_over_examples(-cost, variances[2]),
-        *_over_examples(reconstruction, variances[0]),
-        *_over_examples(divergence, variances[1]),
-        num_samples=num_samples,
-        seed=seed,
-    )
-
-
 def log_likelihood(
     vae: VAE | None = None,
     x: Tensor | None = None,
@@ -381,7 +266,7 @@ def estimated(
     """:func:`log_likelihood` for programs: an interruption is one, and nothing is warned of."""
     check_count("num_samples", num_samples)
     chosen = estimators.parse(estimator)
-    x = _check_arguments(x, seed, max_bytes)
+    x = check_arguments(x, seed, max_bytes)
     if (vae is None) == (model is None) or (model is None) != (guide is None):
         raise TypeError(
             f"vae, model, guide: got {_given(vae=vae, model=model, guide=guide)}, expected a vae, "
@@ -396,7 +281,7 @@ def estimated(
     digest = data_hash(x)
     with torch.no_grad(), ExitStack() as modes:
         if vae is not None:
-            modes.enter_context(_evaluating(vae))
+            modes.enter_context(evaluating_vae(vae))
             program, x = prepared(vae, x)
         else:
             assert model is not None
@@ -439,7 +324,7 @@ def _gathered(
         ess,
         khat,
         jackknife,
-        *_over_examples(values, variance),
+        *over_examples(values, variance),
         bias=(values - jackknife).mean().item(),
         num_samples=int(num_samples),
         estimator=estimator.name,
@@ -462,7 +347,7 @@ def _settings(estimator: object) -> dict[str, Any]:
 
 
 def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
-    with torch.no_grad(), _evaluating(vae):
+    with torch.no_grad(), evaluating_vae(vae):
         _, on_device = prepared(vae, x)
         values = gaussian.evidence(vae, on_device)
     none = torch.full_like(values, math.nan)
@@ -472,7 +357,7 @@ def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
         none,
         torch.full_like(values, -math.inf),
         values,
-        *_over_examples(values, torch.zeros_like(values)),
+        *over_examples(values, torch.zeros_like(values)),
         bias=0.0,
         num_samples=0,
         estimator=EXACT,
@@ -486,52 +371,8 @@ def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
     )
 
 
-def data_hash(x: Tensor) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a tensor's shape, dtype and bytes."""
-    digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())
-    digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def density_draw(
-    vae: VAE, levels: Tensor, pixels: Pixels, seed: int | None
-) -> tuple[Tensor, Pixels]:
-    """8-bit levels as x on which the VAE has a density, and which pixels these are.
-
-    They are those it was trained on, but for grey ones, on which there is no density: then they
-    are binarized for a likelihood on {0, 1}, and dequantized for any other.
-    """
-    if pixels == "grey":
-        with torch.no_grad(), evaluating(vae), seeded(0, device=device_of(vae)):
-            support = call(vae, "likelihood", call(vae, "prior").sample((1,))).support
-        pixels = "binary" if same_support(support, constraints.boolean) else "dequantized"
-    with seeded(seed, device=levels.device):
-        return datasets.to_pixels(levels, pixels).to(dtype_of(vae)), pixels
-
-
-def _check_arguments(x: Tensor | None, seed: int | None, max_bytes: int) -> Tensor:
-    check_seed(seed)
-    check_count("max_bytes", max_bytes)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
-    if not x.dim() or not len(x):
-        raise ValueError(f"x: got no examples (shape {tuple(x.shape)}), expected at least one")
-    return x
-
-
 def _given(**arguments: object) -> str:
     return ", ".join(name for name, value in arguments.items() if value is not None) or "none"
-
-
-def check_vae(vae: object) -> None:
-    """Raises TypeError unless it is a VAE."""
-    if not isinstance(vae, VAE):
-        raise TypeError(f"vae: got a {type(vae).__name__}, expected a VAE")
-
-
-def _evaluating(vae: VAE) -> AbstractContextManager[None]:
-    check_vae(vae)
-    return evaluating(vae)
 
 
 @contextmanager
@@ -553,35 +394,3 @@ def _evaluating_owner(program: Callable[..., Any]) -> Iterator[None]:
     else:
         with evaluating(owner):
             yield
-
-
-def prepared(vae: VAE, x: Tensor) -> tuple[Program, Tensor]:
-    """A VAE in eval mode as a program, and data on its device, held against it.
-
-    Raises:
-        TypeError, ValueError: x does not fit the VAE or is off its likelihood's support; the
-            posterior is a point mass.
-    """
-    check_data(x)
-    check_dtype("x", x, vae)
-    x = x.to(device_of(vae))
-    q_z, p_x = examine(vae, x[:1], x.shape)
-    if "Delta" in describe(q_z):
-        raise ValueError(
-            f"posterior: got {describe(q_z)}, expected a density: a point mass has no importance "
-            "weights"
-        )
-    check_on_support("x", x, p_x.support)
-    return Program(vae.model, vae.guide, x), x
-
-
-def _over_examples(values: Tensor, variances: Tensor) -> tuple[float, float, float]:
-    """Mean, its standard error over examples, and its Monte Carlo error from each variance."""
-    return *mean_and_stderr(values), math.sqrt(variances.sum().item()) / len(values)
-
-
-def mean_and_stderr(values: Tensor) -> tuple[float, float]:
-    """Mean and its standard error over examples, which is NaN for one."""
-    count = len(values)
-    error = values.std().item() / math.sqrt(count) if count > 1 else math.nan
-    return values.mean().item(), error
