@@ -112,8 +112,8 @@ ENTRIES: dict[str, Entry] = {
         _richer,
         (
             Stage("trace_elbo", 20, 2e-3, plain=True),
-            Stage("trace_elbo", 200, 2e-3),
-            Stage("iwae:16", 120, 1e-3),
+            Stage("trace_elbo", 150, 2e-3),
+            Stage("iwae:16", 80, 1e-3),
         ),
     ),
 }
