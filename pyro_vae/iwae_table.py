@@ -103,7 +103,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "VampPrior(500)": Entry(
         lambda train: richer_parts.makers(train)["VampPrior(500)"](),
-        (Stage("trace_elbo", 200, 3e-3, plain=True), Stage("trace_elbo", 900, 2e-3)),
+        (Stage("trace_elbo", 5, 1e-3, plain=True), Stage("trace_elbo", 450, 1e-3)),
         paper=85.57,
         pythae=85.79,
         source="arXiv 1705.07120, fixed binarization",
