@@ -103,7 +103,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "VampPrior(500)": Entry(
         lambda train: richer_parts.makers(train)["VampPrior(500)"](),
-        (Stage("trace_elbo", 5, 1e-3, plain=True), Stage("trace_elbo", 450, 1e-3)),
+        (Stage("trace_elbo", 5, 1e-3, plain=True), Stage("trace_elbo", 900, 1e-3)),
         paper=85.57,
         pythae=85.79,
         source="arXiv 1705.07120, fixed binarization",
@@ -111,9 +111,9 @@ ENTRIES: dict[str, Entry] = {
     "GaussianMixture(100), 400-400 ReLU": Entry(
         _richer,
         (
-            Stage("trace_elbo", 20, 2e-3, plain=True),
-            Stage("trace_elbo", 150, 2e-3),
-            Stage("iwae:16", 80, 1e-3),
+            Stage("trace_elbo", 5, 1e-3, plain=True),
+            Stage("trace_elbo", 400, 1e-3),
+            Stage("iwae:16", 300, 5e-4),
         ),
     ),
 }
