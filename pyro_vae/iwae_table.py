@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,24 @@ def table(results: Mapping[str, Result | None]) -> str:
     return markdown(header, lines)
 
 
+def order(results: Mapping[str, Result | None]) -> str:
+    """Each model against the next in the papers' order, in Markdown: by how much it is better."""
+    done = {name: r for name, r in results.items() if r is not None and ENTRIES[name].paper}
+    ranked = sorted(done, key=lambda name: -_paper(name))
+    lines = []
+    for worse, better in pairwise(ranked):
+        mean, error = richer_parts.gain(done[better], done[worse])
+        papers = _paper(worse) - _paper(better)
+        lines.append([better, worse, f"{papers:.2f}", f"{mean:.2f} ± {error:.2f}"])
+    return markdown(["model", "below", "papers", "here"], lines)
+
+
+def _paper(name: str) -> float:
+    paper = ENTRIES[name].paper
+    assert paper is not None
+    return paper
+
+
 def _schedule(result: Result) -> str:
     """How a row was trained: epochs and objective of each stage."""
     stages = [Stage(**given) for given in result.settings["stages"]]
@@ -285,6 +304,8 @@ def save(results: Mapping[str, Result | None], folder: Path, command: str) -> li
         "Sources: "
         + "; ".join(f"{n}: {e.source}" for n, e in ENTRIES.items() if e.source)
         + f".\n\n{table(results)}\n\n"
+        "Each against the next in the papers' order, by how many nats it is below, ± the standard "
+        f"error of the mean paired difference:\n\n{order(results)}\n\n"
         f"Log-likelihood of the first {_CURVE_EXAMPLES:,} test images ({_CURVE_SAMPLES} samples) "
         f"against minutes of training, on two cores:\n\n![Curves]({figure.name})\n"
     )

@@ -326,6 +326,7 @@ def test_the_papers_table_in_short(tmp_path: Path) -> None:
     assert f"| {-piwae.mean:.2f} ± {piwae.stderr:.2f} |" in line
     assert f"| {gain:.2f} ± {error:.2f} |" in line
     assert "| 84.46 | 84.58 |" in line
+    assert f"| VAE | 2.30 | {gain:.2f} ± {error:.2f} |" in " ".join(text.split())
     assert "| 1 trace_elbo, 1 piwae:8:8 |" in line
     command(*quick, "--only", "VampPrior(500)")
     for name, before in kept.items():
@@ -345,6 +346,7 @@ def test_the_papers_table_as_committed() -> None:
     assert {study.file_of(folder, name) for name in done} == set(folder.iterdir())
     for text in (DOCS / "results.md", ROOT / "README.md"):
         assert iwae_table.table(rows) in text.read_text()
+    assert iwae_table.order(rows) in (DOCS / "results.md").read_text()
     for name, row in done.items():
         assert row.settings["stages"] == [asdict(s) for s in iwae_table.ENTRIES[name].stages]
         assert (len(row.values), row.settings["num_samples"]) == (10_000, 5000)
