@@ -37,9 +37,7 @@ def makers(train: Tensor) -> dict[str, Callable[[], VAE]]:
 
     def vamp() -> VAE:
         posterior = Normal(mlp(shape, 2 * Z_DIM))
-        # Grey levels are the mean of what binarization draws, inside the range of x.
-        pseudo_inputs = train[torch.randperm(len(train))[:500]] / 255
-        return vae(VampPrior(posterior, pseudo_inputs), posterior)
+        return vae(VampPrior(posterior, pseudo_inputs(train)), posterior)
 
     return {
         PLAIN: vae,
@@ -51,6 +49,11 @@ def makers(train: Tensor) -> dict[str, Callable[[], VAE]]:
         ),
         "Flow posterior": lambda: vae(posterior=Flow(mlp(shape, 2 * Z_DIM + _CONTEXT), Z_DIM)),
     }
+
+
+def pseudo_inputs(train: Tensor) -> Tensor:
+    """500 examples, as grey levels: the mean of what binarization draws, inside the range of x."""
+    return train[torch.randperm(len(train))[:500]] / 255
 
 
 def gain(result: Result, plain: Result) -> tuple[float, float]:
