@@ -345,8 +345,8 @@ def test_the_papers_table_as_committed() -> None:
     done = {name: row for name, row in rows.items() if row is not None}
     assert {study.file_of(folder, name) for name in done} == set(folder.iterdir())
     for text in (DOCS / "results.md", ROOT / "README.md"):
-        assert iwae_table.table(rows) in text.read_text()
-    assert iwae_table.order(rows) in (DOCS / "results.md").read_text()
+        assert f"\n\n{iwae_table.table(rows)}\n\n" in text.read_text()
+    assert f"\n\n{iwae_table.order(rows)}\n\n" in (DOCS / "results.md").read_text()
     for name, row in done.items():
         assert row.settings["stages"] == [asdict(s) for s in iwae_table.ENTRIES[name].stages]
         assert (len(row.values), row.settings["num_samples"]) == (10_000, 5000)
