@@ -258,20 +258,14 @@ def table(results: Mapping[str, Result | None]) -> str:
 
 def order(results: Mapping[str, Result | None]) -> str:
     """Each model against the next in the papers' order, in Markdown: by how much it is better."""
-    done = {name: r for name, r in results.items() if r is not None and ENTRIES[name].paper}
-    ranked = sorted(done, key=lambda name: -_paper(name))
+    done = {name: result for name, result in results.items() if result is not None}
+    paper = {name: e.paper for name, e in ENTRIES.items() if name in done and e.paper is not None}
     lines = []
-    for worse, better in pairwise(ranked):
+    for worse, better in pairwise(sorted(paper, key=lambda name: -paper[name])):
         mean, error = richer_parts.gain(done[better], done[worse])
-        papers = _paper(worse) - _paper(better)
+        papers = paper[worse] - paper[better]
         lines.append([better, worse, f"{papers:.2f}", f"{mean:.2f} ± {error:.2f}"])
     return markdown(["model", "below", "papers", "here"], lines)
-
-
-def _paper(name: str) -> float:
-    paper = ENTRIES[name].paper
-    assert paper is not None
-    return paper
 
 
 def _schedule(result: Result) -> str:
