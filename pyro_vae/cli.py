@@ -144,6 +144,7 @@ def evaluate(
 ) -> None:
     """Score the test set: ELBO and log-likelihood, and how far to trust it; evaluation.json."""
     vae, settings, dataset = _open(run, root)
+    weights = runs.weights_hash(run)
     x, pixels = density_draw(
         vae, first_of("examples", dataset.test, examples), settings["pixels"], pixels_seed
     )
@@ -184,6 +185,7 @@ def evaluate(
         "estimator": result.estimator,
         "estimator_settings": dict(result.estimator_settings),
         "data_hash": result.data_hash,
+        "weights_hash": weights,
         "ess_median": result.ess.median().item(),
         "ess_min": result.ess.min().item(),
         "elbo_num_samples": bound.num_samples,

@@ -257,7 +257,10 @@ def table(results: Mapping[str, Result | None]) -> str:
 
 
 def order(results: Mapping[str, Result | None]) -> str:
-    """Each model against the next in the papers' order, in Markdown: by how much it is better."""
+    """Each model against the next in the papers' order, in Markdown: by how much it is better.
+
+    Empty where fewer than two of the papers' models have run.
+    """
     done = {name: result for name, result in results.items() if result is not None}
     paper = {name: e.paper for name, e in ENTRIES.items() if name in done and e.paper is not None}
     lines = []
@@ -265,7 +268,7 @@ def order(results: Mapping[str, Result | None]) -> str:
         mean, error = richer_parts.gain(done[better], done[worse])
         papers = paper[worse] - paper[better]
         lines.append([better, worse, f"{papers:.2f}", f"{mean:.2f} ± {error:.2f}"])
-    return markdown(["model", "below", "papers", "here"], lines)
+    return markdown(["model", "below", "papers", "here"], lines) if lines else ""
 
 
 def _schedule(result: Result) -> str:
@@ -282,6 +285,12 @@ def save(results: Mapping[str, Result | None], folder: Path, command: str) -> li
     folder.mkdir(parents=True, exist_ok=True)
     text, figure = folder / "results.md", folder / "results.png"
     plots.save(_curves(done), figure)
+    ordered = order(results)
+    if ordered:
+        ordered = (
+            "Each against the next in the papers' order, by how many nats it is below, ± the "
+            f"standard error of the mean paired difference:\n\n{ordered}\n\n"
+        )
     text.write_text(
         "# The papers' table\n\n"
         f"Made by `{command}`: dynamically binarized pixels, {Z_DIM} latents, 200-200 tanh each "

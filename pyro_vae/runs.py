@@ -5,9 +5,11 @@
 | `config.json`       | all that repeats the run: preset, training settings, versions  |
 | `model.safetensors` | weights and buffers, without pickle                            |
 | `metrics.csv`       | the history, a row an epoch                                    |
+| `evaluation.json`   | the last evaluation, of the weights whose hash it has          |
 | `figures/*.png`     | pictures                                                       |
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -134,6 +136,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not entries <= set(config) or config["format"] != _FORMAT:
         raise ValueError(f"{path}: not a configuration of format {_FORMAT}")
     return config
+
+
+def weights_hash(folder: str | Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of the file of a run's weights."""
+    return hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
 def check_free(folder: str | Path, hint: str = "") -> None:

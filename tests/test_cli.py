@@ -1,6 +1,7 @@
 """The command: the main job from end to end, and one clear line for each mistake."""
 
 import csv
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def test_the_main_job(
     assert "trained on" not in out
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert evaluation["examples"] == 100
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert evaluation["weights_hash"] == weights[:16]
     assert evaluation["log-likelihood"]["mean"] > evaluation["ELBO"]["mean"]
 
     assert run("plot", folder, "--quantiles", monkeypatch=monkeypatch) == 0

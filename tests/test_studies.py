@@ -326,6 +326,7 @@ def test_the_papers_table_in_short(tmp_path: Path) -> None:
     assert f"| {-piwae.mean:.2f} ± {piwae.stderr:.2f} |" in line
     assert f"| {gain:.2f} ± {error:.2f} |" in line
     assert "| 84.46 | 84.58 |" in line
+    assert iwae_table.order({"VAE": vae, "IWAE (k = 50)": None}) == ""
     assert f"| VAE | 2.30 | {gain:.2f} ± {error:.2f} |" in " ".join(text.split())
     assert "| 1 trace_elbo, 1 piwae:8:8 |" in line
     command(*quick, "--only", "VampPrior(500)")
