@@ -32,7 +32,7 @@ _PATIENCE = 4  # parts of a shape before it is compiled
 _GRAPHS = 4  # shapes that are
 # On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes); and so
 # are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9 times).
-_CPU_STEP_BYTES = 2**25
+_CPU_STEP_BYTES = 2**26
 _CPU_STEP_PAIRS = 512
 
 

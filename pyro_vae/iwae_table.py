@@ -311,9 +311,7 @@ def save(results: Mapping[str, Result | None], folder: Path, command: str) -> li
         "curves are, on the first of the test images, with no validation set. "
         "Sources: "
         + "; ".join(f"{n}: {e.source}" for n, e in ENTRIES.items() if e.source)
-        + f".\n\n{table(results)}\n\n"
-        "Each against the next in the papers' order, by how many nats it is below, ± the standard "
-        f"error of the mean paired difference:\n\n{order(results)}\n\n"
+        + f".\n\n{table(results)}\n\n{ordered}"
         f"Log-likelihood of the first {_CURVE_EXAMPLES:,} test images ({_CURVE_SAMPLES} samples) "
         f"against minutes of training, on two cores:\n\n![Curves]({figure.name})\n"
     )

@@ -642,7 +642,7 @@ def test_particles_are_the_objectives_own() -> None:
 
 @pytest.mark.parametrize("name", ["log1p", "softplus"])
 def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
-    """By one logarithm of 1 + x, whose rounding is put back; from 1e-30 to infinity."""
+    """By one logarithm of 1 + x, whose rounding is put back, or by a series; to infinity."""
     function = {"log1p": torch.log1p, "softplus": torch.nn.functional.softplus}[name]
     x = torch.logspace(-30, 30, 6001)
     edges = torch.tensor([0.0, math.inf, -0.5, -1 + 2**-24, 2**-24, 1e-7])
@@ -650,5 +650,6 @@ def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
     value = compiled_function(function, [x])(x)
     expected = function(x.double())
     torch.testing.assert_close(value.double(), expected, rtol=4e-7, atol=1e-44)
+    assert compiled_function(function, [x])(torch.full_like(x, math.nan)).isnan().all()
     if name == "log1p":
         assert compiled_function(function, [x])(torch.full_like(x, -1.0)).eq(-math.inf).all()

@@ -305,8 +305,9 @@ def test_a_guide_that_lands_has_no_noise_but_by_its_score() -> None:
 
 
 def test_the_papers_table_in_short(tmp_path: Path) -> None:
-    """Two rows of it, then one more beside them, which are not run again."""
+    """Rows of it, then more beside them, which are not run again."""
     quick = ("reproduce", "iwae-table", "--quick", "--out", tmp_path)
+    assert "Each against the next" not in command(*quick, "--only", "VAE")
     output = command(*quick, "--only", "VAE", "--only", "PIWAE (8, 8)")
     text = (tmp_path / "results.md").read_text()
     assert text.strip() in output
@@ -326,7 +327,7 @@ def test_the_papers_table_in_short(tmp_path: Path) -> None:
     assert f"| {-piwae.mean:.2f} ± {piwae.stderr:.2f} |" in line
     assert f"| {gain:.2f} ± {error:.2f} |" in line
     assert "| 84.46 | 84.58 |" in line
-    assert iwae_table.order({"VAE": vae, "IWAE (k = 50)": None}) == ""
+    assert text.count("Each against the next") == 1
     assert f"| VAE | 2.30 | {gain:.2f} ± {error:.2f} |" in " ".join(text.split())
     assert "| 1 trace_elbo, 1 piwae:8:8 |" in line
     command(*quick, "--only", "VampPrior(500)")
