@@ -211,6 +211,7 @@ def iwae_table_(
     ] = None,
 ) -> None:
     """Importance-weighted objectives against their papers' numbers: hours, a row at a time."""
+    _check_rows(only, iwae_table.ENTRIES)  # before anything is downloaded
     folder = out or Path("runs/iwae-table" if quick else "docs")
     if quick:
         dataset = load_data("digits", None)

@@ -170,6 +170,10 @@ def test_reproduce_lecture_in_short(
         (["train", "--seed", "4294967296"], "seed: got 4294967296"),
         (["compare", "--objectives", "trace_elbo,"], "objective: got ''"),
         (["reproduce", "lecture", "--seeds", "0", "--data", "digits"], "seeds: got 0"),
+        (
+            ["reproduce", "iwae-table", "--root", "nowhere", "--only", "Nope"],
+            "only: got 'Nope', expected one of 'VAE', 'IWAE (k = 50)'",
+        ),
         (["fly"], "fly"),
     ],
 )
