@@ -1,10 +1,12 @@
 """Examples and samples in blocks, whose noise is their own and whose memory is bounded."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
@@ -30,8 +32,9 @@ COMPILED_FROM = 2**23
 _DRAWN = 8  # samples of all examples of a block that a model draws at once
 _PATIENCE = 4  # parts of a shape before it is compiled
 _GRAPHS = 4  # shapes that are
-# On a processor, steps that outgrow its caches are slower (1.4 to 2 times at 2**28 bytes); and so
-# are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9 times).
+# On a processor, steps that outgrow its caches are slower (1.5 times at twice as many bytes); and
+# so are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9
+# times). Compiled code takes half of what it is counted for, or less.
 _CPU_STEP_BYTES = 2**26
 _CPU_STEP_PAIRS = 512
 
@@ -57,7 +60,6 @@ class Block:
     seed: int | None
     index: int
     max_bytes: int
-    _pairs_at_once: dict[object, int] = field(default_factory=dict, repr=False)
 
     @property
     def program(self) -> Program:
@@ -70,8 +72,10 @@ class Block:
 
     def samples(self, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields log p(x|z) and log q(z|x) - log p(z) for z of the guide, ``(samples, N)``."""
-        for start, count in chunks(num_samples):
-            with self.stream(start):
+        # All at once, as NumPy's code leaves the processor's caches between two chunks.
+        streams = [self.stream(start) for start, _ in chunks(num_samples)]
+        for (start, count), stream in zip(chunks(num_samples), streams, strict=True):
+            with stream:
                 z, log_q = self.scorer.draw(self.x, count)
             log_p_z, log_p_x = self.score(z, check=start == 0)
             yield log_p_x, log_q - log_p_z
@@ -94,15 +98,20 @@ class Block:
         if check:
             self.check(z)
         # The program's own allocations count, not a compiled function's.
-        log_p_z, log_p_x = self.in_parts(self.scorer.score, z, counted=self.program.score)
+        compiled = self.scorer.compiles["score"]
+        log_p_z, log_p_x = self.in_parts(self.scorer.score, z, self.program.score, compiled)
         return log_p_z, log_p_x
 
     def check(self, z: Latents) -> None:
         """Raises ValueError unless x is on the supports that it has at the first sample of z."""
-        self.program.score(self.x, self.program.part(z, slice(1), slice(None)), check=True)
+        self.program.check(self.x, self.program.part(z, slice(1), slice(None)))
 
     def in_parts(
-        self, function: OfPairs, z: Latents, counted: OfPairs | None = None
+        self,
+        function: OfPairs,
+        z: Latents,
+        counted: OfPairs | None = None,
+        compiled: bool = False,
     ) -> tuple[Tensor, ...]:
         """A function of x and z, for as many pairs of sample and example at once as memory has.
 
@@ -110,10 +119,7 @@ class Block:
         are follows from what `counted` allocates, or else the function.
         """
         count = len(next(iter(z.values())))
-        key = function.__code__  # of functions and methods alike
-        if key not in self._pairs_at_once:
-            self._pairs_at_once[key] = self._pairs(counted or function, z)
-        pairs = self._pairs_at_once[key]
+        pairs = self._pairs(counted or function, z, compiled)
         examples = min(pairs, len(self.x))
         samples = max(1, pairs // examples)
         columns = []
@@ -126,11 +132,15 @@ class Block:
             columns.append([torch.cat(parts) for parts in zip(*rows, strict=True)])
         return tuple(torch.cat(parts, 1) for parts in zip(*columns, strict=True))
 
-    def _pairs(self, function: OfPairs, z: Latents) -> int:
-        size = self._bytes_of_a_pair(function, z)
-        pairs = max(1, self.max_bytes // size)
+    def _pairs(self, function: OfPairs, z: Latents, compiled: bool) -> int:
+        known, key = self.scorer.bytes_of_a_pair, function.__code__
+        if key not in known:
+            known[key] = self._bytes_of_a_pair(function, z)
+        pairs = max(1, self.max_bytes // known[key])
         if self.x.device.type == "cpu":
-            pairs = min(pairs, max(_CPU_STEP_PAIRS, _CPU_STEP_BYTES // size))
+            few = max(_CPU_STEP_PAIRS, (1 + compiled) * _CPU_STEP_BYTES // known[key])
+            # A power of two, as chunks and blocks have: so that steps are of one shape.
+            pairs = min(pairs, 2 ** round(math.log2(few)))
         return pairs
 
     def _bytes_of_a_pair(self, function: OfPairs, z: Latents) -> int:
@@ -152,13 +162,18 @@ class Scorer:
     Arguments:
         program: The model and guide.
         pairs: Of sample and example, that there will be in all.
+
+    Attributes:
+        bytes_of_a_pair: That functions of x and z were found to allocate, by their code.
+        compiles: Whether drawing and scoring are compiled, or will be when they have come often.
     """
 
     def __init__(self, program: Program, pairs: int = 0) -> None:
         self.program = program
+        self.bytes_of_a_pair: dict[CodeType, int] = {}
         self._seen: Counter[Any] = Counter()
         self._compiled: dict[Any, Callable[..., Any]] = {}
-        self._compiles = {"draw": pairs >= COMPILED_FROM, "score": pairs >= COMPILED_FROM}
+        self.compiles = dict.fromkeys(("draw", "score"), pairs >= COMPILED_FROM)
 
     def draw(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
         """So many samples of z from the guide, and log q(z|x); NaN raises."""
@@ -168,7 +183,7 @@ class Scorer:
             z, log_q = self.program.draw(x, count, nan=True)
             return [*(z[name] for name in names), log_q]
 
-        compiled = self._function("draw", count, draw, [x])
+        compiled = self._function("draw", count, draw, [x], fixed=1)
         if compiled is None:
             return self.program.draw(x, count)
         *values, log_q = compiled(x)
@@ -184,7 +199,7 @@ class Scorer:
         def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
             return self.program.score(x, dict(zip(names, values, strict=True)), nan=True)
 
-        compiled = self._function("score", names, score, [x, *values])
+        compiled = self._function("score", names, score, [x, *values], fixed=0)
         if compiled is None:
             return self.program.score(x, z)
         log_p_z, log_p_x = compiled(x, *values)
@@ -193,23 +208,30 @@ class Scorer:
         return log_p_z, log_p_x
 
     def _function(
-        self, what: str, fixed: Any, function: Callable[..., Any], tensors: list[Tensor]
+        self,
+        what: str,
+        static: Any,
+        function: Callable[..., Any],
+        tensors: list[Tensor],
+        fixed: int,
     ) -> Callable[..., Any] | None:
-        """What is compiled for such tensors; None while there is nothing."""
-        if not self._compiles[what]:
+        """What is compiled for such tensors, of which the first come often; None if nothing."""
+        if not self.compiles[what]:
             return None
-        key = what, fixed, *map(layout, tensors)
+        key = what, static, *map(layout, tensors)
         if key in self._compiled:
             return self._compiled[key]
         self._seen[key] += 1
-        full = len(self._compiled) >= _GRAPHS
-        if self._seen[key] < _PATIENCE or full or not can_compile(tensors):
+        if self._seen[key] < _PATIENCE or len(self._compiled) >= _GRAPHS:
+            return None
+        if not can_compile(tensors):
+            self.compiles[what] = False
             return None
         try:
-            self._compiled[key] = compiled_function(function, tensors)
+            self._compiled[key] = compiled_function(function, tensors, fixed)
         except NotCompiled as error:
             _log.info("a %s runs uncompiled: %s", what, error)
-            self._compiles[what] = False
+            self.compiles[what] = False
             return None
         return self._compiled[key]
 

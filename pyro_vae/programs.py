@@ -99,19 +99,17 @@ class Program:
         """log q(z|x) of samples of z, shape ``(samples, N)``."""
         return self._log_prob(trace := self._conditioned("guide", x, z), trace.nodes)
 
-    def score(
-        self, x: Tensor, z: Latents, *, check: bool = False, nan: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """log p(z) and log p(x|z) of samples of z, each of shape ``(samples, N)``.
-
-        With `check` what is observed is held against its sites' supports.
-        """
+    def score(self, x: Tensor, z: Latents, *, nan: bool = False) -> tuple[Tensor, Tensor]:
+        """log p(z) and log p(x|z) of samples of z, each of shape ``(samples, N)``."""
         trace = self._conditioned("model", x, z)
-        others = self._observed()
-        if check:
-            for name in others:
-                _check_observed(name, trace.nodes[name])
-        return self._log_prob(trace, self.latents, nan), self._log_prob(trace, others, nan)
+        return (
+            self._log_prob(trace, self.latents, nan),
+            self._log_prob(trace, self._observed(), nan),
+        )
+
+    def check(self, x: Tensor, z: Latents) -> None:
+        """Raises ValueError unless x is on the supports that its sites have at samples of z."""
+        self._check_observed(self._conditioned("model", x, z))
 
     def priors(self, x: Tensor, z: Latents) -> dict[str, Distribution]:
         """The distributions of the model's latent sites, at some values of them."""
@@ -177,8 +175,7 @@ class Program:
             # Copies: a flow that remembers what it drew would score a part of it otherwise.
             z = {name: value.clone() for name, value in z.items()}
             trace = self._conditioned("model", pair, z)
-        for name in self._observed():
-            _check_observed(name, trace.nodes[name])
+        self._check_observed(trace)
         with _explained("fail on the first two examples"):
             both = self._scores(pair, z)
             for index in range(2):
@@ -261,6 +258,10 @@ class Program:
             )
         (self._data_dim,) = dims
         self._sample_dim = min(frame.dim for frame in frames) - 1
+
+    def _check_observed(self, model: Trace) -> None:
+        for name in self._observed():
+            _check_observed(name, model.nodes[name])
 
     def _observed(self) -> list[str]:
         """The model's other sites, in their order, in which they are summed."""

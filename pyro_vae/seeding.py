@@ -23,13 +23,15 @@ def seeded(
         TypeError, ValueError: The seed is no whole number from 0 up.
     """
     check_seed(seed)
-    return nullcontext() if seed is None else _seeded((int(seed), *key), torch.device(device))
+    if seed is None:
+        return nullcontext()
+    # SeedSequence keeps the streams of (0, 1) and (1, 0), or of (3,) and (3, 0), apart.
+    word = _mix((int(seed), *key)) if key else int(seed)
+    return _seeded(word, torch.device(device))
 
 
 @contextmanager
-def _seeded(words: tuple[int, ...], device: torch.device) -> Iterator[None]:
-    # SeedSequence keeps the streams of (0, 1) and (1, 0), or of (3,) and (3, 0), apart.
-    seed = words[0] if len(words) == 1 else _mix(words)
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

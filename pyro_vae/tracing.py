@@ -26,6 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_vae import inductor
 from pyro_vae.guards import Modules, inputs, is_input, layout
+from pyro_vae.hoisting import compile_hoisted
 from pyro_vae.recording import layers, recording, terms
 from pyro_vae.supports import check_on_support, scored_support
 
@@ -320,12 +321,13 @@ def _cuda_devices(tensors: list[Tensor]) -> list[torch.device]:
 
 
 def compiled_function(
-    function: Callable[..., Any], examples: Sequence[Tensor]
+    function: Callable[..., Any], examples: Sequence[Tensor], fixed: int = 0
 ) -> Callable[..., Any]:
     """A function of tensors without gradients as a compiled graph, for tensors of these shapes.
 
     Whatever else it reads is held, to be read again at each call: values may change in place, and
-    nothing else may.
+    nothing else may. What follows from that and from the first `fixed` tensors is computed again
+    where it or they have changed.
 
     Raises:
         NotCompiled: torch cannot make a graph of it.
@@ -335,7 +337,7 @@ def compiled_function(
             traced = _traced(function, list(examples))
             held = _lift(traced)
             with torch.random.fork_rng(_cuda_devices([*held, *examples])):
-                run = inductor.compile_graph(traced, [*held, *examples])
+                run = compile_hoisted(traced, [*held, *examples], len(held) + fixed)
     except NotCompiled:
         raise
     except Exception as error:

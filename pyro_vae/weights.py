@@ -9,6 +9,7 @@ from torch import Tensor
 CHUNK = 64
 """Samples that are added at a time."""
 
+_AT_ONCE = 16 * CHUNK  # samples that are summed together: fewer cost as many calls
 _TOP = 64  # largest weights that are kept at least: all others are below a 65th of the sum
 _POWERS = 4  # of the others in the jackknife's series, whose rest is below 65**-4 / 5 = 1e-8
 LEAST_TAIL = 5
@@ -64,6 +65,7 @@ class Weights:
         self.groups: list[_Groups] = []
         self.waiting: dict[int, Tensor] = {}
         self.count = 0
+        self._new: list[Tensor] = []
 
     def add(self, log_w: Tensor) -> None:
         """Takes the next log-weights of each example, shape ``(CHUNK, N)``, the last ones fewer.
@@ -77,6 +79,16 @@ class Weights:
             raise FloatingPointError(
                 f"log-weights of the examples {wrong[:5]} of a block are NaN or infinite"
             )
+        self._new.append(log_w)
+        if len(self._new) * CHUNK == _AT_ONCE:
+            self._sum()
+
+    def _sum(self) -> None:
+        """Takes what is new into the sums."""
+        if not self._new:
+            return
+        log_w = torch.cat(self._new)
+        self._new = []
         if not self.count:
             self.top = log_w[:0]
             self.rest = log_w.new_full((_POWERS, log_w.shape[1]), -math.inf)
@@ -93,13 +105,13 @@ class Weights:
 
     def _group(self, log_w: Tensor) -> None:
         """Adds sums of pairs, of pairs of pairs, and so on, to the groups of their sizes."""
-        level, sums, full = 0, log_w, len(log_w) == CHUNK
+        level, sums, full = 0, log_w, len(log_w) == _AT_ONCE
         while len(sums):
             self._add_groups(level, sums)
             if len(sums) == 1:
                 if not full:
                     return
-                # A whole chunk waits for another, and two of them for two others.
+                # What is whole waits for another, and two of them for two others.
                 if level not in self.waiting:
                     self.waiting[level] = sums
                     return
@@ -115,6 +127,7 @@ class Weights:
 
     def statistics(self) -> Statistics:
         """Of the weights that have come, K of them."""
+        self._sum()
         count = self.count
         rest, rest_squares = self.rest[:2]
         log_sum = torch.logaddexp(self.top.logsumexp(0), rest)

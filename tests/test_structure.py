@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
         "files",
         "weights",
     },
-    {"seeding", "divergences"},
+    {"seeding", "divergences", "hoisting"},
     {"networks", "datasets", "plots", "recording", "flows", "mixtures", "weighted", "programs"},
     {"priors", "likelihoods", "posteriors", "tracing", "annealing"},
     {"vae", "compilation", "optim", "history", "blocks"},

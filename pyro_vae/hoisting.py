@@ -1,0 +1,146 @@
+"""What a compiled function computes from seldom changing tensors alone, once for each of them."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import Graph, GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from pyro_vae.inductor import compile_graph
+
+
+def compile_hoisted(
+    traced: GraphModule, inputs: Sequence[Tensor], fixed: int
+) -> Callable[..., Any]:
+    """A graph's code for inputs of these shapes, of which the first seldom change.
+
+    What follows from these alone, without noise, is computed when one of them is another tensor
+    than at the last call, or has been changed in place: an encoder's layers once for many draws.
+
+    Arguments:
+        fixed: How many inputs seldom change.
+    """
+    parts = split(traced, fixed)
+    if parts is None:
+        return compile_graph(traced, inputs)
+    seldom = compile_graph(parts[0], inputs[:fixed])
+    always = compile_graph(parts[1], [*seldom(*inputs[:fixed]), *inputs])
+    known: list[object] = []
+    kept: list[Tensor] = []
+    values: list[Tensor] = []
+
+    def run(*inputs: Tensor) -> Any:
+        nonlocal known, kept, values
+        states = [_state(tensor) for tensor in inputs[:fixed]]
+        if states != known:
+            values = list(seldom(*inputs[:fixed]))
+            # While they are kept, no other tensor can have their memory.
+            known, kept = states, list(inputs[:fixed])
+        return always(*values, *inputs)
+
+    return run
+
+
+def split(traced: GraphModule, fixed: int) -> tuple[GraphModule, GraphModule] | None:
+    """A graph as two: of its first inputs to tensors, and of these and all inputs to its outputs.
+
+    None where there is nothing to compute from the first inputs alone.
+    """
+    nodes = list(traced.graph.nodes)
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    calls = [node for node in nodes if node.op == "call_function"]
+    (output,) = (node for node in nodes if node.op == "output")
+    if len(inputs) + len(calls) + 1 < len(nodes) or not all(map(_is_known, calls)):
+        return None
+    varying = _varying(calls, set(inputs[fixed:]))
+    needed = set(output.all_input_nodes)
+    rest: list[Node] = []
+    handed: list[Node] = []
+    for node in reversed(calls):
+        if node in varying or (node in needed and _is_view(node)):
+            rest.append(node)
+            needed.update(node.all_input_nodes)
+        elif node in needed:
+            handed.append(node)
+    if not handed or not all(isinstance(node.meta["val"], Tensor) for node in handed):
+        return None
+    once = [node for node in calls if node not in varying]
+    before = _extracted(traced, inputs[:fixed], once, handed)
+    before.graph.eliminate_dead_code()
+    before.recompile()
+    return before, _extracted(traced, [*handed, *inputs], rest[::-1], output.args[0])
+
+
+def _varying(calls: list[Node], inputs: set[Node]) -> set[Node]:
+    """What draws noise, or is written over, or follows from that or from some inputs.
+
+    And what fills or repeats: it is cheaper to do that anew than to read it from memory.
+    """
+    varying = set(inputs)
+    for node in calls:
+        varying.update(_base(written) for written in _written(node))
+        noise = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if noise or not node.all_input_nodes or node.target is torch.ops.aten.expand.default:
+            varying.add(node)
+    for node in calls:
+        if any(source in varying for source in node.all_input_nodes):
+            varying.add(node)
+    return varying
+
+
+def _written(node: Node) -> list[Node]:
+    """The arguments that a call writes over."""
+    if not isinstance(node.target, OpOverload):
+        return []
+    arguments = node.target._schema.arguments
+    given = {a.name: value for a, value in zip(arguments, node.args, strict=False)} | node.kwargs
+    written = [
+        given.get(argument.name)
+        for argument in arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return [value for value in pytree.tree_leaves(written) if isinstance(value, Node)]
+
+
+def _is_known(node: Node) -> bool:
+    return isinstance(node.target, OpOverload) or node.target is operator.getitem
+
+
+def _is_view(node: Node) -> bool:
+    if node.target is operator.getitem:
+        return _is_view(node.all_input_nodes[0])
+    schema = node.target._schema if isinstance(node.target, OpOverload) else None
+    return schema is not None and any(value.alias_info is not None for value in schema.returns)
+
+
+def _base(node: Node) -> Node:
+    """That in whose memory a tensor lies."""
+    while _is_view(node) or node.target is operator.getitem:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _extracted(
+    traced: GraphModule, inputs: list[Node], calls: list[Node], outputs: Any
+) -> GraphModule:
+    """A part of a graph."""
+    graph = Graph()
+    copies: dict[Node, Node] = {}
+    for node in inputs:
+        copies[node] = graph.placeholder(node.name)
+        copies[node].meta = dict(node.meta)
+    for node in calls:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(pytree.tree_map_only(Node, copies.__getitem__, outputs))
+    return GraphModule(traced, graph)
+
+
+def _state(tensor: Tensor) -> object:
+    """What is another where a tensor is, or has been changed in place."""
+    if tensor.is_inference():
+        return object()  # has no count of its changes
+    return tensor.data_ptr(), tensor._version
