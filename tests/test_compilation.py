@@ -23,9 +23,11 @@ from pyro.distributions.testing.fakes import NonreparameterizedNormal
 from pyro.infer import ELBO, SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import VAE, compilation, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.compilation import Compiled
+from pyro_vae.hoisting import split
 from pyro_vae.recording import Recorded
 from pyro_vae.tracing import NotCompiled, NotStatic, compiled_function
 
@@ -653,3 +655,79 @@ def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
     assert compiled_function(function, [x])(torch.full_like(x, math.nan)).isnan().all()
     if name == "log1p":
         assert compiled_function(function, [x])(torch.full_like(x, -1.0)).eq(-math.inf).all()
+
+
+def layer_and_noise(x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    h = (x @ w).tanh()
+    return (h * y + torch.randn_like(h),)
+
+
+def layer_written_over(x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    h = x @ w
+    before = h.exp()
+    h.view(-1)[:3].mul_(y.sum())
+    return before, h, h.tanh() + y, (x @ w).exp() * y
+
+
+def parts_of_a_layer(x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    a, b = (x @ w).chunk(2, -1)
+    variance, mean = torch.var_mean(x @ w, -1, keepdim=True)
+    return a.exp() * y[:, :3], b.t(), (y - mean) / variance
+
+
+def repeated_layer(x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return (x @ w).expand(3, 4, 6).exp() + y + torch.arange(6), x.sum()
+
+
+def nothing_but_inputs(x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return x.t(), x * y[:, :1] + torch.zeros(()), y
+
+
+@pytest.mark.parametrize(
+    ("program", "products"),
+    [
+        (layer_and_noise, 1),
+        (layer_written_over, 1),
+        (parts_of_a_layer, 2),
+        (repeated_layer, 1),
+        (nothing_but_inputs, None),
+    ],
+)
+def test_what_seldom_changes_is_computed_when_it_does(
+    program: Callable[..., tuple[Tensor, ...]], products: int | None
+) -> None:
+    """The same numbers as without, when a tensor is another or has been changed in place."""
+    x, y, w = torch.randn(4, 5), torch.randn(4, 6), torch.randn(5, 6)
+
+    parts = split(make_fx(program)(x, w, y), 2)
+    assert (parts is None) == (products is None)
+    if parts is not None:
+        called = [[node.target for node in part.graph.nodes] for part in parts]
+        assert called[0].count(torch.ops.aten.mm.default) == products
+        assert not any("rand" in str(target) for target in called[0])
+        assert torch.ops.aten.expand.default not in called[0]
+
+    compiled = compiled_function(lambda x, y: program(x, w, y), [x, y], fixed=1)
+
+    def agrees(x: Tensor) -> None:
+        y, copies = torch.randn(4, 6), (x.clone(), w.clone())
+        torch.manual_seed(1)
+        expected = program(*copies, y)
+        torch.manual_seed(1)
+        torch.testing.assert_close(tuple(compiled(x, y)), expected)
+
+    agrees(x)
+    agrees(x)
+    agrees(torch.randn(4, 5))
+    x.mul_(2)
+    agrees(x)
+    w.add_(1)
+    agrees(x)
+    w.data = torch.randn(5, 6)
+    agrees(x)
+    with torch.inference_mode():
+        first = torch.randn(4, 5)
+    agrees(first)
+    with torch.inference_mode():
+        first.add_(1)
+    agrees(first)
