@@ -310,7 +310,7 @@ def main() -> None:
             growth(max(5, arguments.rounds // 4)),
             growth_with_data(data.train, few),
         ],
-        "Evaluation": lambda: [evaluator(few)],
+        "Evaluation": lambda: [evaluator(max(5, arguments.rounds // 8))],
     }
     memory_size = psutil.virtual_memory().total / 2**30
     capability = torch.backends.cpu.get_cpu_capability()

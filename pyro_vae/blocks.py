@@ -129,8 +129,8 @@ class Block:
                 function(self.x[of], self.program.part(z, slice(start, start + samples), of))
                 for start in range(0, count, samples)
             ]
-            columns.append([torch.cat(parts) for parts in zip(*rows, strict=True)])
-        return tuple(torch.cat(parts, 1) for parts in zip(*columns, strict=True))
+            columns.append([_joined(parts, 0) for parts in zip(*rows, strict=True)])
+        return tuple(_joined(parts, 1) for parts in zip(*columns, strict=True))
 
     def _pairs(self, function: OfPairs, z: Latents, compiled: bool) -> int:
         known, key = self.scorer.bytes_of_a_pair, function.__code__
@@ -181,14 +181,14 @@ class Scorer:
 
         def draw(x: Tensor) -> list[Tensor]:
             z, log_q = self.program.draw(x, count, nan=True)
-            return [*(z[name] for name in names), log_q]
+            return [*(z[name] for name in names), log_q, torch.isnan(log_q).any()]
 
         compiled = self._function("draw", count, draw, [x], fixed=1)
         if compiled is None:
             return self.program.draw(x, count)
-        *values, log_q = compiled(x)
+        *values, log_q, nan = compiled(x)
         z = dict(zip(names, values, strict=True))
-        if torch.isnan(log_q).any():
+        if nan:
             self.program.score_guide(x, z)  # which says where it comes from
         return z, log_q
 
@@ -196,14 +196,16 @@ class Scorer:
         """log p(z) and log p(x|z), each of shape ``(samples, N)``; NaN raises."""
         names, values = tuple(z), list(z.values())
 
-        def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
-            return self.program.score(x, dict(zip(names, values, strict=True)), nan=True)
+        def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            z = dict(zip(names, values, strict=True))
+            log_p_z, log_p_x = self.program.score(x, z, nan=True)
+            return log_p_z, log_p_x, torch.isnan(log_p_z + log_p_x).any()
 
         compiled = self._function("score", names, score, [x, *values], fixed=0)
         if compiled is None:
             return self.program.score(x, z)
-        log_p_z, log_p_x = compiled(x, *values)
-        if torch.isnan(log_p_z + log_p_x).any():
+        log_p_z, log_p_x, nan = compiled(x, *values)
+        if nan:
             self.program.score(x, z)  # which says where it comes from
         return log_p_z, log_p_x
 
@@ -234,6 +236,10 @@ class Scorer:
             self.compiles[what] = False
             return None
         return self._compiled[key]
+
+
+def _joined(parts: tuple[Tensor, ...], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class _Allocated(TorchDispatchMode):

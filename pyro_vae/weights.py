@@ -73,8 +73,7 @@ class Weights:
         Raises:
             FloatingPointError: One is NaN or positively infinite.
         """
-        log_w = log_w.double()
-        if not (log_w < math.inf).all():  # and NaN is below nothing
+        if not log_w.amax().item() < math.inf:  # and NaN is below nothing
             wrong = (~(log_w < math.inf)).any(0).nonzero().flatten().tolist()
             raise FloatingPointError(
                 f"log-weights of the examples {wrong[:5]} of a block are NaN or infinite"
@@ -87,7 +86,7 @@ class Weights:
         """Takes what is new into the sums."""
         if not self._new:
             return
-        log_w = torch.cat(self._new)
+        log_w = torch.cat(self._new).double()
         self._new = []
         if not self.count:
             self.top = log_w[:0]
