@@ -104,13 +104,12 @@ class Weights:
 
     def _group(self, log_w: Tensor) -> None:
         """Adds sums of pairs, of pairs of pairs, and so on, to the groups of their sizes."""
-        level, sums, full = 0, log_w, len(log_w) == _AT_ONCE
+        level, sums = 0, log_w
         while len(sums):
             self._add_groups(level, sums)
             if len(sums) == 1:
-                if not full:
-                    return
-                # What is whole waits for another, and two of them for two others.
+                # What is whole waits for another, and two of them for two others. The last ones,
+                # if they are fewer, find none: they end at a lower level.
                 if level not in self.waiting:
                     self.waiting[level] = sums
                     return
