@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from types import CodeType
 from typing import Any
 
@@ -72,13 +73,15 @@ class Block:
 
     def samples(self, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields log p(x|z) and log q(z|x) - log p(z) for z of the guide, ``(samples, N)``."""
-        # All at once, as NumPy's code leaves the processor's caches between two chunks.
-        streams = [self.stream(start) for start, _ in chunks(num_samples)]
-        for (start, count), stream in zip(chunks(num_samples), streams, strict=True):
-            with stream:
-                z, log_q = self.scorer.draw(self.x, count)
-            log_p_z, log_p_x = self.score(z, check=start == 0)
-            yield log_p_x, log_q - log_p_z
+        # Streams by the dozen, as NumPy's code leaves the processor's caches between two chunks.
+        all_chunks = chunks(num_samples)
+        while some := list(islice(all_chunks, 12)):
+            streams = [self.stream(start) for start, _ in some]
+            for (start, count), stream in zip(some, streams, strict=True):
+                with stream:
+                    z, log_q = self.scorer.draw(self.x, count)
+                log_p_z, log_p_x = self.score(z, check=start == 0)
+                yield log_p_x, log_q - log_p_z
 
     def draw_prior(self, count: int) -> tuple[Latents, Tensor]:
         """So many samples of z from the model for each x, and log p(x|z), ``(count, N)``.

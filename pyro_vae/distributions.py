@@ -39,7 +39,7 @@ class BernoulliEvent(dist.Independent):
     .. math:: \log p(x) = \sum_d x_d l_d - \max(l_d, 0) - \log \prod_d (1 + e^{-|l_d|})
 
     The product is taken over sixteen elements at a time, as 1 + a grows to (1 + a)(1 + b), so that
-    small terms are not rounded away (in float32 to 1e-6 of themselves for logits up to 60) and
+    small terms are not rounded away (in float32 to 2e-6 of themselves for logits up to 80) and
     there is one logarithm for the sixteen. The logarithms are most of what a Bernoulli likelihood
     costs on a CPU.
     """

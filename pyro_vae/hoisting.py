@@ -19,7 +19,8 @@ def compile_hoisted(
     """A graph's code for inputs of these shapes, of which the first seldom change.
 
     What follows from these alone, without noise, is computed when one of them is another tensor
-    than at the last call, or has been changed in place: an encoder's layers once for many draws.
+    than at the last call, or has been changed in place (as autograd counts it, which ``.data`` and
+    NumPy go around): an encoder's layers once for many draws.
 
     Arguments:
         fixed: How many inputs seldom change.
@@ -38,8 +39,8 @@ def compile_hoisted(
         states = [_state(tensor) for tensor in inputs[:fixed]]
         if states != known:
             values = list(seldom(*inputs[:fixed]))
-            # While they are kept, no other tensor can have their memory.
-            known, kept = states, list(inputs[:fixed])
+            # While their memory is kept, no other tensor can have it.
+            known, kept = states, [tensor.detach() for tensor in inputs[:fixed]]
         return always(*values, *inputs)
 
     return run
@@ -48,7 +49,7 @@ def compile_hoisted(
 def split(traced: GraphModule, fixed: int) -> tuple[GraphModule, GraphModule] | None:
     """A graph as two: of its first inputs to tensors, and of these and all inputs to its outputs.
 
-    None where there is nothing to compute from the first inputs alone.
+    None where there is nothing to compute from the first inputs alone, or inputs are written over.
     """
     nodes = list(traced.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
@@ -56,7 +57,10 @@ def split(traced: GraphModule, fixed: int) -> tuple[GraphModule, GraphModule] | 
     (output,) = (node for node in nodes if node.op == "output")
     if len(inputs) + len(calls) + 1 < len(nodes) or not all(map(_is_known, calls)):
         return None
-    varying = _varying(calls, set(inputs[fixed:]))
+    written = {_base(node) for call in calls for node in _written(call)}
+    if written & set(inputs):
+        return None
+    varying = _varying(calls, {*inputs[fixed:], *written})
     needed = set(output.all_input_nodes)
     rest: list[Node] = []
     handed: list[Node] = []
@@ -75,21 +79,27 @@ def split(traced: GraphModule, fixed: int) -> tuple[GraphModule, GraphModule] | 
     return before, _extracted(traced, [*handed, *inputs], rest[::-1], output.args[0])
 
 
-def _varying(calls: list[Node], inputs: set[Node]) -> set[Node]:
-    """What draws noise, or is written over, or follows from that or from some inputs.
+def _varying(calls: list[Node], sources: set[Node]) -> set[Node]:
+    """Some inputs and tensors, what draws noise, and what follows from these.
 
     And what fills or repeats: it is cheaper to do that anew than to read it from memory.
     """
-    varying = set(inputs)
+    varying = set(sources)
     for node in calls:
-        varying.update(_base(written) for written in _written(node))
         noise = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if noise or not node.all_input_nodes or node.target is torch.ops.aten.expand.default:
-            varying.add(node)
-    for node in calls:
-        if any(source in varying for source in node.all_input_nodes):
+        fills = not node.all_input_nodes or node.target is torch.ops.aten.expand.default
+        if noise or fills or any(source in varying for source in node.all_input_nodes):
             varying.add(node)
     return varying
+
+
+# Their schemas do not say that they write over the means and variances that they keep, the fourth
+# and fifth argument, where the sixth is true.
+_BATCH_NORMS = {
+    torch.ops.aten.native_batch_norm.default,
+    torch.ops.aten.cudnn_batch_norm.default,
+    torch.ops.aten.miopen_batch_norm.default,
+}
 
 
 def _written(node: Node) -> list[Node]:
@@ -103,6 +113,8 @@ def _written(node: Node) -> list[Node]:
         for argument in arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
+    if node.target in _BATCH_NORMS and node.args[5]:
+        written += node.args[3:5]
     return [value for value in pytree.tree_leaves(written) if isinstance(value, Node)]
 
 

@@ -84,7 +84,7 @@ def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     for power in range(13, 1, -2):
         series = square * (series + 1 / power)
     log = 2 * (t + t * series)
-    value = (scaled.clamp_min(0) + log) / beta
+    value = x.clamp_min(0) + log / beta
     # From 18 up log(1 + a) is nothing beside x.
     return value if threshold >= 18 else torch.where(scaled > threshold, x, value)
 

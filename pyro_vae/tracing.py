@@ -327,7 +327,7 @@ def compiled_function(
 
     Whatever else it reads is held, to be read again at each call: values may change in place, and
     nothing else may. What follows from that and from the first `fixed` tensors is computed again
-    where it or they have changed.
+    where it or they have changed, see :func:`pyro_vae.hoisting.compile_hoisted`.
 
     Raises:
         NotCompiled: torch cannot make a graph of it.

@@ -78,7 +78,7 @@ class Weights:
             raise FloatingPointError(
                 f"log-weights of the examples {wrong[:5]} of a block are NaN or infinite"
             )
-        self._new.append(log_w)
+        self._new.append(log_w.to(torch.float64, copy=True))  # it may be filled anew
         if len(self._new) * CHUNK == _AT_ONCE:
             self._sum()
 
@@ -86,7 +86,7 @@ class Weights:
         """Takes what is new into the sums."""
         if not self._new:
             return
-        log_w = torch.cat(self._new).double()
+        log_w = torch.cat(self._new)
         self._new = []
         if not self.count:
             self.top = log_w[:0]

@@ -11,9 +11,10 @@ from pyro_vae.weights import CHUNK, Statistics, Weights, khat, khat_threshold, t
 
 
 def streamed(log_w: Tensor) -> Statistics:
-    weights = Weights(len(log_w))
+    """By a tensor that is filled anew for each chunk."""
+    weights, memory = Weights(len(log_w)), torch.empty_like(log_w[:CHUNK])
     for chunk in log_w.split(CHUNK):
-        weights.add(chunk)
+        weights.add(memory[: len(chunk)].copy_(chunk))
     return weights.statistics()
 
 
