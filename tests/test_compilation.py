@@ -753,3 +753,18 @@ def test_what_seldom_changes_is_computed_when_it_does(
     with torch.inference_mode():
         first.add_(1)
     agrees(first)
+
+
+def test_what_is_written_through_a_view_is_seen() -> None:
+    held, x = torch.zeros(6), torch.randn(4, 6)
+    view = held[:3]
+
+    def program(x: Tensor, y: Tensor) -> Tensor:
+        view.copy_(x[0, :3])
+        return held.sin() * y
+
+    compiled = compiled_function(program, [x, x], fixed=1)
+    for _ in range(2):
+        y = torch.randn(4, 6)
+        expected = torch.cat((x[0, :3], torch.zeros(3))).sin() * y
+        torch.testing.assert_close(compiled(x, y), expected)
