@@ -73,15 +73,23 @@ class Block:
 
     def samples(self, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields log p(x|z) and log q(z|x) - log p(z) for z of the guide, ``(samples, N)``."""
-        # Streams by the dozen, as NumPy's code leaves the processor's caches between two chunks.
+        for start, count, stream in self._streams(num_samples):
+            with stream:
+                z, log_q = self.scorer.draw(self.x, count)
+            log_p_z, log_p_x = self.score(z, check=start == 0)
+            yield log_p_x, log_q - log_p_z
+
+    def _streams(
+        self, num_samples: int
+    ) -> Iterator[tuple[int, int, AbstractContextManager[None]]]:
+        """Chunks of samples, each with a stream.
+
+        They are made by the dozen: one by one each takes ten times as long, as NumPy's code has
+        left the processor's caches since the last chunk.
+        """
         all_chunks = chunks(num_samples)
         while some := list(islice(all_chunks, 12)):
-            streams = [self.stream(start) for start, _ in some]
-            for (start, count), stream in zip(some, streams, strict=True):
-                with stream:
-                    z, log_q = self.scorer.draw(self.x, count)
-                log_p_z, log_p_x = self.score(z, check=start == 0)
-                yield log_p_x, log_q - log_p_z
+            yield from [(start, count, self.stream(start)) for start, count in some]
 
     def draw_prior(self, count: int) -> tuple[Latents, Tensor]:
         """So many samples of z from the model for each x, and log p(x|z), ``(count, N)``.
@@ -107,7 +115,10 @@ class Block:
 
     def check(self, z: Latents) -> None:
         """Raises ValueError unless x is on the supports that it has at the first sample of z."""
-        self.program.check(self.x, self.program.part(z, slice(1), slice(None)))
+        examples = self._pairs(self.program.score, z)
+        for first in range(0, len(self.x), examples):
+            of = slice(first, first + examples)
+            self.program.check(self.x[of], self.program.part(z, slice(1), of))
 
     def in_parts(
         self,
@@ -119,23 +130,29 @@ class Block:
         """A function of x and z, for as many pairs of sample and example at once as memory has.
 
         It gives tensors that begin with ``(samples, N)``, and so does this. How many pairs these
-        are follows from what `counted` allocates, or else the function.
+        are follows from what `counted` allocates, or else the function; on a processor twice as
+        many of a function that is compiled.
         """
         count = len(next(iter(z.values())))
         pairs = self._pairs(counted or function, z, compiled)
         examples = min(pairs, len(self.x))
         samples = max(1, pairs // examples)
-        columns = []
+        together: tuple[Tensor, ...] = ()
         for first in range(0, len(self.x), examples):
             of = slice(first, first + examples)
-            rows = [
-                function(self.x[of], self.program.part(z, slice(start, start + samples), of))
-                for start in range(0, count, samples)
-            ]
-            columns.append([_joined(parts, 0) for parts in zip(*rows, strict=True)])
-        return tuple(_joined(parts, 1) for parts in zip(*columns, strict=True))
+            for start in range(0, count, samples):
+                some = slice(start, start + samples)
+                parts = function(self.x[of], self.program.part(z, some, of))
+                # In one place: kept as they come, they would lie between what steps allocate and
+                # free, and keep the allocator from using it again.
+                together = together or tuple(
+                    part.new_empty(count, len(self.x), *part.shape[2:]) for part in parts
+                )
+                for whole, part in zip(together, parts, strict=True):
+                    whole[some, of] = part
+        return together
 
-    def _pairs(self, function: OfPairs, z: Latents, compiled: bool) -> int:
+    def _pairs(self, function: OfPairs, z: Latents, compiled: bool = False) -> int:
         known, key = self.scorer.bytes_of_a_pair, function.__code__
         if key not in known:
             known[key] = self._bytes_of_a_pair(function, z)
@@ -220,7 +237,7 @@ class Scorer:
         tensors: list[Tensor],
         fixed: int,
     ) -> Callable[..., Any] | None:
-        """What is compiled for such tensors, of which the first come often; None if nothing."""
+        """What is compiled for such tensors, or None; the first `fixed` seldom change."""
         if not self.compiles[what]:
             return None
         key = what, static, *map(layout, tensors)
@@ -239,10 +256,6 @@ class Scorer:
             self.compiles[what] = False
             return None
         return self._compiled[key]
-
-
-def _joined(parts: tuple[Tensor, ...], dim: int) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class _Allocated(TorchDispatchMode):

@@ -93,8 +93,7 @@ def _varying(calls: list[Node], sources: set[Node]) -> set[Node]:
     return varying
 
 
-# Their schemas do not say that they write over the means and variances that they keep, the fourth
-# and fifth argument, where the sixth is true.
+# In training they write over the means and variances that they keep; their schemas do not say so.
 _BATCH_NORMS = {
     torch.ops.aten.native_batch_norm.default,
     torch.ops.aten.cudnn_batch_norm.default,
@@ -108,14 +107,11 @@ def _written(node: Node) -> list[Node]:
         return []
     arguments = node.target._schema.arguments
     given = {a.name: value for a, value in zip(arguments, node.args, strict=False)} | node.kwargs
-    written = [
-        given.get(argument.name)
-        for argument in arguments
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    if node.target in _BATCH_NORMS and node.args[5]:
-        written += node.args[3:5]
-    return [value for value in pytree.tree_leaves(written) if isinstance(value, Node)]
+    names = [a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write]
+    if node.target in _BATCH_NORMS and given["training"]:
+        names += ["running_mean", "running_var"]
+    written = pytree.tree_leaves([given.get(name) for name in names])
+    return [value for value in written if isinstance(value, Node)]
 
 
 def _is_known(node: Node) -> bool:

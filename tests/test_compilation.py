@@ -659,6 +659,9 @@ def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
         great = torch.tensor([3e38, -3e38, math.inf])  # twice which is more than float32 has
         twice = compiled_function(lambda x: function(x, 2), [great])(great)
         assert twice.tolist() == function(great, 2).tolist()
+        small = torch.linspace(-3, 3, 61)  # above a low threshold it is x itself
+        value = compiled_function(lambda x: function(x, 2, 1), [small])(small)
+        torch.testing.assert_close(value, function(small, 2, 1))
 
 
 def layer_and_noise(x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, ...]:

@@ -486,3 +486,19 @@ def test_compiled_scores_are_those_of_the_program(
         result = log_likelihood(dynamic, x, 300, seed=0)
     assert "a score runs uncompiled: compiled: the model or the guide reads" in caplog.text
     torch.testing.assert_close(result.values, plain.values, rtol=1e-5, atol=0)
+
+
+@needs_compiler
+def test_compiled_scores_say_where_nan_comes_from() -> None:
+    vae, x = bernoulli_vae(2), torch.bernoulli(torch.full((64, 6), 0.4))
+    with torch.no_grad():
+        scorer = Scorer(Program(vae.model, vae.guide, x), blocks.COMPILED_FROM)
+        for _ in range(5):
+            z, _ = scorer.draw(x, 8)
+            scorer.score(x, z)
+        assert len(scorer._compiled) == 2
+        with pytest.raises(ValueError, match="likelihood: Expected parameter logits"):
+            scorer.score(x, {"z": torch.full_like(z["z"], math.inf)})
+        next(vae.posterior.parameters()).fill_(math.nan)
+        with pytest.raises(ValueError, match="posterior: Expected parameter loc"):
+            scorer.draw(x, 8)

@@ -423,6 +423,15 @@ def test_what_has_no_weight_for_each_example_is_refused(
     log_likelihood(x=x, num_samples=100, model=fine, guide=guide, seed=0)
 
 
+@pytest.mark.parametrize("max_bytes", [1, 2**28])
+def test_an_example_far_back_is_on_its_support(max_bytes: int) -> None:
+    x = torch.ones(150, 1)
+    x[149] = -1.0
+    log_likelihood(x=x[:149], num_samples=3, model=off_support, guide=guide, max_bytes=max_bytes)
+    with pytest.raises(ValueError, match=r"x: got -1 at 1 of .* places"):
+        log_likelihood(x=x, num_samples=3, model=off_support, guide=guide, max_bytes=max_bytes)
+
+
 def test_a_later_example_with_what_is_not_seen_is_explained() -> None:
     x = torch.tensor([[1.0], [-1.0], [1.0]])
     with pytest.raises(
