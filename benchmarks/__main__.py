@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from pyro_vae import VAE, datasets, fit, log_likelihood, objectives, optim, presets
-from pyro_vae.blocks import COMPILED_FROM, Block, Scorer
-from pyro_vae.compilation import Compiled
-from pyro_vae.estimators import Importance
-from pyro_vae.programs import Program
-from pyro_vae.tables import markdown
-from pyro_vae.weights import Weights
+from pyro_vae import VAE, datasets, fit, log_likelihood, optim, presets
+from pyro_vae.evaluation.blocks import COMPILED_FROM, Block, Scorer
+from pyro_vae.evaluation.estimators.base import Importance
+from pyro_vae.evaluation.importance_weights import Weights
+from pyro_vae.evaluation.log_densities import Program
+from pyro_vae.objectives import elbo as objectives
+from pyro_vae.objectives.compiled import Compiled
+from pyro_vae.utils.tables import markdown
 
 from .measure import compared, in_turns
 from .others import NumPyro, pythae_epoch

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import psutil
 
-from pyro_vae.tables import markdown
+from pyro_vae.utils.tables import markdown
 
 Runs = Mapping[str, Callable[[], object]]
 

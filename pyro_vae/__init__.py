@@ -1,8 +1,10 @@
 """Auto-encoding variational Bayes as a probabilistic program in Pyro."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pyro_vae import (
     datasets,
-    flows,
     likelihoods,
     networks,
     objectives,
@@ -13,16 +15,26 @@ from pyro_vae import (
     priors,
 )
 from pyro_vae.evaluation import elbo, log_likelihood
-from pyro_vae.runs import load, save
+from pyro_vae.storage import load, save
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
+from pyro_vae.version import __version__
+
+if TYPE_CHECKING:
+    from pyro_vae import comparison, estimators, evaluation, gradients
+    from pyro_vae.distributions import flows
 
 __all__ = [
     "VAE",
+    "__version__",
+    "comparison",
     "datasets",
     "elbo",
+    "estimators",
+    "evaluation",
     "fit",
     "flows",
+    "gradients",
     "likelihoods",
     "load",
     "log_likelihood",
@@ -35,3 +47,16 @@ __all__ = [
     "priors",
     "save",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Modules that are imported at their first use."""
+    if name == "flows":
+        return import_module("pyro_vae.distributions.flows")
+    if name in __all__:
+        return import_module(f"pyro_vae.{name}")
+    raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

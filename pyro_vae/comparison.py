@@ -13,19 +13,17 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae import datasets, gradients, plots
-from pyro_vae.annealing import schedule_of
-from pyro_vae.arguments import check_count, check_seed
 from pyro_vae.datasets import Pixels
+from pyro_vae.evaluation import LogLikelihood, density_draw, estimated
 from pyro_vae.gradients import Gradient
-from pyro_vae.history import History
-from pyro_vae.judging import check_vae, density_draw
-from pyro_vae.log_likelihoods import LogLikelihood, estimated
-from pyro_vae.memory import peak_bytes
-from pyro_vae.objectives import analytic_kl, trace_elbo
-from pyro_vae.seeding import seeded
-from pyro_vae.tables import markdown, mean_and_error
-from pyro_vae.training import fit
-from pyro_vae.vae import VAE, device_of, dtype_of
+from pyro_vae.objectives import analytic_kl, check_elbo, schedule_of, trace_elbo
+from pyro_vae.training import Callback, History, fit
+from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.memory import peak_bytes
+from pyro_vae.utils.modules import device_of, dtype_of
+from pyro_vae.utils.random import seeded
+from pyro_vae.utils.tables import markdown, mean_and_error
+from pyro_vae.vae import VAE, check_vae
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -249,68 +247,99 @@ def compare(
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
     _check_arguments(vae_factory, objectives, seeds)
     check_count("epochs", epochs)
-    points = sorted(
-        {0, max(1, epochs // 10), epochs} if gradient_epochs is None else gradient_epochs
-    )
-    if not points or points[0] < 0 or points[-1] > epochs:
-        raise ValueError(
-            f"gradient_epochs: got {gradient_epochs!r}, expected epochs from 0 to {epochs}"
-        )
+    points = _points(gradient_epochs, epochs)
+    steps = math.ceil(len(train) / batch_size)
+    measured = _Measured(objectives, points, steps, draws)
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
-    measured: dict[int, dict[str, dict[str, Gradient]]] = {}
-    peaks: dict[str, int] = {}
     judged = pixels
-    steps = math.ceil(len(train) / batch_size)
     for seed in seeds:
         for name, objective in objectives.items():
             with seeded(seed):
                 vae = vae_factory()
             check_vae(vae)
             callbacks = []
-            if not peaks:
-                batch = _batch(vae, train[:batch_size], pixels)
-                if 0 in points:
-                    measured[0] = gradients.measure(vae, batch, objectives, draws)
-                peaks = {n: _peak(vae, batch, each) for n, each in objectives.items()}
-
-                def watch(vae: VAE, history: History, batch: Tensor = batch) -> None:
-                    epoch = int(history.epoch[-1])
-                    if epoch in points:
-                        there = _after(epoch * steps, objectives)
-                        measured[epoch] = gradients.measure(vae, batch, there, draws)
-
-                callbacks.append(watch)
-            histories[name].append(
-                fit(
-                    vae,
-                    train,
-                    test=test,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    objective=copy.deepcopy(objective),
-                    pixels=pixels,
-                    seed=seed,
-                    callbacks=callbacks,
-                )
+            if not measured.peaks:  # the first objective's first run
+                callbacks = [measured.along(vae, _batch(vae, train[:batch_size], pixels))]
+            history = fit(
+                vae,
+                train,
+                test=test,
+                epochs=epochs,
+                batch_size=batch_size,
+                objective=copy.deepcopy(objective),
+                pixels=pixels,
+                seed=seed,
+                callbacks=callbacks,
             )
             x = test
             if pixels is not None:
                 x, judged = density_draw(vae, test, pixels, seed=0)
-            likelihoods[name].append(estimated(vae, x, num_samples, seed=seed))
+            likelihood = estimated(vae, x, num_samples, seed=seed)
+            histories[name].append(history)
+            likelihoods[name].append(likelihood)
             if on_run is not None:
-                on_run(name, seed, histories[name][-1], likelihoods[name][-1])
+                on_run(name, seed, history, likelihood)
     first = next(iter(histories.values()))
     return Comparison(
         tuple(seeds),
         histories,
         likelihoods,
         judged,
-        measured,
-        peaks,
+        measured.gradients,
+        measured.peaks,
         steps,
         max(h.test_cost[-1] for h in first) if goal is None else goal,
     )
+
+
+class _Measured:
+    """What is measured along one run, for all objectives at its weights.
+
+    Arguments:
+        objectives: By name.
+        epochs: After which gradients are measured; 0 is before training.
+        steps: In an epoch.
+        draws: Gradients of each objective.
+
+    Attributes:
+        gradients: By epoch, objective and part.
+        peaks: Bytes that a step of each objective holds.
+    """
+
+    def __init__(
+        self, objectives: Mapping[str, ELBO], epochs: Sequence[int], steps: int, draws: int
+    ) -> None:
+        self.objectives, self.epochs = objectives, epochs
+        self.steps, self.draws = steps, draws
+        self.gradients: dict[int, dict[str, dict[str, Gradient]]] = {}
+        self.peaks: dict[str, int] = {}
+
+    def along(self, vae: VAE, x: Tensor) -> Callback:
+        """Measures before a run, on one batch; returns the callback that does so along it."""
+        if 0 in self.epochs:
+            self.gradients[0] = gradients.measure(vae, x, self.objectives, self.draws)
+        self.peaks = {name: _peak(vae, x, each) for name, each in self.objectives.items()}
+
+        def watch(vae: VAE, history: History) -> None:
+            epoch = int(history.epoch[-1])
+            if epoch in self.epochs:
+                there = _after(epoch * self.steps, self.objectives)
+                self.gradients[epoch] = gradients.measure(vae, x, there, self.draws)
+
+        return watch
+
+
+def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:
+    """After which epochs gradients are measured; raises ValueError unless they are trained."""
+    if gradient_epochs is None:
+        return sorted({0, max(1, epochs // 10), epochs})
+    points = list(gradient_epochs)
+    if not points or points[0] < 0 or points[-1] > epochs:
+        raise ValueError(
+            f"gradient_epochs: got {gradient_epochs!r}, expected epochs from 0 to {epochs}"
+        )
+    return points
 
 
 def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> None:
@@ -324,11 +353,7 @@ def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> 
             f"objectives: got a {type(objectives).__name__}, expected a mapping of names to ELBOs"
         )
     for name, objective in objectives.items():
-        if not isinstance(objective, ELBO):
-            raise TypeError(
-                f"objectives[{name!r}]: got a {type(objective).__name__}, expected a "
-                "pyro.infer.ELBO, such as objectives.iwae(8)"
-            )
+        check_elbo(objective, f"objectives[{name!r}]")
     if isinstance(seeds, str) or not isinstance(seeds, Sequence):
         raise TypeError(f"seeds: got {seeds!r}, expected a sequence of ints, a run for each")
     for argument, given in (("objectives", objectives), ("seeds", seeds)):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import check_count, check_seed
+from pyro_vae.utils.checks import check_count, check_seed
 
 Pixels = Literal["grey", "binary", "dequantized", "levels"]
 """How 8-bit levels become x; see :func:`to_pixels`."""

@@ -9,11 +9,13 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae.annealing import schedule_of
-from pyro_vae.arguments import check_count, check_seed
-from pyro_vae.progress import progress_bar
-from pyro_vae.seeding import seeded
-from pyro_vae.vae import VAE, check_data, check_dtype, device_of, evaluating
+from pyro_vae.contracts import check_data, check_dtype
+from pyro_vae.objectives import schedule_of
+from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.modules import device_of, evaluating
+from pyro_vae.utils.progress import progress_bar
+from pyro_vae.utils.random import seeded
+from pyro_vae.vae import VAE, check_vae
 
 _GROUPS = 10  # of draws, whose means are the sample for unbiased squares and their errors
 
@@ -83,6 +85,7 @@ def measure(
     Source: signal-to-noise ratios of estimators: Rainforth et al. (2018), arXiv 1802.04537,
     section 3 (there for each parameter).
     """
+    check_vae(vae)
     check_data(x)
     check_dtype("x", x, vae)
     check_seed(seed)

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from pyro_vae import distributions, flows
-from pyro_vae.arguments import check_count, check_interval
-from pyro_vae.mixtures import NormalMixture
+from pyro_vae.distributions import flows
+from pyro_vae.distributions import pixels as distributions
+from pyro_vae.distributions.mixtures import NormalMixture
+from pyro_vae.distributions.supports import describe, is_real, support_of
 from pyro_vae.networks import as_shape, check_network, out_shape
-from pyro_vae.supports import describe, is_real, support_of
+from pyro_vae.utils.checks import check_count, check_interval
 
 SCALE_FLOOR = 1e-4
 """Least scale of a posterior.

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
-from pyro_vae import distributions, flows
-from pyro_vae.arguments import check_bounds, check_count, check_df, check_interval
-from pyro_vae.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions import flows
+from pyro_vae.distributions import pixels as distributions
+from pyro_vae.distributions.mixtures import Mixture, NormalMixture
 from pyro_vae.networks import as_shape
+from pyro_vae.utils.checks import check_bounds, check_count, check_df, check_interval
 
 SCALE_FLOOR = 1e-4
 """Least scale that a trained prior can take, as of a posterior."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae import cli, load
-from pyro_vae.history import History
+from pyro_vae import load
+from pyro_vae.cli import main as cli
+from pyro_vae.training.history import History
 
 
 def run(*args: object, monkeypatch: pytest.MonkeyPatch) -> int:

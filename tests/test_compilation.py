@@ -25,11 +25,13 @@ from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import VAE, compilation, likelihoods, networks, objectives, optim, posteriors, priors
-from pyro_vae.compilation import Compiled
-from pyro_vae.hoisting import split
-from pyro_vae.recording import Recorded
-from pyro_vae.tracing import NotCompiled, NotStatic, compiled_function
+from pyro_vae import VAE, likelihoods, networks, optim, posteriors, priors
+from pyro_vae.compile.partition import split
+from pyro_vae.compile.trace import NotCompiled, NotStatic, compiled_function
+from pyro_vae.objectives import compiled as compilation
+from pyro_vae.objectives import elbo as objectives
+from pyro_vae.objectives.compiled import Compiled
+from pyro_vae.objectives.terms import Recorded
 
 from .conftest import needs_compiler
 from .models import bernoulli_vae
@@ -423,7 +425,8 @@ def test_without_a_compiler_there_is_one_warning() -> None:
     code = """
 import warnings, torch
 from pyro.infer import SVI
-from pyro_vae import objectives, optim, presets
+from pyro_vae import optim, presets
+from pyro_vae.objectives import elbo as objectives
 vae = presets.build("pyro-mlp", z_dim=2, shape=6)
 objective = objectives.compiled(objectives.trace_elbo())
 svi = SVI(vae.model, vae.guide, optim.Adam(), objective)

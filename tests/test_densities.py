@@ -18,26 +18,17 @@ from pyro.infer import MCMC, NUTS, Predictive
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
-from pyro_vae import (
-    VAE,
-    datasets,
-    distributions,
-    elbo,
-    flows,
-    likelihoods,
-    log_likelihood,
-    networks,
-    posteriors,
-    priors,
-)
-from pyro_vae.distributions import (
+from pyro_vae import VAE, datasets, elbo, likelihoods, log_likelihood, networks, posteriors, priors
+from pyro_vae.distributions import flows
+from pyro_vae.distributions import pixels as distributions
+from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.pixels import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     Levels,
     NegativeBinomial,
 )
-from pyro_vae.mixtures import Mixture, NormalMixture
-from pyro_vae.supports import same_support
+from pyro_vae.distributions.supports import same_support
 
 from .swaps import (
     LEVELS,

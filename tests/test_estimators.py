@@ -14,9 +14,10 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI, RenyiELBO, Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import VAE, fit, likelihoods, networks, objectives, optim, posteriors, priors
-from pyro_vae.annealing import Annealed
-from pyro_vae.recording import Recorded
+from pyro_vae import VAE, fit, likelihoods, networks, optim, posteriors, priors
+from pyro_vae.objectives import elbo as objectives
+from pyro_vae.objectives.terms import Recorded
+from pyro_vae.objectives.warm_up import Annealed
 
 from .conftest import needs_compiler
 from .models import LinearGaussian, bernoulli_vae, linear_gaussian

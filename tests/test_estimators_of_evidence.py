@@ -13,22 +13,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import VAE, blocks, likelihoods, log_likelihood, networks, posteriors, priors, study
-from pyro_vae.annealed_sampling import Path, schedule
-from pyro_vae.blocks import Block, Scorer
-from pyro_vae.estimators import AIS
+from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, priors
+from pyro_vae.compile.trace import compiled_function
 from pyro_vae.evaluation import (
     LogLikelihood,
     UnreliableWeights,
     active_units,
+    blocks,
     certify,
     elbo_gap,
     posterior_predictive,
 )
-from pyro_vae.memory import peak_bytes
-from pyro_vae.programs import Program
-from pyro_vae.tracing import compiled_function
-from pyro_vae.weights import khat_threshold
+from pyro_vae.evaluation.blocks import Block, Scorer
+from pyro_vae.evaluation.estimators.annealed_path import Path, schedule
+from pyro_vae.evaluation.estimators.base import AIS
+from pyro_vae.evaluation.psis import khat_threshold
+from pyro_vae.evaluation.log_densities import Program
+from pyro_vae.studies import engine as study
+from pyro_vae.utils.memory import peak_bytes
 
 from .conftest import needs_compiler
 from .models import bernoulli_vae, linear_gaussian, log_evidence

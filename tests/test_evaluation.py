@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_vae import VAE, elbo, likelihoods, log_likelihood, networks, posteriors, presets, priors
 from pyro_vae.datasets import Dataset, binarize, to_pixels
 from pyro_vae.evaluation import data_hash, density_draw
-from pyro_vae.seeding import seeded
+from pyro_vae.utils.random import seeded
 
 from .models import bernoulli_vae, linear_gaussian, log_evidence
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import VAE, gradients, likelihoods, networks, objectives, posteriors, priors
+from pyro_vae import VAE, gradients, likelihoods, networks, posteriors, priors
 from pyro_vae.gradients import _Sample, _squared_length
-from pyro_vae.memory import peak_bytes
+from pyro_vae.objectives import elbo as objectives
+from pyro_vae.utils.memory import peak_bytes
 
 from .models import linear_gaussian
 from .test_estimators import exact_elbo_gradient

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pyro_vae import lecture
 from pyro_vae.datasets import Dataset
-from pyro_vae.lecture import LECTURE_COST, LECTURE_EXCESS
+from pyro_vae.studies import lecture
+from pyro_vae.studies.lecture import LECTURE_COST, LECTURE_EXCESS
 
 
 @pytest.mark.mnist

@@ -10,8 +10,9 @@ import torch
 from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
-from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, posteriors, presets
+from pyro_vae import VAE, elbo, fit, likelihoods, networks, posteriors, presets
 from pyro_vae.datasets import Dataset, to_pixels
+from pyro_vae.objectives import elbo as objectives
 
 from .models import linear_gaussian
 

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae import likelihoods, networks, posteriors, presets, priors
-from pyro_vae.supports import check_on_support, same_support, scored_support, support_of
+from pyro_vae.distributions.supports import (
+    check_on_support,
+    same_support,
+    scored_support,
+    support_of,
+)
 
 
 class Given(nn.Module):

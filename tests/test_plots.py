@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import plots, priors
-from pyro_vae.history import History
+from pyro_vae.training.history import History
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 from pyro_vae import log_likelihood
-from pyro_vae.estimators import AIS
+from pyro_vae.evaluation.estimators.base import AIS
 
 from .models import bernoulli_vae, linear_gaussian
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.seeding import seeded
+from pyro_vae.utils.random import seeded
 
 
 def draw(*key: int) -> float:

@@ -12,18 +12,15 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from pyro_vae import (
-    iwae_table,
-    kl_study,
-    networks,
-    pairs,
-    pixel_likelihoods,
-    plots,
-    richer_parts,
-    study,
-)
-from pyro_vae.cli import app
-from pyro_vae.study import Result
+from pyro_vae import networks, plots
+from pyro_vae.cli import pairs
+from pyro_vae.cli.main import app
+from pyro_vae.studies import analytic_kl as kl_study
+from pyro_vae.studies import engine as study
+from pyro_vae.studies import iwae_table
+from pyro_vae.studies import likelihoods as pixel_likelihoods
+from pyro_vae.studies import parts as richer_parts
+from pyro_vae.studies.engine import Result
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -29,17 +29,17 @@ from pyro_vae import (
     likelihoods,
     log_likelihood,
     networks,
-    objectives,
     optim,
     posteriors,
     presets,
     priors,
-    training,
 )
-from pyro_vae.compilation import Compiled
 from pyro_vae.datasets import Dataset, Pixels, binarize, to_pixels
-from pyro_vae.history import History
-from pyro_vae.training import NonFiniteLoss, TensorBoard
+from pyro_vae.objectives import elbo as objectives
+from pyro_vae.objectives.compiled import Compiled
+from pyro_vae.training import fit as training
+from pyro_vae.training.fit import NonFiniteLoss, TensorBoard
+from pyro_vae.training.history import History
 
 from .conftest import needs_compiler
 from .models import bernoulli_vae

@@ -31,16 +31,8 @@ from pyro.infer import (
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae import (
-    VAE,
-    likelihoods,
-    log_likelihood,
-    networks,
-    objectives,
-    posteriors,
-    presets,
-    priors,
-)
+from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, presets, priors
+from pyro_vae.objectives import elbo as objectives
 
 from .models import bernoulli_vae, linear_gaussian
 

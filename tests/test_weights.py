@@ -7,7 +7,8 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-from pyro_vae.weights import CHUNK, Statistics, Weights, khat, khat_threshold, tail_length
+from pyro_vae.evaluation.importance_weights import CHUNK, Statistics, Weights
+from pyro_vae.evaluation.psis import khat, khat_threshold, tail_length
 
 
 def streamed(log_w: Tensor) -> Statistics:

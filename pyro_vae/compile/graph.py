@@ -1,0 +1,211 @@
+"""A static Pyro program as one compiled graph, which knows when it no longer holds."""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from pyro_vae.compat import (
+    handlers,
+    parameter_site,
+    pytree,
+    stored_constraints,
+    stored_parameters,
+)
+from pyro_vae.compile.capture import Attributes, RandomState, Substitution, Watch, cuda_devices
+from pyro_vae.compile.guards import Modules, inputs, is_input, layout
+from pyro_vae.compile.inductor import compile_graph
+from pyro_vae.compile.trace import NotCompiled, NotStatic, lift, reading_no_values, trace
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Pyro program to compile.
+
+    Attributes:
+        function: From arguments to a list of tensors: what is traced.
+        rehearse: The same program uncompiled; what it returns goes to `check`.
+        check: Looks at the first rehearsal, and raises where the program must not run.
+        owners: Modules that the program is made of; those that it calls are found.
+        sources: Python modules with the code in which Pyro turns tensors into numbers.
+    """
+
+    function: Callable[..., list[Tensor]]
+    rehearse: Callable[..., Any]
+    check: Callable[[Any], None]
+    owners: Sequence[nn.Module]
+    sources: Iterable[ModuleType]
+
+
+class Graph:
+    """One program, traced and compiled for arguments of one shape.
+
+    The program is rehearsed once: its parameters come to be, the tensors that it reads are found
+    and become inputs of the graph, and what it wrote over is put back.
+
+    Arguments:
+        program: The program.
+        args, kwargs: Its arguments.
+
+    Attributes:
+        parameters: Pyro's parameters that it reads, by name.
+        size: Number of nodes of the graph.
+
+    Raises:
+        NotStatic: The program reads a tensor's value, or replaces a tensor of a module.
+        NotCompiled: torch cannot compile the program.
+    """
+
+    def __init__(self, program: Program, args: Any, kwargs: Any) -> None:
+        self._program = program
+        self._modules = Modules([])
+        self._captured: list[Tensor] = []
+        self.parameters = self._rehearse(args, kwargs)
+        constraints = stored_constraints()
+        self._constraints = {name: constraints[name] for name in self.parameters}
+        self._binds_its_own = False
+        given = inputs(args, kwargs)
+        try:
+            traced = self._trace(given, args, kwargs)
+            self._captured = [*lift(traced), *self._captured]
+            with torch.no_grad(), torch.random.fork_rng(cuda_devices(self._captured)):
+                self._compiled = compile_graph(traced, [*self._captured, *given])
+        except NotCompiled:
+            raise
+        except Exception as error:  # what ran uncompiled a moment ago, torch cannot compile
+            raise NotCompiled(
+                f"compiled: torch cannot compile this program ({type(error).__name__}: {error}); "
+                "without compiled() it runs as it is"
+            ) from error
+        self.size = len(traced.graph.nodes)
+        self._layouts = [(layout(t), t.requires_grad) for t in self._captured]
+
+    def run(self, args: Any, kwargs: Any) -> list[Tensor]:
+        """What the program's function returns, without gradients."""
+        with torch.no_grad():
+            return list(self._compiled(*self._captured, *inputs(args, kwargs)))
+
+    # What the graph was traced with, and whether that is still so.
+
+    def holds(self) -> bool:
+        """Whether modules and tensors are what they were when the graph was traced."""
+        return self._modules.hold() and all(
+            (layout(tensor), tensor.requires_grad) == before
+            for tensor, before in zip(self._captured, self._layouts, strict=True)
+        )
+
+    def is_bound(self) -> bool:
+        """Whether Pyro's store has the parameters that the graph reads."""
+        store = stored_parameters()
+        return all(store.get(name) is tensor for name, tensor in self.parameters.items())
+
+    def bind(self, args: Any, kwargs: Any) -> bool:
+        """Lets the program bind its parameters; returns whether these are the graph's.
+
+        A program that did so once binds its own tensors whatever lies in the store. From then on
+        they are bound here, without running it.
+        """
+        if self._binds_its_own:
+            pyro.get_param_store().set_state(
+                {"params": self.parameters, "constraints": self._constraints}
+            )
+            return True
+        random = RandomState(self._captured)
+        parameters = self._run_once(args, kwargs).parameters
+        random.restore()
+        self._binds_its_own = parameters.keys() == self.parameters.keys() and self.is_bound()
+        return self._binds_its_own
+
+    def emit_parameters(self) -> None:
+        """Tells the handlers in force which parameters the program reads."""
+        if not handlers():
+            return
+        for name, tensor in self.parameters.items():
+            if getattr(tensor, "unconstrained", None) is None:
+                tensor.unconstrained = weakref.ref(tensor)  # type: ignore[attr-defined]
+            parameter_site(tensor, name=name)
+
+    # Making it.
+
+    def _rehearse(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
+        """Runs the program once, uncompiled: parameters come to be, and `check` sees it."""
+        store, random = pyro.get_param_store(), RandomState(inputs(args, kwargs))
+        names = set(store.keys())
+        run = self._run_once(args, kwargs)
+        if set(store.keys()) != names:
+            # Parameters may have been drawn just now, and their numbers must not come again as
+            # noise. Whether they were, a second run shows, which draws the noise alone.
+            drawn = RandomState(inputs(args, kwargs))
+            random.restore()
+            run = self._run_once(args, kwargs)
+            if drawn != RandomState(inputs(args, kwargs)):
+                random = drawn
+        random.restore()
+        self._modules = Modules([*run.modules, *self._program.owners])
+        self._captured = list(run.captured)
+        self._program.check(run.result)
+        return run.parameters
+
+    def _run_once(self, args: Any, kwargs: Any) -> "_Run":
+        """One run that leaves parameters, buffers and all other tensors as they were."""
+        modules: list[nn.Module] = []
+        watch, attributes = Watch(inputs(args, kwargs)), Attributes()
+
+        def see(module: nn.Module, _: Any) -> None:
+            modules.append(module)
+            watch.keep(module.buffers())  # torch's batch norm does not say that it writes
+            attributes.keep(module)
+
+        hook = register_module_forward_pre_hook(see)
+        try:
+            with (
+                torch.no_grad(),
+                poutine.block(),
+                poutine.trace(param_only=True) as sites,
+                watch,
+            ):
+                result = self._program.rehearse(*args, **kwargs)
+        finally:
+            hook.remove()
+            replaced = attributes.restore()
+            watch.restore()
+        if replaced:
+            raise NotStatic(
+                f"compiled: model or guide replaces {replaced} as it runs, expected in-place "
+                "changes (copy_, mul_, add_), of which a graph can take part; without compiled() "
+                "it runs as it is"
+            )
+        parameters = {
+            name: site["value"].unconstrained() for name, site in sites.trace.nodes.items()
+        }
+        return _Run(parameters, modules, watch.captured, result)
+
+    def _trace(self, given: list[Tensor], args: Any, kwargs: Any) -> GraphModule:
+        """The function as a graph of the captured tensors and the arguments, in that order."""
+        static, spec = pytree.tree_flatten((args, kwargs))
+
+        def function(*tensors: Tensor) -> list[Tensor]:
+            captured, rest = tensors[: len(self._captured)], iter(tensors[len(self._captured) :])
+            leaves = [next(rest) if is_input(leaf) else leaf for leaf in static]
+            args, kwargs = pytree.tree_unflatten(leaves, spec)
+            with Substitution(dict(zip(self._captured, captured, strict=True))):
+                return self._program.function(*args, **kwargs)
+
+        with poutine.block(), reading_no_values(self._program.sources):
+            return trace(function, [*self._captured, *given])
+
+
+@dataclass
+class _Run:
+    parameters: dict[str, Tensor]
+    modules: list[nn.Module]
+    captured: dict[Tensor, None]
+    result: Any

@@ -1,0 +1,111 @@
+"""What compiled code is made for: arguments, modules, torch's settings; and whether it holds."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.compat import pytree, tables
+
+
+def is_input(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is an input of the graph, by its value."""
+    return isinstance(leaf, Tensor | float)
+
+
+def inputs(args: Any, kwargs: Any) -> list[Tensor]:
+    """The tensors and floats among the arguments, which are inputs of the graph."""
+    leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if is_input(leaf)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len(tensors) == len(leaves):
+        return tensors
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if double else torch.get_default_dtype()
+    return [
+        leaf if isinstance(leaf, Tensor) else torch.tensor(leaf, dtype=dtype) for leaf in leaves
+    ]
+
+
+def signature(args: Any, kwargs: Any) -> Any:
+    """What the arguments are but for the values of tensors and floats; each has its own code."""
+    leaves, spec = pytree.tree_flatten((args, kwargs))
+    return str(spec), tuple(_argument_signature(leaf) for leaf in leaves)
+
+
+def _argument_signature(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        if leaf.requires_grad:
+            raise ValueError(
+                f"compiled: got an argument of shape {tuple(leaf.shape)} that requires grad, "
+                "expected data: gradients go to the parameters of model and guide alone"
+            )
+        return layout(leaf)
+    if isinstance(leaf, float):
+        return float
+    try:
+        hash(leaf)
+    except TypeError:
+        raise TypeError(
+            f"compiled: got an argument of type {type(leaf).__name__}, expected tensors, numbers, "
+            "and what can be hashed, in tuples, lists and dicts"
+        ) from None
+    return type(leaf), leaf
+
+
+def layout(tensor: Tensor) -> Any:
+    """What code is made for of a tensor: its shape, strides, dtype and device."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def plain(owner: Any) -> tuple[tuple[str, Any], ...]:
+    """The numbers and strings among an object's attributes, which a trace takes as constants."""
+    kinds = int, float, str, type(None)  # bools are ints
+    return tuple((name, v) for name, v in vars(owner).items() if isinstance(v, kinds))
+
+
+def ambient() -> Any:
+    """The settings of torch that a trace takes as constants."""
+    autocast = tuple(
+        (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        for device in ("cpu", "cuda")
+    )
+    return autocast, torch.get_default_dtype()
+
+
+class Modules:
+    """What modules consist of, and whether that is still so; fast, since each step asks."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        every = dict.fromkeys(m for module in modules for m in module.modules())
+        held = [table for module in every for table in tables(module)]
+        self._modes = [(module, module.training) for module in every]
+        self._sizes = [(table, len(table)) for table in held]
+        self._held = [(table, *item) for table in held for item in table.items()]
+        self._trained = [(p, p.requires_grad) for m in every for p in m.parameters(False)]
+        self._plain = [(vars(m), *item) for m in every for item in plain(m)]
+        self._sets = [
+            (vars(m), name, v)
+            for m in every
+            for name, v in vars(m).items()
+            if isinstance(v, Tensor)
+        ]
+
+    def hold(self) -> bool:
+        """Whether each module has the submodules, parameters, mode and numbers that it had."""
+        for module, training in self._modes:
+            if module.training is not training:
+                return False
+        for table, size in self._sizes:
+            if len(table) != size:
+                return False
+        for table, name, held in self._held:
+            if table.get(name, self) is not held:
+                return False
+        for table, name, held in self._sets:
+            if table.get(name) is not held:
+                return False
+        for table, name, value in self._plain:
+            if table.get(name, self) != value:
+                return False
+        return all(p.requires_grad is trained for p, trained in self._trained)

@@ -1,0 +1,142 @@
+"""From a Python function of tensors to a traced graph, without a value read on the way."""
+
+import numbers
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.util import torch_item
+from pyro.util import warn_if_inf, warn_if_nan
+from torch import Tensor
+from torch.fx import GraphModule
+
+from pyro_vae.compat import fake_tensors, unchecked_distributions
+from pyro_vae.compile.capture import cuda_devices
+from pyro_vae.compile.inductor import DECOMPOSITIONS
+from pyro_vae.compile.partition import compile_in_two
+
+
+class NotCompiled(RuntimeError):
+    """torch cannot compile a program."""
+
+
+class NotStatic(NotCompiled):
+    """A program is not static: it reads a tensor's value, or replaces a tensor of a module."""
+
+
+def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule:
+    """A program as a graph of its tensors; nothing is computed, drawn or moved.
+
+    Raises:
+        NotStatic: The program reads a tensor's value.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    fake, errors = fake_tensors()
+    try:
+        with (
+            pyro.validation_enabled(False),
+            unchecked_distributions(),
+            torch.random.fork_rng(cuda_devices(tensors)),
+            fake,
+        ):
+            fakes = [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]
+            return make_fx(program, DECOMPOSITIONS)(*fakes)
+    except errors as error:
+        raise NotStatic(
+            f"compiled: the model or the guide reads a tensor's value{_place(error)} (by "
+            ".item(), float(), bool(), an if, or an index of bools), expected a program of "
+            "static structure, which does the same for all values; without compiled() it "
+            f"runs as it is ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def lift(traced: GraphModule) -> list[Tensor]:
+    """Makes the tensors that a graph holds its first inputs; returns them."""
+    tensors: dict[Tensor, Any] = {}
+    graph = traced.graph
+    held = [node for node in graph.nodes if node.op == "get_attr"]
+    first = next(node for node in graph.nodes if node.op != "get_attr")
+    for node in held:
+        tensor = getattr(traced, node.target)
+        if tensor not in tensors:
+            with graph.inserting_before(first):
+                tensors[tensor] = graph.placeholder(f"held_{len(tensors)}")
+            tensors[tensor].meta = dict(node.meta)
+        node.replace_all_uses_with(tensors[tensor])
+        graph.erase_node(node)
+    traced.recompile()
+    return list(tensors)
+
+
+def compiled_function(
+    function: Callable[..., Any], examples: Sequence[Tensor], fixed: int = 0
+) -> Callable[..., Any]:
+    """A function of tensors without gradients as compiled code, for tensors of these shapes.
+
+    All other tensors that it reads are held, and read again at each call: their values may change
+    in place, and nothing else may. What follows from these and from the first `fixed` arguments
+    alone is computed again only where one of them has changed; see
+    :func:`~pyro_vae.compile.partition.compile_in_two`.
+
+    Raises:
+        NotCompiled: torch cannot make a graph of it.
+    """
+    try:
+        with torch.no_grad():
+            traced = trace(function, examples)
+            held = lift(traced)
+            with torch.random.fork_rng(cuda_devices([*held, *examples])):
+                run = compile_in_two(traced, [*held, *examples], len(held) + fixed)
+    except NotCompiled:
+        raise
+    except Exception as error:
+        raise NotCompiled(f"torch cannot compile it ({type(error).__name__}: {error})") from error
+
+    def compiled(*tensors: Tensor) -> Any:
+        with torch.no_grad():
+            return run(*held, *tensors)
+
+    return compiled
+
+
+@contextmanager
+def reading_no_values(modules: Iterable[ModuleType]) -> Iterator[None]:
+    """Replaces Pyro's functions that turn a tensor into a number, in some Python modules.
+
+    Arguments:
+        modules: Those that hold the program's losses.
+    """
+
+    def detached(x: Any) -> Any:
+        return x if isinstance(x, numbers.Number) else x.detach()
+
+    def silent(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    instead: dict[Callable[..., Any], Callable[..., Any]] = {
+        torch_item: detached,
+        warn_if_nan: silent,
+        warn_if_inf: silent,
+    }
+    with ExitStack() as stack:
+        for module in set(modules):
+            for name, value in list(vars(module).items()):
+                if callable(value) and value in (torch_item, warn_if_nan, warn_if_inf):
+                    stack.callback(setattr, module, name, value)
+                    setattr(module, name, instead[value])
+        yield
+
+
+def _place(error: BaseException) -> str:
+    """Where, outside of torch, Pyro and this folder, an error comes from."""
+    libraries = tuple(str(Path(module.__file__ or "").parent) for module in (torch, pyro))
+    tracing = str(Path(__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith((*libraries, tracing))]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""

@@ -1,0 +1,46 @@
+"""What parts, models and guides owe each other and the data, checked in one place.
+
+:func:`check` is the one door for data: it returns them as they will be used, and what was learned.
+"""
+
+from pyro_vae.contracts.parts import (
+    Checked,
+    call,
+    check,
+    check_data,
+    check_dtype,
+    check_float,
+    check_latents,
+    check_likelihood,
+    check_prior,
+    check_shape,
+)
+from pyro_vae.contracts.sites import (
+    PLATE,
+    Refused,
+    check_latent_sites,
+    check_observed,
+    check_same_sites,
+    check_site,
+    explained,
+)
+
+__all__ = [
+    "PLATE",
+    "Checked",
+    "Refused",
+    "call",
+    "check",
+    "check_data",
+    "check_dtype",
+    "check_float",
+    "check_latent_sites",
+    "check_latents",
+    "check_likelihood",
+    "check_observed",
+    "check_prior",
+    "check_same_sites",
+    "check_shape",
+    "check_site",
+    "explained",
+]

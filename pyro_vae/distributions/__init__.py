@@ -1,0 +1,53 @@
+"""Distributions, supports and KL divergences that torch and Pyro lack or compute less exactly."""
+
+from pyro_vae.distributions.bernoulli import BernoulliEvent, ContinuousBernoulli, CrossEntropy
+from pyro_vae.distributions.flows import FromZuko
+from pyro_vae.distributions.intervals import OntoInterval, OpenInterval
+from pyro_vae.distributions.kl import check_analytic_kl
+from pyro_vae.distributions.kl import describe as describe_distribution
+from pyro_vae.distributions.low_rank_normal import LowRankNormal
+from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.pixels import (
+    Beta,
+    DiscretizedLogistic,
+    Levels,
+    NegativeBinomial,
+    StudentT,
+)
+from pyro_vae.distributions.supports import (
+    check_finite,
+    check_on_support,
+    ends_of,
+    is_real,
+    same_support,
+    scored_support,
+    support_of,
+)
+from pyro_vae.distributions.supports import describe as describe_support
+
+__all__ = [
+    "BernoulliEvent",
+    "Beta",
+    "ContinuousBernoulli",
+    "CrossEntropy",
+    "DiscretizedLogistic",
+    "FromZuko",
+    "Levels",
+    "LowRankNormal",
+    "Mixture",
+    "NegativeBinomial",
+    "NormalMixture",
+    "OntoInterval",
+    "OpenInterval",
+    "StudentT",
+    "check_analytic_kl",
+    "check_finite",
+    "check_on_support",
+    "describe_distribution",
+    "describe_support",
+    "ends_of",
+    "is_real",
+    "same_support",
+    "scored_support",
+    "support_of",
+]

@@ -1,0 +1,88 @@
+"""Intervals without their end points, and the transform of the reals onto one."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Transform, biject_to, constraints, transform_to
+
+from pyro_vae.distributions.versions import is_version, version
+
+__all__ = ["OntoInterval", "OpenInterval"]
+
+
+class OpenInterval(type(constraints.unit_interval)):  # type: ignore[misc]
+    """An interval without its end points.
+
+    Arguments:
+        lower_bound, upper_bound: The end points, numbers or tensors.
+
+    Example:
+        >>> from pyro_vae.distributions import OpenInterval
+        >>> OpenInterval(0.0, 1.0).check(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([False,  True, False])
+    """
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether each value is strictly inside."""
+        return (value > self.lower_bound) & (value < self.upper_bound)
+
+
+@biject_to.register(OpenInterval)
+@transform_to.register(OpenInterval)
+def _onto_open_interval(support: OpenInterval) -> Transform:
+    return biject_to(constraints.interval(support.lower_bound, support.upper_bound))
+
+
+class OntoInterval(Transform):
+    r"""The transform :math:`z = a + (b - a)\,\sigma(y)`, strictly inside of the interval.
+
+    torch's sigmoid and affine transforms round to the end points, where a uniform prior has no
+    density, and lose the log-derivative of values near them. The inverse of the last z is the y
+    that it came from.
+
+    Arguments:
+        low, high: The end points a and b.
+
+    Example:
+        >>> from pyro_vae.distributions import OntoInterval
+        >>> onto = OntoInterval(torch.tensor(0.0), torch.tensor(1.0))
+        >>> bool((onto(torch.tensor([-200.0, 200.0])) % 1 > 0).all())
+        True
+    """
+
+    domain = constraints.real
+    bijective = True
+    sign = 1
+    is_fixed = True  # it has no parameters, so path derivatives may be taken before it
+
+    def __init__(self, low: Tensor, high: Tensor, cache_size: int = 1) -> None:
+        super().__init__(cache_size)
+        self.low, self.high = low, high
+        self._version = -1
+
+    def with_cache(self, cache_size: int = 1) -> "OntoInterval":
+        return OntoInterval(self.low, self.high, cache_size)
+
+    @property
+    def codomain(self) -> Any:
+        return OpenInterval(self.low, self.high)
+
+    def _call(self, x: Tensor) -> Tensor:
+        y = self.low + (self.high - self.low) * x.sigmoid()
+        inner = torch.nextafter(self.low, self.high), torch.nextafter(self.high, self.low)
+        y = y.clamp(*inner)
+        self._version = version(y)
+        return y
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        if not is_version(y, self._version):  # changed in place since
+            self._cached_x_y = None, None
+        return super()._inv_call(y)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return ((y - self.low) / (self.high - self.low)).logit()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.high - self.low).log() - F.softplus(x) - F.softplus(-x)

@@ -1,0 +1,216 @@
+"""Distributions of one pixel that torch and Pyro lack, or that lose digits in float32 there."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_vae.distributions.intervals import OpenInterval
+
+__all__ = ["Beta", "DiscretizedLogistic", "Levels", "NegativeBinomial", "StudentT"]
+
+
+class Beta(dist.Beta):
+    """A Beta on (0, 1) without the end points, where its density may be infinite.
+
+    Log-densities are computed in float64: their terms cancel.
+
+    Arguments:
+        concentration1, concentration0: As those of ``pyro.distributions.Beta``.
+
+    Example:
+        >>> from pyro_vae.distributions import Beta
+        >>> p_x = Beta(torch.ones(3), torch.ones(3))
+        >>> p_x.log_prob(torch.rand(3)).dtype
+        torch.float32
+    """
+
+    support = OpenInterval(0.0, 1.0)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        a, b = self.concentration1, self.concentration0
+        return _in_float64(dist.Beta, value, concentration1=a, concentration0=b)
+
+
+class StudentT(dist.StudentT):
+    """A Student t whose log-densities are computed in float64: their terms cancel.
+
+    Arguments:
+        df, loc, scale: As those of ``pyro.distributions.StudentT``.
+
+    Example:
+        >>> from pyro_vae.distributions import StudentT
+        >>> p_x = StudentT(torch.full((3,), 4.0), torch.zeros(3), torch.ones(3))
+        >>> p_x.log_prob(torch.zeros(7, 3)).shape
+        torch.Size([7, 3])
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return _in_float64(dist.StudentT, value, df=self.df, loc=self.loc, scale=self.scale)
+
+
+class NegativeBinomial(dist.NegativeBinomial):
+    """A negative binomial whose log-probabilities are computed in float64: their terms cancel.
+
+    Arguments:
+        total_count, probs, logits: As those of ``pyro.distributions.NegativeBinomial``.
+
+    Example:
+        >>> from pyro_vae.distributions import NegativeBinomial
+        >>> p_x = NegativeBinomial(torch.ones(3), logits=torch.zeros(3))
+        >>> p_x.log_prob(torch.tensor([0.0, 1.0, 2.0])).shape
+        torch.Size([3])
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        count, logits = self.total_count, self.logits
+        return _in_float64(dist.NegativeBinomial, value, total_count=count, logits=logits)
+
+
+def _in_float64(family: Any, value: Tensor, **parameters: Tensor) -> Tensor:
+    """A log-probability whose log-gammas cancel: large ones would leave no digits in float32."""
+    wide = {name: parameter.double() for name, parameter in parameters.items()}
+    log_prob = family(**wide, validate_args=False).log_prob(value.double())
+    return log_prob.to(next(iter(parameters.values())).dtype)
+
+
+class Levels(dist.Categorical):
+    """A categorical over the floats 0.0 to K - 1; unlike torch's, it has a mean and a variance.
+
+    Arguments:
+        probs, logits: As those of ``pyro.distributions.Categorical``, shape ``(*batch, K)``.
+
+    Example:
+        >>> from pyro_vae.distributions import Levels
+        >>> p_x = Levels(logits=torch.zeros(5, 256))
+        >>> p_x.mean.shape, p_x.sample().dtype
+        (torch.Size([5]), torch.float32)
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        return self.probs @ self._levels()
+
+    @property
+    def variance(self) -> Tensor:
+        deviations = self._levels() - self.mean.unsqueeze(-1)
+        return (self.probs * deviations.square()).sum(-1)
+
+    @property
+    def mode(self) -> Tensor:
+        return super().mode.to(self.logits.dtype)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
+
+    def _levels(self) -> Tensor:
+        return torch.arange(self._num_events, dtype=self.logits.dtype, device=self.logits.device)
+
+
+class DiscretizedLogistic(dist.TorchDistribution):
+    r"""A mixture of logistics cut into the levels 0.0 to L - 1; the outer levels take the tails.
+
+    A level l stands for the value :math:`l / (L - 1)`, and its bin has the width
+    :math:`w = 1 / (L - 1)`:
+
+    .. math:: P(l) = \sum_k \pi_k \big[
+        \sigma\big((l w + w/2 - \mu_k) / s_k\big) - \sigma\big((l w - w/2 - \mu_k) / s_k\big)\big]
+
+    Source: Salimans et al. (2017), arXiv 1701.05517, section 2.1, on [0, 1] in place of [-1, 1].
+
+    Arguments:
+        logits: Log-weights of the components up to a constant, shape ``(*batch, components)``.
+        loc: :math:`\mu`, the same shape.
+        scale: s, the same shape.
+        levels: Number of levels L.
+
+    Example:
+        >>> from pyro_vae.distributions import DiscretizedLogistic
+        >>> zeros = torch.zeros(7, 3)
+        >>> p_x = DiscretizedLogistic(zeros, zeros + 0.5, zeros + 0.1, levels=256)
+        >>> p_x.log_prob(p_x.sample()).shape
+        torch.Size([7])
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "logits": constraints.real_vector,
+        "loc": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+    }
+
+    def __init__(
+        self,
+        logits: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+        levels: int,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.logits, self.loc, self.scale = torch.broadcast_tensors(logits, loc, scale)
+        self.levels = levels
+        super().__init__(self.loc.shape[:-1], validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.levels - 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "DiscretizedLogistic":
+        new = self._get_checked_instance(DiscretizedLogistic, _instance)
+        shape = (*batch_shape, self.loc.shape[-1])
+        new.logits, new.loc, new.scale = (
+            t.expand(shape) for t in (self.logits, self.loc, self.scale)
+        )
+        new.levels = self.levels
+        super(DiscretizedLogistic, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        top = self.levels - 1
+        level = value.unsqueeze(-1)
+        below, above = self._standardized(level - 0.5), self._standardized(level + 0.5)
+        # log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - e^(b - a)) loses no digits.
+        log_below, log_above = F.logsigmoid(-below), F.logsigmoid(above)
+        inside = log_below + log_above + (-torch.expm1(-1 / (top * self.scale))).log()
+        edge = torch.where(level == 0, log_above, log_below)
+        outer = (level == 0) | (level == top)
+        log_probs = torch.where(outer, edge, inside)
+        if self.loc.shape[-1] == 1:
+            return log_probs.squeeze(-1)
+        return (self.logits.log_softmax(-1) + log_probs).logsumexp(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        # The mean is the sum over levels of P(x >= l). One level at a time saves memory.
+        weights = self.logits.softmax(-1)
+        mean = torch.zeros_like(self.loc[..., 0])
+        for level in range(1, self.levels):
+            mean = mean + (weights * (-self._standardized(level - 0.5)).sigmoid()).sum(-1)
+        return mean
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            shape = torch.Size(sample_shape) + self.loc.shape
+            which = dist.Categorical(logits=self.logits).sample(torch.Size(sample_shape))
+            loc, scale = (
+                t.expand(shape).gather(-1, which.unsqueeze(-1)).squeeze(-1)
+                for t in (self.loc, self.scale)
+            )
+            u = torch.rand_like(loc)
+            return (
+                ((loc + scale * u.logit()) * (self.levels - 1)).round().clamp(0, self.levels - 1)
+            )
+
+    def _standardized(self, level: Tensor | float) -> Tensor:
+        return (level / (self.levels - 1) - self.loc) / self.scale

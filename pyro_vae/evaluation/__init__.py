@@ -1,0 +1,41 @@
+"""Evaluation: log-likelihood and ELBO, how far to trust them, and criticism of trained VAEs.
+
+``log_likelihood`` takes its weights from ``estimators``, one a file, which draw and score samples
+in ``blocks`` by the ``log_densities`` of a model and guide.
+"""
+
+from pyro_vae.evaluation.certify import Certificate, certify
+from pyro_vae.evaluation.criticism import (
+    ActiveUnits,
+    PredictiveCheck,
+    active_units,
+    posterior_predictive,
+)
+from pyro_vae.evaluation.elbo import Elbo, elbo
+from pyro_vae.evaluation.elbo_gap import ElboGap, elbo_gap
+from pyro_vae.evaluation.inputs import data_hash, density_draw
+from pyro_vae.evaluation.log_likelihood import estimated as estimated
+from pyro_vae.evaluation.log_likelihood import log_likelihood
+from pyro_vae.evaluation.result import LogLikelihood, UnreliableWeights
+
+__all__ = [
+    "ActiveUnits",
+    "Certificate",
+    "Elbo",
+    "ElboGap",
+    "LogLikelihood",
+    "PredictiveCheck",
+    "UnreliableWeights",
+    "active_units",
+    "certify",
+    "data_hash",
+    "density_draw",
+    "elbo",
+    "elbo_gap",
+    "log_likelihood",
+    "posterior_predictive",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

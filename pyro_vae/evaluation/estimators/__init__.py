@@ -1,0 +1,31 @@
+"""Estimators of log p(x): where their weights come from, one estimator a file.
+
+To add one, write a file with a class that has the attributes of :class:`Estimator`; decorated with
+``base.named`` and imported here, it is known by its name.
+"""
+
+from pyro_vae.evaluation.estimators.ais import AIS
+from pyro_vae.evaluation.estimators.base import (
+    EXACT,
+    Estimator,
+    advice_of,
+    names,
+    parse,
+    settings_of,
+)
+from pyro_vae.evaluation.estimators.exact import evidence
+from pyro_vae.evaluation.estimators.importance import Importance
+from pyro_vae.evaluation.estimators.prior import Prior
+
+__all__ = [
+    "AIS",
+    "EXACT",
+    "Estimator",
+    "Importance",
+    "Prior",
+    "advice_of",
+    "evidence",
+    "names",
+    "parse",
+    "settings_of",
+]

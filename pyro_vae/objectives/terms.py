@@ -1,0 +1,113 @@
+"""The terms of the ELBO, read from the traces that an objective makes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae.objectives.wrapper import Wrapper, layers
+from pyro_vae.utils.traces import every_dim, log_prob
+
+UNANNEALED = "pyro_vae.unannealed"
+"""In a site's ``infer``: its scale without the weight of an annealed KL."""
+
+
+@contextmanager
+def collected_traces(elbo: ELBO) -> Iterator[list[tuple[Trace, Trace]]]:
+    """Collects the (model, guide) traces that an objective makes inside the block.
+
+    Every Pyro ELBO makes its traces in its ``_get_trace``. Reading them there takes no further
+    run of the model.
+    """
+    traces: list[tuple[Trace, Trace]] = []
+    *_, elbo = layers(elbo)
+    own = elbo._get_trace
+    patched = vars(elbo).get("_get_trace")  # by a block that this one is nested in
+
+    def get_trace(*args: Any) -> tuple[Trace, Trace]:
+        traces.append(own(*args))
+        return traces[-1]
+
+    elbo._get_trace = get_trace
+    try:
+        yield traces
+    finally:
+        if patched is None:
+            del elbo._get_trace
+        else:
+            elbo._get_trace = patched
+
+
+def elbo_terms(traces: list[tuple[Trace, Trace]], num_particles: int) -> tuple[Tensor, Tensor]:
+    """E_q log p(x|z) and the sampled KL(q, p) of the traces of one loss, in nats.
+
+    Both are summed over examples and averaged over particles. Observed sites make the first,
+    latent sites the second, whatever weight an annealed KL has.
+    """
+    likelihood = kl = torch.zeros(())
+    for model, guide in traces:
+        for observed, value in _log_probs(model).items():
+            if observed:
+                likelihood = likelihood + value
+            else:
+                kl = kl - value
+        kl = kl + sum(_log_probs(guide).values())
+    return likelihood / num_particles, kl / num_particles
+
+
+def _log_probs(trace: Trace) -> dict[bool, Tensor]:
+    """Log-probabilities of a trace's latent sites (False) and observed sites (True)."""
+    with torch.no_grad():
+        return {
+            observed: log_prob(
+                [
+                    (name, site)
+                    for name, site in trace.nodes.items()
+                    if site["type"] == "sample" and site["is_observed"] is observed
+                ],
+                every_dim,
+                scale=lambda site: site["infer"].get(UNANNEALED, site["scale"]),
+            )
+            for observed in (False, True)
+        }
+
+
+class WithTerms(Wrapper):
+    """An ELBO that keeps the terms of its last loss.
+
+    Arguments:
+        elbo: The ELBO that does the work.
+
+    Attributes:
+        terms: E_q log p(x|z) and the sampled KL of the last loss, in nats; None before the first,
+            and where the objective made no traces.
+    """
+
+    def __init__(self, elbo: ELBO) -> None:
+        super().__init__(elbo)
+        self.terms: tuple[float, float] | None = None
+
+    def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        self.terms = None
+        with collected_traces(self.elbo) as traces:
+            loss = getattr(self.elbo, method)(model, guide, *args, **kwargs)
+        if traces:
+            likelihood, kl = elbo_terms(traces, self.num_particles)
+            self.terms = likelihood.item(), kl.item()
+        return loss
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a number, as the ELBO gives it."""
+        return self._call("loss", model, guide, args, kwargs)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a number; adds its gradients to those of the parameters."""
+        return self._call("loss_and_grads", model, guide, args, kwargs)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a tensor whose gradient is the estimator's."""
+        return self._call("differentiable_loss", model, guide, args, kwargs)

@@ -1,0 +1,17 @@
+"""Training: the SVI loop, the data that it takes, its history and its callbacks."""
+
+from pyro_vae.training.callbacks import Callback, TensorBoard
+from pyro_vae.training.epoch_terms import NonFiniteLoss
+from pyro_vae.training.fit import COMPILED_FROM, fit
+from pyro_vae.training.history import History
+from pyro_vae.training.precision import program
+
+__all__ = [
+    "COMPILED_FROM",
+    "Callback",
+    "History",
+    "NonFiniteLoss",
+    "TensorBoard",
+    "fit",
+    "program",
+]

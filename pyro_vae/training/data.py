@@ -1,0 +1,92 @@
+"""Data for training: from what the user gave to batches of x."""
+
+import torch
+from torch import Tensor
+
+from pyro_vae import datasets
+from pyro_vae.contracts import check
+from pyro_vae.datasets import Pixels
+from pyro_vae.distributions.supports import check_on_support, describe
+from pyro_vae.utils.modules import device_of, dtype_of
+from pyro_vae.utils.random import seeded
+from pyro_vae.vae import VAE
+
+
+class Levels:
+    """Data as the user gave them, checked and on the VAE's device, and the batches of x in them.
+
+    Arguments:
+        argument: What the caller calls the data.
+        data: uint8 levels with `pixels`, or float data as they are, shape ``(N, *x_shape)``.
+        pixels: What levels become, see :func:`datasets.to_pixels`.
+        vae: The VAE that they have to fit.
+
+    Raises:
+        TypeError, ValueError: The data and `pixels` do not go together, or the data do not fit
+            the VAE, or lie off the set that its likelihood scores.
+    """
+
+    def __init__(self, argument: str, data: Tensor, pixels: Pixels | None, vae: VAE) -> None:
+        if not isinstance(data, Tensor):
+            raise TypeError(f"{argument}: got a {type(data).__name__}, expected a torch.Tensor")
+        if not len(data):
+            raise ValueError(f"{argument}: got an empty data set, expected at least one example")
+        if data.dtype == torch.uint8:
+            if pixels is None:
+                raise ValueError(
+                    f"pixels: got None with uint8 levels as {argument}, expected one of "
+                    f"{', '.join(datasets.PIXELS)}"
+                )
+            datasets.check_pixels(pixels)
+        elif pixels is not None and not data.is_floating_point():
+            raise TypeError(f"{argument}: got {data.dtype}, expected torch.uint8 levels")
+        elif pixels is not None:
+            raise ValueError(
+                f"pixels: got {pixels!r} with {data.dtype} as {argument}, expected None: only "
+                "uint8 levels are turned into pixels, float data are taken as they are"
+            )
+        self.given = data
+        self.data = data.to(device_of(vae))
+        self.pixels = pixels
+        self.dtype = dtype_of(vae)
+        self._check(argument, vae)
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    def x(self, index: Tensor) -> Tensor:
+        """The examples of an index as x; fresh draws where the pixels are random."""
+        return self._to_x(self.data[index])
+
+    def fixed(self, seed: int | None) -> Tensor:
+        """All examples as x, by the draw of ``datasets.binarize(data, seed)``."""
+        with seeded(seed, device=self.given.device):  # where the user would draw them
+            return self._to_x(self.given).to(self.device)
+
+    def _to_x(self, data: Tensor) -> Tensor:
+        return (
+            data if self.pixels is None else datasets.to_pixels(data, self.pixels).to(self.dtype)
+        )
+
+    def _check(self, argument: str, vae: VAE) -> None:
+        """Holds the data against the three parts, once and whole."""
+        if self.pixels is None:
+            checked = check(vae, self.given, argument)
+            check_on_support(argument, checked.x, checked.scored_support)
+            return
+        with seeded(0, device=self.device):
+            x = self._to_x(self.data[:1])
+        support = check(vae, x, argument, self.data.shape).scored_support
+        # Each level that there is, at each place: a fresh draw in each epoch stays among these.
+        there = self.data.flatten().bincount(minlength=256).nonzero().to(torch.uint8)
+        every = there.view(-1, *[1] * (self.data.dim() - 1)).expand(-1, *self.data.shape[1:])
+        with seeded(0, device=self.device):
+            on = support.check(self._to_x(every)).view(len(every), -1).all(1)
+        if not on.all():
+            off = there[~on].flatten().tolist()
+            raise ValueError(
+                f"pixels: got {self.pixels!r}, which this likelihood does not score at {len(off)} "
+                f"of the {len(on)} levels in {argument}, {off[0]} for instance; expected x on "
+                f"{describe(support)}"
+            )

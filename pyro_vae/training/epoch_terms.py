@@ -1,0 +1,71 @@
+"""Sums of an epoch's cost, reconstruction and KL."""
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae.objectives import WithTerms
+from pyro_vae.training.history import History
+
+
+class NonFiniteLoss(FloatingPointError):
+    """A loss became NaN or infinite; `history` holds the epochs before."""
+
+    def __init__(self, message: str, history: History) -> None:
+        super().__init__(message)
+        self.history = history
+
+
+class EpochTerms:
+    """Sums cost, reconstruction and KL over the batches of an epoch, in nats."""
+
+    def __init__(self, objective: WithTerms) -> None:
+        self.objective = objective
+        self.place = ""
+        self.reset()
+
+    def reset(self) -> None:
+        self.cost = self.reconstruction = self.kl = 0.0
+
+    def means(self, examples: int) -> dict[str, float]:
+        return {
+            "cost": self.cost / examples,
+            "reconstruction": self.reconstruction / examples,
+            "kl": self.kl / examples,
+        }
+
+    def loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
+        """The objective's own; raises before the step if the loss is not finite."""
+        try:
+            cost = self.objective.loss_and_grads(model, guide, x)
+        except ValueError:
+            # Pyro's validation found a distribution that cannot be. Where that comes of numbers
+            # that are not finite, the same batch without validation says in which term.
+            with torch.no_grad(), pyro.validation_enabled(False):
+                self._terms(WithTerms.loss(self.objective, model, guide, x))
+            raise
+        terms = self._terms(cost)
+        self.cost += terms[0]
+        self.reconstruction += terms[1]
+        self.kl += terms[2]
+        return terms[0]
+
+    def _terms(self, cost: float) -> tuple[float, float, float]:
+        """Cost, reconstruction and KL of the loss just computed; raises if one is not finite."""
+        if isinstance(cost, tuple) or self.objective.terms is None:
+            raise TypeError(
+                f"objective: a {type(self.objective.elbo).__name__} gave no loss of one number "
+                "from traces of its own, expected an ELBO"
+            )
+        likelihood, sampled_kl = self.objective.terms
+        reconstruction = -likelihood
+        # An ELBO's own, in closed form where it has that; else from the same samples.
+        is_elbo = self.objective.traits.is_elbo
+        kl = cost - reconstruction if is_elbo else sampled_kl
+        for term, value in (("reconstruction", reconstruction), ("KL", kl), ("objective", cost)):
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{self.place}: the {term} term of the loss is {value}")
+        return float(cost), reconstruction, kl

@@ -1,0 +1,62 @@
+"""Streams of random numbers that integers fix, drawn from torch's global generators."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+
+from pyro_vae.utils.checks import check_seed
+
+__all__ = ["seeded"]
+
+
+def seeded(
+    seed: int | None, *key: int, device: torch.device | str = "cpu"
+) -> AbstractContextManager[None]:
+    """A context in which torch's global generators give the stream ``(seed, *key)``.
+
+    Everything inside the block that draws from them, Pyro included, repeats for the same integers.
+    Afterwards the generators continue from where they were before the block. A seed without a key
+    gives the stream of ``torch.manual_seed(seed)``.
+
+    Arguments:
+        seed: An int from 0 to 2**32 - 1; None leaves the generators as they are.
+        key: Further integers; each tuple gives a stream of its own.
+        device: The device whose generator is seeded, in addition to the CPU's.
+
+    Raises:
+        TypeError: The seed is neither an int nor None.
+        ValueError: The seed is out of range.
+
+    Example:
+        >>> from pyro_vae.utils.random import seeded
+        >>> with seeded(0):
+        ...     first = torch.randn(3)
+        >>> with seeded(0):
+        ...     print(torch.equal(first, torch.randn(3)))
+        True
+    """
+    check_seed(seed)
+    if seed is None:
+        return nullcontext()
+    # SeedSequence keeps the streams of (0, 1) and (1, 0), or of (3,) and (3, 0), apart.
+    word = _mix((int(seed), *key)) if key else int(seed)
+    return _seeded(word, torch.device(device))
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    if device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            yield
+    else:
+        count = torch.get_device_module(device).device_count()
+        with torch.random.fork_rng(devices=range(count), device_type=device.type):
+            torch.manual_seed(seed)
+            yield
+
+
+def _mix(words: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence([len(words), *words]).generate_state(1, np.uint64)[0])

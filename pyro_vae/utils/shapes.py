@@ -1,0 +1,53 @@
+"""Shapes of one example, without batch dimensions."""
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import cast
+
+import torch
+from torch import nn
+
+__all__ = ["Shape", "as_shape", "out_shape"]
+
+Shape = int | Sequence[int]
+"""The shape of one example without batch dimensions; an int is a vector of that length."""
+
+
+def as_shape(argument: str, shape: Shape) -> torch.Size:
+    """`shape` as a ``torch.Size``.
+
+    Arguments:
+        argument: Name of the argument, for the error message.
+        shape: A positive integer or a sequence of them.
+
+    Raises:
+        ValueError: `shape` is neither.
+
+    Example:
+        >>> from pyro_vae.utils.shapes import as_shape
+        >>> as_shape("in_shape", 784), as_shape("in_shape", (28, 28))
+        (torch.Size([784]), torch.Size([28, 28]))
+    """
+    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    if not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in sizes):
+        raise ValueError(f"{argument}: got {shape!r}, expected positive integers")
+    return torch.Size(map(int, sizes))
+
+
+def out_shape(network: nn.Module) -> torch.Size:
+    """The shape of one output of a network, from its attribute ``out_shape``.
+
+    Raises:
+        TypeError: The network has no such attribute.
+
+    Example:
+        >>> from pyro_vae.utils.shapes import out_shape
+        >>> out_shape(networks.MLP(20, (500,), (28, 28)))
+        torch.Size([28, 28])
+    """
+    if not hasattr(network, "out_shape"):
+        raise TypeError(
+            f"network: got a {type(network).__name__} without an attribute out_shape, expected "
+            "the shape of one output, without batch dimensions"
+        )
+    return torch.Size(cast(Sequence[int], network.out_shape))

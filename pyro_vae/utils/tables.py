@@ -1,0 +1,49 @@
+"""Results as text: Markdown tables that read well on a terminal too, and one-line summaries."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table; the first column is aligned left, the others right."""
+    table = [tuple(header), *map(tuple, rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*table, strict=True)]
+    rule = tuple(
+        "-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)
+    )
+    lines = []
+    for row in (table[0], rule, *table[1:]):
+        cells = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def summary(result: Any, unit: str = "examples") -> str:
+    """Returns the numbers of a dataclass in one line.
+
+    Tensors, which have a number for each `unit`, are counted instead of printed.
+    """
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    first = next(value for value in values.values() if isinstance(value, Tensor))
+    parts = [f"{len(first)} {unit}"]
+    for name, value in values.items():
+        if isinstance(value, float):
+            parts.append(f"{name}={value:.6g}")
+        elif not isinstance(value, Tensor | tuple):
+            parts.append(f"{name}={value!r}")
+    return f"{type(result).__name__}({', '.join(parts)})"
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    """Returns the mean and its standard error to two digits; the number alone if there is one."""
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"
