@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_vae.distributions import pixels as distributions
-from pyro_vae.networks import out_shape
+from pyro_vae import distributions
 from pyro_vae.utils.checks import check_count, check_df, is_positive
+from pyro_vae.utils.shapes import out_shape
 
 SCALE_FLOOR = 1 / 256
 """Least scale that a network or a parameter can give a likelihood: one grey level on [0, 1].

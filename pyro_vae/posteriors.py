@@ -12,14 +12,11 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
 
+from pyro_vae import distributions
 from pyro_vae.distributions import flows
-from pyro_vae.distributions import pixels as distributions
-from pyro_vae.distributions.mixtures import NormalMixture
-from pyro_vae.distributions.supports import describe, is_real, support_of
-from pyro_vae.networks import as_shape, check_network, out_shape
-from pyro_vae.utils.checks import check_count, check_interval
+from pyro_vae.utils.checks import check_count, check_interval, check_module
+from pyro_vae.utils.shapes import as_shape, out_shape
 
 SCALE_FLOOR = 1e-4
 """Least scale of a posterior.
@@ -167,7 +164,7 @@ class Mixture(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         logits, loc, raw_scale = self._split(self.network(x))
-        return NormalMixture(logits, loc, _scale(raw_scale))
+        return distributions.NormalMixture(logits, loc, _scale(raw_scale))
 
     def _split(self, numbers: Tensor) -> Sequence[Tensor]:
         each, rest = divmod(numbers.shape[-1], self.components)
@@ -257,7 +254,7 @@ class Squashed(nn.Module):
 
     def __init__(self, posterior: nn.Module, low: float, high: float) -> None:
         super().__init__()
-        check_network("posterior", posterior)
+        check_module("posterior", posterior)
         check_interval(low, high)
         self.posterior = posterior
         self.register_buffer("low", torch.tensor(float(low)), persistent=False)
@@ -266,59 +263,16 @@ class Squashed(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         q_y = self.posterior(x)
-        support = support_of(q_y)
-        if not is_real(support):
+        support = distributions.support_of(q_y)
+        if not distributions.is_real(support):
             raise ValueError(
-                f"posterior: its support is {describe(support)}, expected all reals: from there "
+                f"posterior: its support is {distributions.describe_support(support)}, expected all reals: from there "
                 "Squashed would reach a part of the box only"
             )
-        return dist.TransformedDistribution(q_y, [_OntoInterval(self.low, self.high)])
+        return dist.TransformedDistribution(q_y, [distributions.OntoInterval(self.low, self.high)])
 
     def extra_repr(self) -> str:
         return f"low={self._bounds[0]:g}, high={self._bounds[1]:g}"
-
-
-class _OntoInterval(Transform):
-    """y to low + (high - low) sigmoid(y), strictly inside; keeps the y of its last value.
-
-    torch's sigmoid and affine transforms round to the ends, where a uniform prior has no density,
-    and lose the log-derivative of values near them.
-    """
-
-    domain = constraints.real
-    bijective = True
-    sign = 1
-    is_fixed = True  # without parameters: path derivatives may be taken in front of it
-
-    def __init__(self, low: Tensor, high: Tensor, cache_size: int = 1) -> None:
-        super().__init__(cache_size)
-        self.low, self.high = low, high
-        self._version = -1
-
-    def with_cache(self, cache_size: int = 1) -> "_OntoInterval":
-        return _OntoInterval(self.low, self.high, cache_size)
-
-    @property
-    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
-        return distributions.OpenInterval(self.low, self.high)
-
-    def _call(self, x: Tensor) -> Tensor:
-        y = self.low + (self.high - self.low) * x.sigmoid()
-        inner = torch.nextafter(self.low, self.high), torch.nextafter(self.high, self.low)
-        y = y.clamp(*inner)
-        self._version = flows.version(y)
-        return y
-
-    def _inv_call(self, y: Tensor) -> Tensor:
-        if not flows.is_version(y, self._version):  # changed in place since
-            self._cached_x_y = None, None
-        return super()._inv_call(y)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return ((y - self.low) / (self.high - self.low)).logit()
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return (self.high - self.low).log() - F.softplus(x) - F.softplus(-x)
 
 
 def _scale(raw: Tensor) -> Tensor:
@@ -327,7 +281,7 @@ def _scale(raw: Tensor) -> Tensor:
 
 def _check_network(network: nn.Module, split: Callable[[Tensor], object]) -> None:
     """Raises unless a network is a module whose numbers, if it says how many, can be split."""
-    check_network("network", network)
+    check_module("network", network)
     if not hasattr(network, "out_shape"):
         return
     shape = out_shape(network)

@@ -12,13 +12,12 @@ from pyro_vae.networks import (
     MLP,
     ConvDecoder,
     ConvEncoder,
-    Shape,
-    as_shape,
     variance_scaling_,
     xavier_,
 )
 from pyro_vae.posteriors import Normal
 from pyro_vae.priors import StandardNormal
+from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
 

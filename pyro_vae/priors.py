@@ -14,11 +14,16 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
+from pyro_vae import distributions
 from pyro_vae.distributions import flows
-from pyro_vae.distributions import pixels as distributions
-from pyro_vae.distributions.mixtures import Mixture, NormalMixture
-from pyro_vae.networks import as_shape
-from pyro_vae.utils.checks import check_bounds, check_count, check_df, check_interval
+from pyro_vae.utils.checks import (
+    check_bounds,
+    check_count,
+    check_df,
+    check_interval,
+    check_module,
+)
+from pyro_vae.utils.shapes import as_shape
 
 SCALE_FLOOR = 1e-4
 """Least scale that a trained prior can take, as of a posterior."""
@@ -157,7 +162,7 @@ class GaussianMixture(nn.Module):
         self.raw_scale = nn.Parameter(torch.full((components, z_dim), start))
 
     def forward(self) -> dist.Distribution:
-        return NormalMixture(self.logits, self.loc, F.softplus(self.raw_scale) + SCALE_FLOOR)
+        return distributions.NormalMixture(self.logits, self.loc, F.softplus(self.raw_scale) + SCALE_FLOOR)
 
     def extra_repr(self) -> str:
         components, z_dim = self.loc.shape
@@ -258,8 +263,8 @@ class VampPrior(nn.Module):
         logits = self.raw.new_zeros(len(self.raw))
         base = getattr(components, "base_dist", None)
         if isinstance(base, dist.Normal) and len(components.event_shape) == 1:
-            return NormalMixture(logits, base.loc, base.scale)
-        return Mixture(dist.Categorical(logits=logits), components)
+            return distributions.NormalMixture(logits, base.loc, base.scale)
+        return distributions.Mixture(dist.Categorical(logits=logits), components)
 
     def extra_repr(self) -> str:
         return f"pseudo_inputs={tuple(self.raw.shape)}, low={self.low}, high={self.high}"
