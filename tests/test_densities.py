@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
 from pyro_vae import VAE, datasets, elbo, likelihoods, log_likelihood, networks, posteriors, priors
-from pyro_vae.distributions import flows
-from pyro_vae.distributions import pixels as distributions
-from pyro_vae.distributions.mixtures import Mixture, NormalMixture
-from pyro_vae.distributions.pixels import (
+from pyro_vae.distributions import (
     ContinuousBernoulli,
     DiscretizedLogistic,
     Levels,
+    LowRankNormal,
+    Mixture,
     NegativeBinomial,
+    NormalMixture,
+    flows,
+    same_support,
 )
-from pyro_vae.distributions.supports import same_support
 
 from .swaps import (
     LEVELS,
@@ -868,7 +869,7 @@ def test_low_rank_normals_keep_their_digits(scale: float, rank: int) -> None:
     z_dim = 6
     loc, factor = torch.randn(4, z_dim), torch.randn(4, z_dim, rank)
     diagonal = torch.full((4, z_dim), scale**2)
-    q = distributions.LowRankNormal(loc, factor, diagonal)
+    q = LowRankNormal(loc, factor, diagonal)
     exact = dist.LowRankMultivariateNormal(loc.double(), factor.double(), diagonal.double())
     z = q.rsample((50,))
     assert z.dtype == q.mean.dtype == q.variance.dtype == q.stddev.dtype == torch.float32

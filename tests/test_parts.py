@@ -267,7 +267,7 @@ def test_supports_of_many_parts_and_of_transforms() -> None:
     check_on_support("x", torch.rand(5), mixture.support)
     with pytest.raises(ValueError, match=r"x: got 1.5 at 1 of 3 places, expected values on Int"):
         check_on_support("x", torch.tensor([0.5, 1.5, 0.1]), mixture.support)
-    with pytest.raises(ValueError, match=r"x: got 1 of 2 events off it, expected .* Simplex"):
+    with pytest.raises(ValueError, match=r"x: got 1 of 2 events off the support, expected .* Simplex"):
         check_on_support("x", torch.eye(2) * torch.tensor([1.0, 2.0]), constraints.simplex)
 
 

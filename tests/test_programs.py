@@ -504,7 +504,7 @@ def test_a_pair_or_a_vae() -> None:
     for text in ("best", "ais:3:2:1", "ais:x", "prior:3", "exact:1"):
         with pytest.raises(ValueError, match=f"estimator: got '{text}', expected one of importan"):
             log_likelihood(vae, x, estimator=text)
-    with pytest.raises(ValueError, match="leapfrog_steps: got 0, expected a whole number"):
+    with pytest.raises(ValueError, match="leapfrog_steps: got 0, expected a positive integer"):
         log_likelihood(vae, x, estimator="ais:3:0")
 
 
