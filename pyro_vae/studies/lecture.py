@@ -1,19 +1,14 @@
-"""Reproduction: the lecture's table of 30 epochs beside the one that this code obtains."""
+"""The lecture's table of 30 epochs beside the one that this code obtains."""
 
-import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated, Any
 
-from torch import Tensor
+from pyro_vae import fit, plots, presets
+from pyro_vae.studies.engine import Csv, Document, Figure, Say, Study, Trained, built, table
 
-from pyro_vae import plots, presets
-from pyro_vae.training.fit import fit
-from pyro_vae.training.history import History
-from pyro_vae.utils.random import seeded
-from pyro_vae.utils.tables import markdown
-
-# Cost and "marginal loss" that the lecture prints for each of its 30 epochs.
+# The cost and the "marginal loss" that the lecture prints for each of its 30 epochs.
 LECTURE_COST = (
     194.301066, 174.079783, 167.898686, 164.027869, 161.095172, 158.553618, 156.734835, 154.952288,
     153.715869, 152.372941, 151.515469, 150.451680, 149.507392, 148.735459, 148.086341, 147.483025,
@@ -26,111 +21,106 @@ LECTURE_RECONSTRUCTION = (
     138.548264, 137.958504, 137.324189, 136.783128, 136.368010, 135.879318, 135.387492, 134.918396,
     134.455940, 134.104701, 133.703764, 133.479317, 133.075992, 132.616276,
 )  # fmt: skip
-_Z_DIM = 2
-# The lecture's code has +1 where the closed form has -1 in each half KL term, so each cost that it
-# prints is too high by one nat a latent dimension.
-LECTURE_EXCESS = float(_Z_DIM)
+Z_DIM = 2
+LECTURE_EXCESS = float(Z_DIM)
+"""How much the lecture's costs are too high, in nats.
+
+Its code has +1 where the closed form has -1 in each half KL term: one nat a latent dimension.
+"""
 
 
-@dataclass(frozen=True, repr=False)
-class Lecture:
-    """The lecture's training, run again on some seeds.
+@dataclass
+class Lecture(Study[Trained]):
+    """The lecture's 30 epochs on MNIST: its table and curve beside ours."""
 
-    Attributes:
-        seeds: One run each.
-        histories: Their training; `cost` is the true -ELBO, without the lecture's excess.
-    """
+    epochs: int = 30
+    seeds: Annotated[int, "Runs, on seeds 0, 1, ..."] = 3
 
-    seeds: tuple[int, ...]
-    histories: tuple[History, ...]
+    folder, text = "lecture", "lecture.md"
 
-    def final_costs(self) -> tuple[float, ...]:
-        """Each run's last training cost by the lecture's convention, in nats per example."""
-        return tuple(history.cost[-1] + LECTURE_EXCESS for history in self.histories)
+    @property
+    def kind(self) -> type[Trained]:
+        """The class of the rows."""
+        return Trained
 
-    def table(self, every: int = 5) -> str:
-        """The lecture's columns beside ours, in Markdown: means over seeds, nats per example."""
-        header = [
-            "epoch",
-            "lecture: cost",
-            "here: cost + 2",
-            "lecture: reconstruction",
-            "here: reconstruction",
-            "here: test −ELBO",
-        ]
-        last = len(self.histories[0].epoch)
+    def names(self) -> Sequence[str]:
+        """Returns a name for each seed."""
+        return [f"seed {seed}" for seed in range(self.seeds)]
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Returns what a row depends on."""
+        return {**self.hashes, "epochs": self.epochs, "seed": self.names().index(name)}
+
+    def run(self, name: str, say: Say = print) -> Trained:
+        """Trains the lecture's VAE as the lecture does."""
+        settings = self.settings(name)
+        seed, shape = settings["seed"], self.train.shape[1:]
+        vae = built(
+            lambda: presets.build("bernoulli-mlp", z_dim=Z_DIM, shape=shape, pixels="grey"), seed
+        )
+        history = fit(
+            vae, self.train, test=self.test, epochs=self.epochs, pixels="grey", seed=seed
+        )
+        return Trained(name, settings, history)
+
+    def table(self, rows: Mapping[str, Trained | None], every: int = 5) -> str:
+        """Returns the lecture's columns beside ours: means over seeds, nats per example."""
+        done = [row.history for row in rows.values() if row is not None]
+
+        def mean(column: str, epoch: int) -> float:
+            return sum(history[column][epoch - 1] for history in done) / len(done)
+
+        def printed(column: Sequence[float], epoch: int) -> str:
+            return f"{column[epoch - 1]:.2f}" if epoch <= len(column) else ""
+
+        last = self.epochs
         epochs = [e for e in range(1, last + 1) if e == 1 or e == last or e % every == 0]
-        rows = []
-        for epoch in epochs:
-            cost, reconstruction, test = (
-                sum(h[name][epoch - 1] for h in self.histories) / len(self.histories)
-                for name in ("cost", "reconstruction", "test_cost")
-            )
-            rows.append(
-                [
-                    str(epoch),
-                    _lecture(LECTURE_COST, epoch),
-                    f"{cost + LECTURE_EXCESS:.2f}",
-                    _lecture(LECTURE_RECONSTRUCTION, epoch),
-                    f"{reconstruction:.2f}",
-                    f"{test:.2f}",
-                ]
-            )
-        return markdown(header, rows)
-
-    def save(self, folder: str | Path, command: str) -> list[Path]:
-        """Writes `lecture.md`, `lecture.csv` and `lecture.png`; returns their paths."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text, data, figure = (folder / f"lecture.{ending}" for ending in ("md", "csv", "png"))
-        with data.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["seed", *self.histories[0]])
-            for seed, history in zip(self.seeds, self.histories, strict=True):
-                writer.writerows([seed, *row.values()] for row in history.rows())
-        ax = plots.bands(
-            self.histories[0].epoch,
+        return table(
+            "epoch",
+            [(str(epoch), epoch) for epoch in epochs],
             {
-                "lecture: cost": [LECTURE_COST[: len(self.histories[0].epoch)]],
-                "here: cost + 2 (mean and range of seeds)": [
-                    [c + LECTURE_EXCESS for c in h.cost] for h in self.histories
-                ],
+                "lecture: cost": lambda e: printed(LECTURE_COST, e),
+                "here: cost + 2": lambda e: f"{mean('cost', e) + LECTURE_EXCESS:.2f}",
+                "lecture: reconstruction": lambda e: printed(LECTURE_RECONSTRUCTION, e),
+                "here: reconstruction": lambda e: f"{mean('reconstruction', e):.2f}",
+                "here: test −ELBO": lambda e: f"{mean('test_cost', e):.2f}",
             },
-            "training cost in nats per example",
         )
-        plots.save(ax, figure)
+
+    def document(self, rows: Mapping[str, Trained | None]) -> Document:
+        """Writes `lecture.md`, `.csv` and `.png`."""
+        done = {row.settings["seed"]: row.history for row in rows.values() if row is not None}
+        epochs = next(iter(done.values())).epoch
         finals = ", ".join(
-            f"{cost:.2f} (seed {seed})"
-            for seed, cost in zip(self.seeds, self.final_costs(), strict=True)
+            f"{history.cost[-1] + LECTURE_EXCESS:.2f} (seed {seed})"
+            for seed, history in done.items()
         )
-        text.write_text(
-            f"# The lecture's training, reproduced\n\n"
-            f"Made by `{command}`: preset `bernoulli-mlp`, {_Z_DIM} latents, grey pixels, batch "
-            f"128, Adam at 1e-3, {len(self.seeds)} seeds. Nats per example; means over seeds. The "
-            "lecture's code adds one nat a latent dimension to the KL (+1 in place of -1), so 2 "
-            "is added to our training cost to stand beside its column; the test −ELBO is the "
-            "true one, without it.\n\n"
-            f"{self.table()}\n\n"
-            f"Cost + 2 after epoch {self.histories[0].epoch[-1]:.0f}: {finals}; "
-            f"the lecture's after epoch 30: {LECTURE_COST[-1]:.2f}.\n\n"
-            f"![Training cost by epoch, here and in the lecture]({figure.name})\n"
+        beyond = [math.nan] * (len(epochs) - len(LECTURE_COST))
+        curves = {
+            "lecture: cost": [[*LECTURE_COST[: len(epochs)], *beyond]],
+            "here: cost + 2 (mean and range of seeds)": [
+                [cost + LECTURE_EXCESS for cost in history.cost] for history in done.values()
+            ],
+        }
+        label = "training cost in nats per example"
+        return Document(
+            "The lecture's training, reproduced",
+            f"preset `bernoulli-mlp`, {Z_DIM} latents, grey pixels, batch 128, Adam at 1e-3, "
+            f"{len(done)} seeds. Numbers are nats per example, means over seeds. The lecture's "
+            "code adds one nat per latent dimension to the KL (+1 in place of -1), so 2 is added "
+            "to our training cost to compare it with the lecture's column. The test −ELBO is the "
+            "true one, without it.",
+            self.table(rows),
+            f"Cost + 2 after epoch {self.epochs}: {finals}; "
+            f"the lecture's after epoch 30: {LECTURE_COST[-1]:.2f}.",
+            Csv(
+                "lecture",
+                ["seed", *next(iter(done.values()))],
+                [[s, *row.values()] for s, history in done.items() for row in history.rows()],
+            ),
+            Figure(
+                "lecture",
+                "Training cost by epoch, here and in the lecture",
+                lambda: plots.bands(epochs, curves, label),
+            ),
         )
-        return [text, data, figure]
-
-
-def run(
-    train: Tensor, test: Tensor, seeds: Sequence[int] = (0, 1, 2), epochs: int = 30
-) -> Lecture:
-    """Trains the lecture's VAE on uint8 levels as the lecture does, once a seed."""
-    histories = []
-    for seed in seeds:
-        with seeded(seed):
-            vae = presets.build(
-                "bernoulli-mlp", z_dim=_Z_DIM, shape=train.shape[1:], pixels="grey"
-            )
-        histories.append(fit(vae, train, test=test, epochs=epochs, pixels="grey", seed=seed))
-    return Lecture(tuple(seeds), tuple(histories))
-
-
-def _lecture(column: Sequence[float], epoch: int) -> str:
-    return f"{column[epoch - 1]:.2f}" if epoch <= len(column) else ""

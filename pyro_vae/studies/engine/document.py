@@ -122,6 +122,12 @@ def paired(values: Tensor, others: Tensor) -> tuple[float, float]:
     return difference.mean().item(), difference.std().item() / math.sqrt(len(difference))
 
 
+def plus_minus(difference: tuple[float, float], sign: str = "") -> str:
+    """Returns a mean and its standard error to two digits; sign ``"+"`` shows the plus too."""
+    mean, error = difference
+    return f"{mean:{sign}.2f} ± {error:.2f}"
+
+
 def given(
     rows: Mapping[str, T | None],
     names: Sequence[str],
@@ -157,7 +163,8 @@ def curves(
     log: bool = False,
     xscale: Mapping[str, Any] | None = None,
     ticks: bool = False,
-    settings: Mapping[str, Any] | None = None,
+    level: float | None = None,
+    **settings: Any,
 ) -> Panel:
     """Returns what draws a curve for each name.
 
@@ -168,7 +175,8 @@ def curves(
         log: Makes the vertical axis logarithmic.
         xscale: The arguments of ``Axes.set_xscale``.
         ticks: Puts a tick at each place.
-        settings: The arguments of ``Axes.set``; ``{"ylim": (0, None)}``, say.
+        level: Draws a horizontal line there.
+        settings: Further arguments of ``Axes.set``, such as ``ylim=(0, None)``.
     """
 
     def draw(ax: "Axes") -> None:
@@ -176,9 +184,11 @@ def curves(
         plots.bands(x, runs, ylabel, log=log, xlabel=xlabel, ax=ax)
         if xscale:
             ax.set_xscale(**xscale)
-        ax.set(**settings or {})
+        ax.set(**settings)
         if ticks:
             ax.set_xticks(x, [f"{place:.0f}" for place in x])
+        if level is not None:
+            ax.axhline(level, color="black", lw=0.8)
 
     return draw
 

@@ -85,15 +85,19 @@ class Study(ABC, Generic[R]):
         """The data set, as uint8 levels."""
         return datasets.load(self.data, self.root)
 
+    def sizes(self) -> tuple[int | None, int | None]:
+        """Returns how many training and test images to take; None takes all."""
+        return None, None
+
     @property
     def train(self) -> Tensor:
-        """The training images, uint8 levels of shape ``(N, *x_shape)``."""
-        return self.dataset.train
+        """The first training images, uint8 levels of shape ``(N, *x_shape)``."""
+        return _first("train_examples", self.dataset.train, self.sizes()[0])
 
     @property
     def test(self) -> Tensor:
-        """The test images, uint8 levels of shape ``(N, *x_shape)``."""
-        return self.dataset.test
+        """The first test images, uint8 levels of shape ``(N, *x_shape)``."""
+        return _first("examples", self.dataset.test, self.sizes()[1])
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -166,8 +170,7 @@ def reproduce(study: Study[R], say: Say = print) -> list[Path]:
     return files
 
 
-def first_images(argument: str, images: Tensor, count: int) -> Tensor:
-    """Returns the first `count` images; raises ValueError if there are fewer."""
-    if count > len(images):
+def _first(argument: str, images: Tensor, count: int | None) -> Tensor:
+    if count is not None and count > len(images):
         raise ValueError(f"{argument}: got {count}, expected at most the {len(images)} images")
     return images[:count]
