@@ -341,7 +341,7 @@ class ConvDecoder(nn.Module):
 
 
 def _split_shape(x: Tensor, in_shape: torch.Size, network: nn.Module) -> torch.Size:
-    """The batch dimensions of `x`; raises ValueError unless the rest of its shape is `in_shape`."""
+    """The batch dimensions of `x`; raises ValueError unless `in_shape` follows them."""
     batch = x.dim() - len(in_shape)
     if batch < 0 or x.shape[batch:] != in_shape:
         raise ValueError(

@@ -1,8 +1,8 @@
 """Posteriors q(z|x): modules whose ``forward(x)`` returns a distribution over z.
 
-For x of shape ``(*batch, *x_shape)`` it has ``batch_shape batch`` and ``event_shape (z_dim,)``.
-Any module with such a ``forward`` serves. A posterior's network gives all its numbers flat, in
-one vector for each x.
+For x of shape ``(*batch, *x_shape)``, the distribution has ``batch_shape batch`` and ``event_shape
+(z_dim,)``. Any module with such a ``forward`` can be used as a posterior. The network of a
+posterior gives all parameters of the distribution in one vector for each x.
 """
 
 import math
@@ -18,10 +18,25 @@ from pyro_vae.distributions import flows
 from pyro_vae.utils.checks import check_count, check_interval, check_module
 from pyro_vae.utils.shapes import as_shape, out_shape
 
-SCALE_FLOOR = 1e-4
-"""Least scale of a posterior.
+__all__ = [
+    "SCALE_FLOOR",
+    "Flow",
+    "LowRankNormal",
+    "Mixture",
+    "MultivariateNormal",
+    "Normal",
+    "Squashed",
+]
 
-Below it, float32 cannot tell a draw near 1 from the mean well enough to score it.
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+SCALE_FLOOR = 1e-4
+"""The smallest scale of a posterior.
+
+With a smaller one, float32 would not resolve how far a draw near 1 lies from the mean.
 """
 
 
@@ -37,8 +52,14 @@ class Normal(nn.Module):
         network: Maps x of shape ``(*batch, *x_shape)`` to shape ``(*batch, 2 * z_dim)``.
 
     Raises:
-        ValueError: The network gives an odd number of numbers; known in ``forward``, or before
-            from its ``out_shape``.
+        TypeError: `network` is not a module.
+        ValueError: The network gives an odd number of numbers. This is checked in ``forward``, and
+            before if the network has an ``out_shape``.
+
+    Example:
+        >>> posterior = posteriors.Normal(networks.MLP((28, 28), (500,), 2 * 20))
+        >>> posterior(torch.rand(7, 28, 28)).rsample().shape
+        torch.Size([7, 20])
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -58,20 +79,27 @@ class Normal(nn.Module):
 class LowRankNormal(nn.Module):
     r"""A normal of covariance :math:`W W^\top + diag(\sigma^2)`, W of shape ``(z_dim, rank)``.
 
-    The network gives, one after the other, means, raw scales (as :class:`Normal`) and the rows of
-    :math:`\sqrt{r}\,W`: so divided, the covariance of a network's first numbers does not grow
-    with the rank r.
+    The network gives means, raw scales (as for :class:`Normal`), then the rows of
+    :math:`\sqrt{r}\,W`. The root of the rank r keeps the covariance of an untrained network from
+    growing with r.
 
-    Source: Rezende, Mohamed and Wierstra (2014), arXiv 1401.4082, section 4.3 (there for the
-    precision, rank 1).
+    Source: Rezende, Mohamed and Wierstra (2014), arXiv 1401.4082, section 4.3, where the precision
+    has this form, with rank 1.
 
     Arguments:
         network: Maps x of shape ``(*batch, *x_shape)`` to ``(*batch, (2 + rank) * z_dim)``.
         rank: Number of columns of W.
 
     Raises:
-        ValueError: `rank` is no whole number from 1 up, or the network does not give
-            ``(2 + rank) * z_dim`` numbers (known when, see :class:`Normal`).
+        TypeError: `network` is not a module.
+        ValueError: `rank` is not a positive integer, or the network does not give
+            ``(2 + rank) * z_dim`` numbers (checked as for :class:`Normal`).
+
+    Example:
+        >>> network = networks.MLP((28, 28), (500,), (2 + 3) * 20)
+        >>> posterior = posteriors.LowRankNormal(network, rank=3)
+        >>> posterior(torch.rand(7, 28, 28)).rsample().shape
+        torch.Size([7, 20])
     """
 
     def __init__(self, network: nn.Module, rank: int) -> None:
@@ -88,7 +116,7 @@ class LowRankNormal(nn.Module):
 
     def _split(self, numbers: Tensor) -> Sequence[Tensor]:
         parts = 2 + self.rank
-        _check_numbers(numbers, parts, f"{parts} * z_dim: mean, raw scale and {self.rank} factors")
+        _check_numbers(numbers, parts, f"{parts} * z_dim: mean, raw scale, {self.rank} factors")
         z_dim = numbers.shape[-1] // parts
         return numbers.split((z_dim, z_dim, self.rank * z_dim), -1)
 
@@ -97,10 +125,10 @@ class LowRankNormal(nn.Module):
 
 
 class MultivariateNormal(nn.Module):
-    r"""A normal of any covariance, :math:`q(z|x) = \mathcal{N}(z; \mu, L L^\top)`.
+    r"""A normal of full covariance, :math:`q(z|x) = \mathcal{N}(z; \mu, L L^\top)`.
 
-    The network gives means, raw scales for L's diagonal (as :class:`Normal`), then the rows of L
-    below it.
+    The network gives means, raw scales for the diagonal of L (as for :class:`Normal`), then the
+    rows of L below the diagonal.
 
     Source: Kingma and Welling (2019), arXiv 1906.02691, section 2.5.1.
 
@@ -109,8 +137,15 @@ class MultivariateNormal(nn.Module):
             ``(*batch, z_dim * (z_dim + 3) / 2)``.
 
     Raises:
-        ValueError: The network's numbers are ``z_dim * (z_dim + 3) / 2`` for no z_dim (known when,
-            see :class:`Normal`).
+        TypeError: `network` is not a module.
+        ValueError: The network does not give ``z_dim * (z_dim + 3) / 2`` numbers (checked as for
+            :class:`Normal`).
+
+    Example:
+        >>> network = networks.MLP((28, 28), (500,), 20 * (20 + 3) // 2)
+        >>> posterior = posteriors.MultivariateNormal(network)
+        >>> posterior(torch.rand(7, 28, 28)).rsample().shape
+        torch.Size([7, 20])
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -140,8 +175,8 @@ class MultivariateNormal(nn.Module):
 class Mixture(nn.Module):
     r"""A mixture of diagonal normals, :math:`\sum_k w_k \mathcal{N}(z; \mu_k, diag(\sigma_k^2))`.
 
-    The network gives, for each component one after the other, a logit of its weight, means and
-    raw scales (as :class:`Normal`). Gradients are implicit, unbiased, and reach the weights too.
+    For each component, the network gives the logit of its weight, then means and raw scales (as
+    for :class:`Normal`). Draws have implicit gradients, which are unbiased and reach the weights.
 
     Source: Figurnov, Mohamed and Mnih (2018), arXiv 1805.08498, section 3.
 
@@ -151,8 +186,15 @@ class Mixture(nn.Module):
         components: Number of components.
 
     Raises:
-        ValueError: `components` is no whole number from 1 up, or the network does not give
-            ``components * (1 + 2 * z_dim)`` numbers (known when, see :class:`Normal`).
+        TypeError: `network` is not a module.
+        ValueError: `components` is not a positive integer, or the network does not give
+            ``components * (1 + 2 * z_dim)`` numbers (checked as for :class:`Normal`).
+
+    Example:
+        >>> network = networks.MLP((28, 28), (500,), 5 * (1 + 2 * 20))
+        >>> posterior = posteriors.Mixture(network, components=5)
+        >>> posterior(torch.rand(7, 28, 28)).rsample().shape
+        torch.Size([7, 20])
     """
 
     def __init__(self, network: nn.Module, components: int) -> None:
@@ -181,25 +223,33 @@ class Mixture(nn.Module):
 
 
 class Flow(nn.Module):
-    r"""An inverse autoregressive flow, conditioned on the encoder's context.
+    r"""An inverse autoregressive flow from :math:`\mathcal{N}(\mu, diag(\sigma^2))` to z.
 
-    The network gives means and raw scales of the first noise (as :class:`Normal`), and the
-    context of the steps that bring it to z. Drawing, and scoring what was drawn, take one pass;
-    scoring any other z takes z_dim passes. Needs the extra ``flows`` (Zuko).
+    The network gives means and raw scales (as for :class:`Normal`), then a context on which the
+    autoregressive steps depend. Drawing takes one pass, which also gives the log-density of the
+    draw. Scoring any other z takes ``z_dim`` passes. Requires Zuko: ``pip install
+    'pyro_vae[flows]'``.
 
     Source: Kingma et al. (2016), arXiv 1606.04934, section 3.
 
     Arguments:
-        network: Maps x of shape ``(*batch, *x_shape)`` to ``(*batch, 2 * z_dim + context)``; has
-            an ``out_shape``.
+        network: Maps x of shape ``(*batch, *x_shape)`` to ``(*batch, 2 * z_dim + context)``; it
+            must have an ``out_shape``.
         z_dim: Number of latent dimensions.
         transforms: Number of steps.
         hidden: Widths of the hidden layers of each step's network.
 
     Raises:
-        ValueError: `z_dim`, `transforms` or a width is no whole number from 1 up, or the network
+        TypeError: `network` has no ``out_shape``.
+        ValueError: `z_dim`, `transforms` or a width is not a positive integer, or the network
             gives no context.
         ModuleNotFoundError: Zuko is not installed.
+
+    Example:
+        >>> network = networks.MLP((28, 28), (500,), 2 * 20 + 100)
+        >>> posterior = posteriors.Flow(network, z_dim=20)
+        >>> posterior(torch.rand(7, 28, 28)).rsample().shape
+        torch.Size([7, 20])
     """
 
     def __init__(
@@ -233,20 +283,28 @@ class Flow(nn.Module):
 
 
 class Squashed(nn.Module):
-    r"""A posterior brought onto a box, :math:`z = a + (b - a)\,\sigma(y)`, :math:`y \sim q(y|x)`.
+    r"""A posterior on a box, :math:`z = a + (b - a)\,\sigma(y)` with :math:`y \sim q(y|x)`.
 
-    For priors on such a box, ``Uniform`` for instance. Own draws are scored by the y that they
-    came from, and have its derivatives; for the partial derivative by z, score ``z.clone()``.
+    It fits priors on that box, such as ``priors.Uniform``. The log-density of a draw is computed
+    from the y that it came from, and differentiated through y. For the partial derivative with
+    respect to z, score ``z.clone()``.
 
     Source: Kucukelbir et al. (2017), arXiv 1603.00788, section 2.3.
 
     Arguments:
-        posterior: A posterior over all real vectors.
-        low, high: The ends a and b of each dimension.
+        posterior: A posterior whose support is all real vectors.
+        low, high: The end points a and b of each dimension.
 
     Raises:
-        ValueError: `low` and `high` are no ends of an interval; in ``forward``, the posterior is
-            not one over all real vectors.
+        TypeError: `posterior` is not a module.
+        ValueError: `low` and `high` do not bound a finite interval; in ``forward``, the support of
+            the posterior is not all real vectors.
+
+    Example:
+        >>> normal = posteriors.Normal(networks.MLP((28, 28), (500,), 2 * 20))
+        >>> posterior = posteriors.Squashed(normal, low=-1.0, high=1.0)
+        >>> bool(posterior(torch.rand(7, 28, 28)).rsample().abs().max() < 1)
+        True
     """
 
     low: Tensor
@@ -266,8 +324,8 @@ class Squashed(nn.Module):
         support = distributions.support_of(q_y)
         if not distributions.is_real(support):
             raise ValueError(
-                f"posterior: its support is {distributions.describe_support(support)}, expected all reals: from there "
-                "Squashed would reach a part of the box only"
+                f"posterior: its support is {distributions.describe_support(support)}, expected "
+                "all reals: from another support, Squashed would not reach all of the box"
             )
         return dist.TransformedDistribution(q_y, [distributions.OntoInterval(self.low, self.high)])
 
@@ -280,14 +338,14 @@ def _scale(raw: Tensor) -> Tensor:
 
 
 def _check_network(network: nn.Module, split: Callable[[Tensor], object]) -> None:
-    """Raises unless a network is a module whose numbers, if it says how many, can be split."""
+    """Checks that a network is a module, and that its ``out_shape``, if any, can be split."""
     check_module("network", network)
     if not hasattr(network, "out_shape"):
         return
     shape = out_shape(network)
     if len(shape) != 1:
         raise ValueError(
-            f"network: got out_shape {tuple(shape)}, expected one dimension: all numbers flat"
+            f"network: got out_shape {tuple(shape)}, expected one dimension for all numbers"
         )
     split(torch.empty(shape, device="meta"))
 

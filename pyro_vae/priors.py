@@ -1,6 +1,7 @@
 """Priors p(z): modules whose ``forward()`` returns a distribution over z.
 
-It has ``batch_shape ()`` and ``event_shape (z_dim,)``. Any module with such a ``forward`` serves.
+The distribution has ``batch_shape ()`` and ``event_shape (z_dim,)``. Any module with such a
+``forward`` can be used as a prior.
 """
 
 import copy
@@ -25,12 +26,28 @@ from pyro_vae.utils.checks import (
 )
 from pyro_vae.utils.shapes import as_shape
 
+__all__ = [
+    "SCALE_FLOOR",
+    "Flow",
+    "GaussianMixture",
+    "Laplace",
+    "StandardNormal",
+    "StudentT",
+    "Uniform",
+    "VampPrior",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 SCALE_FLOOR = 1e-4
-"""Least scale that a trained prior can take, as of a posterior."""
+"""The smallest scale of a trained prior, equal to that of a posterior."""
 
 
 class _Standard(nn.Module):
-    """Locations 0 and scales 1 in each dimension."""
+    """A prior with location 0 and scale 1 in each dimension."""
 
     loc: Tensor
     scale: Tensor
@@ -38,7 +55,7 @@ class _Standard(nn.Module):
     def __init__(self, z_dim: int) -> None:
         super().__init__()
         check_count("z_dim", z_dim)
-        # Constants of the class, not state to be saved: they only follow device and dtype.
+        # Constants, which follow device and dtype but need not be saved.
         self.register_buffer("loc", torch.zeros(z_dim), persistent=False)
         self.register_buffer("scale", torch.ones(z_dim), persistent=False)
 
@@ -55,7 +72,12 @@ class StandardNormal(_Standard):
         z_dim: Number of latent dimensions.
 
     Raises:
-        ValueError: `z_dim` is no whole number from 1 up.
+        ValueError: `z_dim` is not a positive integer.
+
+    Example:
+        >>> prior = priors.StandardNormal(20)
+        >>> prior().sample((7,)).shape
+        torch.Size([7, 20])
     """
 
     def forward(self) -> dist.Distribution:
@@ -63,19 +85,24 @@ class StandardNormal(_Standard):
 
 
 class Uniform(nn.Module):
-    r"""A uniform box, :math:`p(z) = \prod_j \mathcal{U}(z_j; a, b)`.
+    r"""A uniform on a box, :math:`p(z) = \prod_j \mathcal{U}(z_j; a, b)`.
 
-    Its posterior must live on the box: ``posteriors.Squashed(posterior, low, high)``.
+    The posterior must have the same support: use ``posteriors.Squashed(posterior, low, high)``.
 
     Source: the lecture, "latent variable model".
 
     Arguments:
         z_dim: Number of latent dimensions.
-        low, high: The ends a and b of each dimension.
+        low, high: The end points a and b of each dimension.
 
     Raises:
-        ValueError: `z_dim` is no whole number from 1 up, or `low` and `high` are no ends of an
+        ValueError: `z_dim` is not a positive integer, or `low` and `high` do not bound a finite
             interval in torch's default dtype.
+
+    Example:
+        >>> prior = priors.Uniform(2, low=-1.0, high=1.0)
+        >>> prior().support.base_constraint
+        Interval(lower_bound=tensor([-1., -1.]), upper_bound=tensor([1., 1.]))
     """
 
     low: Tensor
@@ -103,7 +130,12 @@ class Laplace(_Standard):
         z_dim: Number of latent dimensions.
 
     Raises:
-        ValueError: `z_dim` is no whole number from 1 up.
+        ValueError: `z_dim` is not a positive integer.
+
+    Example:
+        >>> prior = priors.Laplace(20)
+        >>> prior().log_prob(torch.zeros(7, 20)).shape
+        torch.Size([7])
     """
 
     def forward(self) -> dist.Distribution:
@@ -111,15 +143,19 @@ class Laplace(_Standard):
 
 
 class StudentT(_Standard):
-    r"""Independent Student t, :math:`p(z) = \prod_j t_\nu(z_j)`, of heavier tails than a normal.
+    r"""Independent Student t, :math:`p(z) = \prod_j t_\nu(z_j)`, with heavier tails than a normal.
 
     Arguments:
         z_dim: Number of latent dimensions.
-        df: Degrees of freedom :math:`\nu`, fixed, at most 1,000: beyond, float32 loses digits,
-            and a normal is as good.
+        df: Degrees of freedom :math:`\nu`, fixed, at most 1000; above that, use a normal.
 
     Raises:
-        ValueError: `z_dim` is no whole number from 1 up, or `df` is out of range.
+        ValueError: `z_dim` is not a positive integer, or `df` is out of range.
+
+    Example:
+        >>> prior = priors.StudentT(20, df=4)
+        >>> prior().log_prob(torch.zeros(7, 20)).shape
+        torch.Size([7])
     """
 
     def __init__(self, z_dim: int, df: float) -> None:
@@ -139,8 +175,9 @@ class StudentT(_Standard):
 class GaussianMixture(nn.Module):
     r"""A trained mixture, :math:`p(z) = \sum_k w_k \mathcal{N}(z; \mu_k, diag(\sigma_k^2))`.
 
-    It starts with equal weights, means drawn from :math:`\mathcal{N}(0, 1/2)` and variances of
-    1/2, so near the standard normal; :math:`\sigma = \mathrm{softplus}(s) + 10^{-4}`.
+    It starts near the standard normal: with equal weights, means drawn from
+    :math:`\mathcal{N}(0, 1/2)`, and variances of 1/2. The scales are
+    :math:`\sigma = \mathrm{softplus}(s) + 10^{-4}`.
 
     Source: the baseline of Tomczak and Welling (2018), arXiv 1705.07120, section 3.
 
@@ -149,7 +186,12 @@ class GaussianMixture(nn.Module):
         components: Number of components K.
 
     Raises:
-        ValueError: `z_dim` or `components` is no whole number from 1 up.
+        ValueError: `z_dim` or `components` is not a positive integer.
+
+    Example:
+        >>> prior = priors.GaussianMixture(20, components=10)
+        >>> prior().sample((7,)).shape
+        torch.Size([7, 20])
     """
 
     def __init__(self, z_dim: int, components: int) -> None:
@@ -162,7 +204,9 @@ class GaussianMixture(nn.Module):
         self.raw_scale = nn.Parameter(torch.full((components, z_dim), start))
 
     def forward(self) -> dist.Distribution:
-        return distributions.NormalMixture(self.logits, self.loc, F.softplus(self.raw_scale) + SCALE_FLOOR)
+        return distributions.NormalMixture(
+            self.logits, self.loc, F.softplus(self.raw_scale) + SCALE_FLOOR
+        )
 
     def extra_repr(self) -> str:
         components, z_dim = self.loc.shape
@@ -172,25 +216,33 @@ class GaussianMixture(nn.Module):
 class VampPrior(nn.Module):
     r"""The average posterior of trained pseudo-inputs, :math:`p(z) = \frac1K \sum_k q(z | u_k)`.
 
-    The posterior is the VAE's own, shared and trained by both. The parameter is
-    :math:`(u - low) / (high - low)` where the range is finite, so that a step of an optimizer is
-    the same part of any range. Over diagonal normals it scores by matrix products. With random
-    weights all posteriors are alike, the KL is zero, and little makes them differ (on MNIST
-    nothing did in 14 epochs): train some epochs with a ``StandardNormal`` first, then make the VAE
-    again with this prior; the source warms up the KL.
+    The posterior is that of the VAE, which shares its parameters with this prior. The
+    pseudo-inputs are trained as :math:`(u - low) / (high - low)` where the range is finite, so
+    that an optimizer's step covers the same fraction of any range.
+
+    An untrained encoder gives all :math:`u_k` the same posterior, and training may stay there: the
+    KL is then zero (on MNIST, it was after 14 epochs). Train some epochs with a ``StandardNormal``
+    first, and build a VAE with this prior from the trained parts; the source warms up the KL.
 
     Source: Tomczak and Welling (2018), arXiv 1705.07120, section 2.
 
     Arguments:
-        posterior: The posterior of the VAE; no flow, which cannot score others' draws fast.
-        pseudo_inputs: Where :math:`u_k` start, shape ``(K, *x_shape)``: training examples, say.
-        low, high: The range of x, in which they are kept.
+        posterior: The posterior of the VAE; not a flow, which takes ``z_dim`` passes to score.
+        pseudo_inputs: Initial values of :math:`u_k`, shape ``(K, *x_shape)``, such as training
+            examples.
+        low, high: The range of x; pseudo-inputs stay inside.
 
     Raises:
-        TypeError: `posterior` is no module that gives a distribution, or `pseudo_inputs` no
-            floating-point tensor.
-        ValueError: `pseudo_inputs` are outside of the range, or do not fit the posterior; the
+        TypeError: `posterior` is not a module that returns a distribution, or `pseudo_inputs` is
+            not a floating-point tensor.
+        ValueError: `pseudo_inputs` are out of the range or do not fit the posterior, or the
             posterior is a flow.
+
+    Example:
+        >>> posterior = posteriors.Normal(networks.MLP(784, (500,), 2 * 20))
+        >>> prior = priors.VampPrior(posterior, torch.rand(500, 784))
+        >>> prior().log_prob(torch.zeros(7, 20)).shape
+        torch.Size([7])
     """
 
     def __init__(
@@ -201,15 +253,11 @@ class VampPrior(nn.Module):
         high: float = 1.0,
     ) -> None:
         super().__init__()
-        if not isinstance(posterior, nn.Module):
-            raise TypeError(
-                f"posterior: got a {type(posterior).__name__}, expected the VAE's posterior, a "
-                "torch.nn.Module"
-            )
+        check_module("posterior", posterior)
         if any(isinstance(m, flows.InverseAutoregressive) for m in posterior.modules()):
             raise ValueError(
-                "posterior: got a flow, expected one that scores any z at once, Normal for "
-                "instance: the average over K posteriors would take K * z_dim passes"
+                "posterior: got a flow, expected a posterior that scores any z in one pass, such "
+                "as posteriors.Normal: with a flow, the average would take K * z_dim passes"
             )
         if not isinstance(pseudo_inputs, Tensor) or not pseudo_inputs.is_floating_point():
             kind = getattr(pseudo_inputs, "dtype", type(pseudo_inputs).__name__)
@@ -230,7 +278,8 @@ class VampPrior(nn.Module):
                 components = copy.deepcopy(posterior).eval()(pseudo_inputs)
         except (ValueError, RuntimeError) as error:
             raise ValueError(
-                f"pseudo_inputs: the posterior does not take them: {error}"
+                f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, expected examples that "
+                f"the posterior accepts: {error}"
             ) from error
         if not isinstance(components, TorchDistributionMixin):
             raise TypeError(
@@ -240,8 +289,8 @@ class VampPrior(nn.Module):
         batch_shape = components.batch_shape
         if batch_shape != pseudo_inputs.shape[:1]:
             raise ValueError(
-                f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, of which the posterior "
-                f"makes batch_shape {tuple(batch_shape)}, expected ({len(pseudo_inputs)},): one "
+                f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, for which the posterior "
+                f"has batch_shape {tuple(batch_shape)}, expected ({len(pseudo_inputs)},): one "
                 "posterior for each"
             )
         self.posterior = posterior
@@ -252,11 +301,11 @@ class VampPrior(nn.Module):
 
     @property
     def pseudo_inputs(self) -> Tensor:
-        """The pseudo-inputs u, shape ``(K, *x_shape)``, inside of the range of x."""
+        """The pseudo-inputs u, shape ``(K, *x_shape)``, inside the range of x."""
         if not self._finite:
-            return _Kept.apply(self.raw, self.low, self.high)
+            return _Clamp.apply(self.raw, self.low, self.high)
         low, high = self.raw.new_tensor(self.low), self.raw.new_tensor(self.high)
-        return torch.lerp(low, high, _Kept.apply(self.raw, 0.0, 1.0))
+        return torch.lerp(low, high, _Clamp.apply(self.raw, 0.0, 1.0))
 
     def forward(self) -> dist.Distribution:
         components = self.posterior(self.pseudo_inputs)
@@ -270,10 +319,10 @@ class VampPrior(nn.Module):
         return f"pseudo_inputs={tuple(self.raw.shape)}, low={self.low}, high={self.high}"
 
 
-class _Kept(torch.autograd.Function):
-    """Values kept between two ends; at an end, a gradient counts that leads back inside.
+class _Clamp(torch.autograd.Function):
+    """A clamp that lets gradients through, unless they lead further out of the range.
 
-    With the gradient of a plain clamp, what has once left the range would stay out for good.
+    With the gradient of ``torch.clamp``, a value that left the range could never return.
     """
 
     generate_vmap_rule = True
@@ -297,8 +346,8 @@ class _Kept(torch.autograd.Function):
 class Flow(nn.Module):
     r"""A neural spline flow, :math:`p(z) = \mathcal{N}(f(z); 0, I)\,|\det \partial f/\partial z|`.
 
-    Scoring takes one pass, drawing z_dim passes. Splines act on [-5, 5], beyond it is a normal's
-    tail. Needs the extra ``flows`` (Zuko).
+    Scoring takes one pass, drawing ``z_dim`` passes. The splines act on [-5, 5]; beyond, the tails
+    are those of a normal. Requires Zuko: ``pip install 'pyro_vae[flows]'``.
 
     Source: Durkan et al. (2019), arXiv 1906.04032; as a prior: Chen et al. (2017), arXiv
     1611.02731.
@@ -309,8 +358,13 @@ class Flow(nn.Module):
         hidden: Widths of the hidden layers of each transform's network.
 
     Raises:
-        ValueError: `z_dim`, `transforms` or a width is no whole number from 1 up.
+        ValueError: `z_dim`, `transforms` or a width is not a positive integer.
         ModuleNotFoundError: Zuko is not installed.
+
+    Example:
+        >>> prior = priors.Flow(2, transforms=3)
+        >>> prior().log_prob(torch.zeros(7, 2)).shape
+        torch.Size([7])
     """
 
     def __init__(

@@ -79,9 +79,10 @@ def support_of(distribution: Any) -> Constraint:
 
     Example:
         >>> from pyro_vae.distributions import describe_support, support_of
-        >>> base, sigmoid = pyro.distributions.Normal(0.0, 1.0), torch.distributions.SigmoidTransform()
-        >>> doubled = torch.distributions.AffineTransform(0.0, 2.0)
-        >>> p_z = pyro.distributions.TransformedDistribution(base, [sigmoid, doubled])
+        >>> normal = pyro.distributions.Normal(0.0, 1.0)
+        >>> transforms = torch.distributions.transforms
+        >>> onto = [transforms.SigmoidTransform(), transforms.AffineTransform(0.0, 2.0)]
+        >>> p_z = pyro.distributions.TransformedDistribution(normal, onto)
         >>> describe_support(p_z.support), describe_support(support_of(p_z))
         ('Real', 'Interval(0, 2)')
     """

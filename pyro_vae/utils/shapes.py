@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
-__all__ = ["Shape", "as_shape", "out_shape"]
+__all__ = ["Shape", "as_shape", "event_dim", "out_shape"]
 
 Shape = int | Sequence[int]
 """The shape of one example without batch dimensions; an int is a vector of that length."""
@@ -51,3 +51,28 @@ def out_shape(network: nn.Module) -> torch.Size:
             "the shape of one output, without batch dimensions"
         )
     return torch.Size(cast(Sequence[int], network.out_shape))
+
+
+def event_dim(network: nn.Module, count: int, meaning: str) -> int:
+    """The number of dimensions of x, for a network that gives `count` numbers for each pixel.
+
+    Arguments:
+        network: A network with ``out_shape`` ``(count, *x_shape)``.
+        count: How many numbers.
+        meaning: What they are, for the error message.
+
+    Raises:
+        ValueError: The network's ``out_shape`` does not start with `count`.
+
+    Example:
+        >>> from pyro_vae.utils.shapes import event_dim
+        >>> event_dim(networks.MLP(20, (500,), (2, 28, 28)), 2, "a mean and a raw scale")
+        2
+    """
+    shape = out_shape(network)
+    if len(shape) < 2 or shape[0] != count:
+        raise ValueError(
+            f"network: got out_shape {tuple(shape)}, expected ({count}, *x_shape): {meaning} for "
+            "each pixel"
+        )
+    return len(shape) - 1
