@@ -22,7 +22,7 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.distributions.kl import describe
 from pyro_vae.utils.random import seeded
-from pyro_vae.utils.traces import log_prob
+from pyro_vae.utils.traces import log_prob_sum
 
 _SAMPLES = "pyro_vae.samples"
 
@@ -251,7 +251,7 @@ class LogDensities:
                     ".to_event(1) makes one of an event"
                 )
 
-        total = log_prob([(name, trace.nodes[name]) for name in names], others, check=check)
+        total = log_prob_sum([(name, trace.nodes[name]) for name in names], others, check=check)
         return total.squeeze(others(total.dim()))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae.distributions.kl import describe
 from pyro_vae.objectives.traits import Traits
-from pyro_vae.utils.traces import log_prob
+from pyro_vae.utils.traces import log_prob_sum
 
 
 class ImportanceWeightedELBO(ELBO):
@@ -40,8 +40,8 @@ class ImportanceWeightedELBO(ELBO):
 
     @property
     def traits(self) -> Traits:
-        """Linear bounds are the ELBO."""
-        return Traits(is_elbo=self.linear, is_linear=self.linear, is_static=True)
+        """A linear bound is the ELBO."""
+        return Traits(is_linear=self.linear, is_static=True)
 
     @torch.no_grad()
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,6 +122,6 @@ class ImportanceWeightedELBO(ELBO):
         sums = []
         for trace in (model_trace, guide_trace):
             sites = [item for item in trace.nodes.items() if item[1]["type"] == "sample"]
-            total = log_prob(sites, lambda count: dims)
+            total = log_prob_sum(sites, lambda count: dims)
             sums.append(total if self.num_particles > 1 else total.unsqueeze(0))
         return sums[0], sums[1]

@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.objectives.wrapper import Wrapper, layers
-from pyro_vae.utils.traces import every_dim, log_prob
+from pyro_vae.utils.traces import log_prob_sum
 
 UNANNEALED = "pyro_vae.unannealed"
 """In a site's ``infer``: its scale without the weight of an annealed KL."""
@@ -63,13 +63,12 @@ def _log_probs(trace: Trace) -> dict[bool, Tensor]:
     """Log-probabilities of a trace's latent sites (False) and observed sites (True)."""
     with torch.no_grad():
         return {
-            observed: log_prob(
+            observed: log_prob_sum(
                 [
                     (name, site)
                     for name, site in trace.nodes.items()
                     if site["type"] == "sample" and site["is_observed"] is observed
                 ],
-                every_dim,
                 scale=lambda site: site["infer"].get(UNANNEALED, site["scale"]),
             )
             for observed in (False, True)

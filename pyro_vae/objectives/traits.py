@@ -16,14 +16,14 @@ class Traits:
     """What is known of an objective; any ELBO may have these as its attribute ``traits``.
 
     Attributes:
-        is_elbo: Its value is the negative ELBO, so that value less reconstruction is the KL, which
-            may be in closed form.
+        kl_by_difference: Its value is the negative ELBO with a KL that may be in closed form: the
+            KL is the value less the reconstruction. Else it is taken from the samples.
         is_linear: It is linear in the log-weights, so that a weight at its KL is one at the
             bound's KL; False for a bound of importance weights, None where it is not known.
         is_static: It compiles, for a model and guide of static structure.
     """
 
-    is_elbo: bool = False
+    kl_by_difference: bool = False
     is_linear: bool | None = None
     is_static: bool = False
 
@@ -36,9 +36,9 @@ def traits(objective: object) -> Traits:
     if isinstance(objective, RenyiELBO):
         return Traits(is_linear=False)
     if isinstance(objective, JitTrace_ELBO | TraceTailAdaptive_ELBO):
-        return Traits(is_elbo=True, is_static=True)
+        return Traits(kl_by_difference=True, is_static=True)
     if isinstance(objective, Trace_ELBO):  # and its subclass TraceMeanField_ELBO
-        return Traits(is_elbo=True, is_linear=True, is_static=True)
+        return Traits(kl_by_difference=True, is_linear=True, is_static=True)
     return Traits()
 
 

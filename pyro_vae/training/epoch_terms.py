@@ -62,9 +62,8 @@ class EpochTerms:
             )
         likelihood, sampled_kl = self.objective.terms
         reconstruction = -likelihood
-        # An ELBO's own, in closed form where it has that; else from the same samples.
-        is_elbo = self.objective.traits.is_elbo
-        kl = cost - reconstruction if is_elbo else sampled_kl
+        by_difference = self.objective.traits.kl_by_difference
+        kl = cost - reconstruction if by_difference else sampled_kl
         for term, value in (("reconstruction", reconstruction), ("KL", kl), ("objective", cost)):
             if not math.isfinite(value):
                 raise FloatingPointError(f"{self.place}: the {term} term of the loss is {value}")

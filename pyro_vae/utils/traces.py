@@ -11,9 +11,9 @@ Site = Mapping[str, Any]
 """A sample site of a ``pyro.poutine.Trace``."""
 
 
-def log_prob(
+def log_prob_sum(
     sites: Iterable[tuple[str, Site]],
-    summed: Callable[[int], Collection[int]],
+    summed: Callable[[int], Collection[int]] | None = None,
     *,
     scale: Callable[[Site], Tensor | float] = lambda site: site["scale"],
     check: Callable[[str, Site, Tensor], None] = lambda name, site, log_prob: None,
@@ -23,7 +23,7 @@ def log_prob(
     Arguments:
         sites: Names and sample sites.
         summed: From a number of dimensions to the dimensions to sum over, counted from the right;
-            they stay, with size 1.
+            they stay, with size 1. None sums over all of them, to a number.
         scale: The scale of a site, its own if not told otherwise.
         check: Looks at each site's log-probability before it is summed.
 
@@ -34,14 +34,15 @@ def log_prob(
     for name, site in sites:
         value = _of_site(site, scale(site))
         check(name, site, value)
-        dims = [dim for dim in summed(value.dim()) if -dim <= value.dim()]
-        total = total + (value.sum(dims, keepdim=True) if dims else value)
+        total = total + _summed(value, summed)
     return torch.as_tensor(total)
 
 
-def every_dim(count: int) -> Collection[int]:
-    """All dimensions, counted from the right: what is left is a number."""
-    return range(-count, 0)
+def _summed(value: Tensor, summed: Callable[[int], Collection[int]] | None) -> Tensor:
+    if summed is None:
+        return value.sum()
+    dims = [dim for dim in summed(value.dim()) if -dim <= value.dim()]
+    return value.sum(dims, keepdim=True) if dims else value
 
 
 def _of_site(site: Site, scale: Tensor | float) -> Tensor:
