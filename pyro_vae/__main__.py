@@ -1,5 +1,5 @@
 """``python -m pyro_vae``, the same as ``pyro-vae``."""
 
-from pyro_vae.cli.main import main
+from pyro_vae.cli import main
 
 main()

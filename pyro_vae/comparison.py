@@ -28,6 +28,12 @@ from pyro_vae.vae import VAE, check_vae
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["Comparison", "OnRun", "compare"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 OnRun = Callable[[str, int, History, LogLikelihood], object]
 """Called after each run with its objective's name, its seed, and what came of it."""

@@ -17,6 +17,13 @@ from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE, check_vae
 
+__all__ = ["MIN_DRAWS", "Gradient", "check_draws", "measure"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _GROUPS = 10  # of draws, whose means are the sample for unbiased squares and their errors
 
 MIN_DRAWS = 2 * _GROUPS

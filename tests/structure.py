@@ -9,7 +9,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "pyro_vae"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("version", "compat", "utils", "plots"),
+    ("version", "compat", "plots"),
+    ("utils",),
     ("distributions",),
     ("datasets", "networks", "contracts", "compile", "param_store"),
     ("priors", "likelihoods", "posteriors", "optim"),

@@ -70,7 +70,7 @@ class Graph:
         self._captured: list[Tensor] = []
         self.parameters = self._rehearse(args, kwargs)
         constraints = stored_constraints()
-        self._constraints = {name: constraints[name] for name in self.parameters}
+        self._bounds = {name: constraints[name] for name in self.parameters}
         self._binds_its_own = False
         given = inputs(args, kwargs)
         try:
@@ -115,7 +115,7 @@ class Graph:
         """
         if self._binds_its_own:
             pyro.get_param_store().set_state(
-                {"params": self.parameters, "constraints": self._constraints}
+                {"params": self.parameters, "constraints": self._bounds}
             )
             return True
         random = RandomState(self._captured)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
-from pyro_vae.distributions.supports import (
+from pyro_vae.distributions import (
     check_finite,
-    describe,
+    describe_support,
     ends_of,
     is_real,
     same_support,
@@ -134,8 +134,8 @@ def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> 
     supports = support_of(p_z), support_of(q_z)
     if not same_support(*supports):
         raise ValueError(
-            f"posterior: its support is {describe(supports[1])}, expected the prior's, "
-            f"{describe(supports[0])}{_onto(supports[0])}"
+            f"posterior: its support is {describe_support(supports[1])}, expected the prior's, "
+            f"{describe_support(supports[0])}{_onto(supports[0])}"
         )
 
 
@@ -201,6 +201,7 @@ def check_dtype(argument: str, value: Tensor, vae: nn.Module) -> None:
 
 
 def check_float(argument: str, value: Tensor) -> None:
+    """Raises TypeError unless `value` is a tensor of floats."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{argument}: got a {type(value).__name__}, expected a torch.Tensor")
     if not value.is_floating_point():

@@ -9,8 +9,13 @@ from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.distributions.kl import describe as describe_family
-from pyro_vae.distributions.supports import check_on_support, describe, same_support, support_of
+from pyro_vae.distributions import (
+    check_on_support,
+    describe_distribution,
+    describe_support,
+    same_support,
+    support_of,
+)
 
 PLATE = "data"
 """The plate that runs over the examples."""
@@ -115,9 +120,9 @@ def check_latent_sites(drawn: Trace, guide: Trace, model: Trace) -> None:
         )
     for name in latents:
         q, p = guide.nodes[name]["fn"], model.nodes[name]["fn"]
-        if "Delta" in describe_family(q) and "Delta" not in describe_family(p):
+        if "Delta" in describe_distribution(q) and "Delta" not in describe_distribution(p):
             raise ValueError(
-                f'site "{name}": the guide has {describe_family(q)}, expected a density: a point '
+                f'site "{name}": the guide has {describe_distribution(q)}, expected a density: a point '
                 "mass has no importance weights"
             )
         try:
@@ -126,6 +131,6 @@ def check_latent_sites(drawn: Trace, guide: Trace, model: Trace) -> None:
             continue  # a distribution that does not say where it lives
         if not same_support(*supports):
             raise ValueError(
-                f'site "{name}": the guide\'s support is {describe(supports[0])}, '
-                f"expected the model's, {describe(supports[1])}"
+                f'site "{name}": the guide\'s support is {describe_support(supports[0])}, '
+                f"expected the model's, {describe_support(supports[1])}"
             )

@@ -186,7 +186,12 @@ def chunks(num_samples: int) -> Iterator[tuple[int, int]]:
 
 
 def blocks(
-    densities: LogDensities, x: Tensor, seed: int | None, max_bytes: int, desc: str, num_samples: int = 0
+    densities: LogDensities,
+    x: Tensor,
+    seed: int | None,
+    max_bytes: int,
+    desc: str,
+    num_samples: int = 0,
 ) -> Iterator[Block]:
     """The data in blocks of examples, with a progress bar; so many samples of each will come."""
     scorer = Scorer(densities, len(x) * num_samples)

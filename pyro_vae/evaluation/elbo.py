@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.contracts import call
-from pyro_vae.distributions.kl import check_analytic_kl
+from pyro_vae.distributions import check_analytic_kl
 from pyro_vae.evaluation.blocks import blocks
 from pyro_vae.evaluation.inputs import check_arguments, opened, over_examples
 from pyro_vae.utils.checks import check_count

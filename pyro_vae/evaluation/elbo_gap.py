@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import Module
 
 from pyro_vae.contracts import call
-from pyro_vae.distributions.kl import describe
+from pyro_vae.distributions import describe_distribution
 from pyro_vae.evaluation.blocks import EXAMPLES
 from pyro_vae.evaluation.estimators import Estimator
 from pyro_vae.evaluation.inputs import mean_and_stderr, opened
@@ -146,7 +146,7 @@ class _Bound:
         q_z = call(self.vae, "posterior", x)
         if not q_z.has_rsample:
             raise ValueError(
-                f"posterior: {describe(q_z)} has no rsample, expected a reparameterized one"
+                f"posterior: {describe_distribution(q_z)} has no rsample, expected a reparameterized one"
             )
         z = q_z.rsample((count,))
         log_p_x = call(self.vae, "likelihood", z).log_prob(x)

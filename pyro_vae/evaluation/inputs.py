@@ -13,8 +13,7 @@ from torch.distributions import constraints
 from pyro_vae import datasets
 from pyro_vae.contracts import call, check
 from pyro_vae.datasets import Pixels
-from pyro_vae.distributions.kl import describe
-from pyro_vae.distributions.supports import check_on_support, same_support
+from pyro_vae.distributions import check_on_support, describe_distribution, same_support
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
@@ -44,9 +43,9 @@ def opened(vae: VAE, x: Tensor) -> Iterator[tuple[LogDensities, Tensor]]:
     check_vae(vae)
     with torch.no_grad(), evaluating(vae):
         checked = check(vae, x)
-        if "Delta" in describe(checked.posterior):
+        if "Delta" in describe_distribution(checked.posterior):
             raise ValueError(
-                f"posterior: got {describe(checked.posterior)}, expected a density: a point mass "
+                f"posterior: got {describe_distribution(checked.posterior)}, expected a density: a point mass "
                 "has no importance weights"
             )
         check_on_support("x", checked.x, checked.support)

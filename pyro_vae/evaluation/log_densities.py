@@ -20,7 +20,7 @@ from pyro_vae.contracts import (
     check_site,
     explained,
 )
-from pyro_vae.distributions.kl import describe
+from pyro_vae.distributions import describe_distribution
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.traces import log_prob_sum
 
@@ -256,7 +256,11 @@ class LogDensities:
 
 
 def _densities(trace: Trace) -> list[str]:
-    return [name for name, site in trace.nodes.items() if "Delta" not in describe(site["fn"])]
+    return [
+        name
+        for name, site in trace.nodes.items()
+        if "Delta" not in describe_distribution(site["fn"])
+    ]
 
 
 def _numbers(value: Tensor) -> str:

@@ -165,5 +165,3 @@ def warn_of(result: LogLikelihood, stacklevel: int) -> None:
     """Warns of what k-hat says against a result."""
     if result.doubt is not None:
         warnings.warn(result.doubt, UnreliableWeights, stacklevel=stacklevel)
-
-

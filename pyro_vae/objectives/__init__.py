@@ -4,26 +4,26 @@ To add one, write a file with a function that makes it, decorated with ``registr
 command line shall know it, and import the function here.
 """
 
-from pyro_vae.objectives.compiled import Compiled, compiled
-from pyro_vae.objectives.elbo import AnalyticKL_ELBO, analytic_kl, sticking_the_landing, trace_elbo
+from pyro_vae.objectives.compiled import Compiled as Compiled
+from pyro_vae.objectives.compiled import compiled
+from pyro_vae.objectives.elbo import AnalyticKL_ELBO as AnalyticKL_ELBO
+from pyro_vae.objectives.elbo import analytic_kl, sticking_the_landing, trace_elbo
 from pyro_vae.objectives.importance import ciwae, dreg, iwae, miwae, piwae, renyi
-from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
-from pyro_vae.objectives.pathwise import PathwiseELBO
+from pyro_vae.objectives.importance_weighted import (
+    ImportanceWeightedELBO as ImportanceWeightedELBO,
+)
+from pyro_vae.objectives.pathwise import PathwiseELBO as PathwiseELBO
 from pyro_vae.objectives.registry import names, parse
-from pyro_vae.objectives.terms import WithTerms
-from pyro_vae.objectives.traits import Traits, check_elbo, traits
-from pyro_vae.objectives.warm_up import Annealed, schedule_of, warm_up
+from pyro_vae.objectives.terms import WithTerms as WithTerms
+from pyro_vae.objectives.traits import Traits, traits
+from pyro_vae.objectives.traits import check_elbo as check_elbo
+from pyro_vae.objectives.warm_up import Annealed as Annealed
+from pyro_vae.objectives.warm_up import schedule_of as schedule_of
+from pyro_vae.objectives.warm_up import warm_up
 
 __all__ = [
-    "AnalyticKL_ELBO",
-    "Annealed",
-    "Compiled",
-    "ImportanceWeightedELBO",
-    "PathwiseELBO",
     "Traits",
-    "WithTerms",
     "analytic_kl",
-    "check_elbo",
     "ciwae",
     "compiled",
     "dreg",
@@ -33,9 +33,12 @@ __all__ = [
     "parse",
     "piwae",
     "renyi",
-    "schedule_of",
     "sticking_the_landing",
     "trace_elbo",
     "traits",
     "warm_up",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

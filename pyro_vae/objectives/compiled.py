@@ -25,7 +25,7 @@ from pyro_vae.compile import (
     plain,
     signature,
 )
-from pyro_vae.distributions.supports import check_on_support, scored_support
+from pyro_vae.distributions import check_on_support, scored_support
 from pyro_vae.objectives.terms import WithTerms, collected_traces, elbo_terms
 from pyro_vae.objectives.wrapper import layers
 

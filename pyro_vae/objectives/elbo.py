@@ -6,7 +6,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_vae.distributions.kl import check_analytic_kl, describe
+from pyro_vae.distributions import check_analytic_kl, describe_distribution
 from pyro_vae.objectives.pathwise import PathwiseELBO, Surrogate
 from pyro_vae.objectives.registry import named
 from pyro_vae.utils.checks import check_count
@@ -103,11 +103,11 @@ class AnalyticKL_ELBO(TraceMeanField_ELBO):
             if name not in model_trace.nodes:
                 continue
             q, p = guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"]
-            pair = describe(q), describe(p)
+            pair = describe_distribution(q), describe_distribution(p)
             if pair not in self._pairs:
                 if not q.has_rsample:
                     raise ValueError(
-                        f'analytic KL at site "{name}": {describe(q)} has no rsample, expected a '
+                        f'analytic KL at site "{name}": {describe_distribution(q)} has no rsample, expected a '
                         "reparameterized guide; use objectives.trace_elbo() instead"
                     )
                 check_analytic_kl(q, p, site=name)

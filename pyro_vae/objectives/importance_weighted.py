@@ -12,7 +12,7 @@ from pyro.poutine.util import is_validation_enabled, prune_subsample_sites
 from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
 
-from pyro_vae.distributions.kl import describe
+from pyro_vae.distributions import describe_distribution
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.utils.traces import log_prob_sum
 
@@ -97,7 +97,7 @@ class ImportanceWeightedELBO(ELBO):
             q = guide_trace.nodes[name]["fn"]
             if not q.has_rsample:
                 raise ValueError(
-                    f'site "{name}": the guide\'s {describe(q)} has no rsample, expected a '
+                    f'site "{name}": the guide\'s {describe_distribution(q)} has no rsample, expected a '
                     "reparameterized guide; use objectives.trace_elbo() instead"
                 )
         for name in model_trace.stochastic_nodes:

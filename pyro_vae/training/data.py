@@ -6,7 +6,7 @@ from torch import Tensor
 from pyro_vae import datasets
 from pyro_vae.contracts import check
 from pyro_vae.datasets import Pixels
-from pyro_vae.distributions.supports import check_on_support, describe
+from pyro_vae.distributions import check_on_support, describe_support
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -53,6 +53,7 @@ class Levels:
 
     @property
     def device(self) -> torch.device:
+        """Where the batches are."""
         return self.data.device
 
     def x(self, index: Tensor) -> Tensor:
@@ -88,5 +89,5 @@ class Levels:
             raise ValueError(
                 f"pixels: got {self.pixels!r}, which this likelihood does not score at {len(off)} "
                 f"of the {len(on)} levels in {argument}, {off[0]} for instance; expected x on "
-                f"{describe(support)}"
+                f"{describe_support(support)}"
             )

@@ -28,9 +28,11 @@ class EpochTerms:
         self.reset()
 
     def reset(self) -> None:
+        """Begins an epoch."""
         self.cost = self.reconstruction = self.kl = 0.0
 
     def means(self, examples: int) -> dict[str, float]:
+        """The columns of the epoch's row, over so many examples."""
         return {
             "cost": self.cost / examples,
             "reconstruction": self.reconstruction / examples,

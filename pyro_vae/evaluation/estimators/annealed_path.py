@@ -6,8 +6,12 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.distributions.kl import describe as describe_distribution
-from pyro_vae.distributions.supports import describe, same_support, support_of
+from pyro_vae.distributions import (
+    describe_distribution,
+    describe_support,
+    same_support,
+    support_of,
+)
 from pyro_vae.evaluation.blocks import Block
 from pyro_vae.evaluation.log_densities import Latents
 
@@ -202,7 +206,7 @@ def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
             )
         if support.is_discrete:
             raise ValueError(
-                f'site "{name}": a latent on {describe(support)} is discrete, expected a '
+                f'site "{name}": a latent on {describe_support(support)} is discrete, expected a '
                 "continuous one, which Hamiltonian moves need"
             )
         if not same_support(support, _support(wide[name])):
@@ -214,7 +218,7 @@ def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
             transforms[name] = biject_to(support)
         except NotImplementedError as error:
             raise ValueError(
-                f'site "{name}": torch has no transform onto {describe(support)}, expected a set '
+                f'site "{name}": torch has no transform onto {describe_support(support)}, expected a set '
                 "that it has one onto, on which Hamiltonian moves stay"
             ) from error
     return transforms

@@ -11,7 +11,7 @@ from torch.distributions import (
 )
 
 from pyro_vae.contracts import call
-from pyro_vae.distributions.kl import describe
+from pyro_vae.distributions import describe_distribution
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.vae import VAE
 
@@ -75,7 +75,7 @@ def _moments(part: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
     if isinstance(base, Normal):
         return base.mean.double(), base.variance.double().diag()
     raise ValueError(
-        f"{part}: got {describe(distribution)}, expected a normal for the exact evidence"
+        f"{part}: got {describe_distribution(distribution)}, expected a normal for the exact evidence"
     )
 
 
@@ -86,7 +86,7 @@ def _pixels(distribution: Distribution) -> tuple[Tensor, Tensor]:
         base = base.base_dist
     if not isinstance(base, Normal):
         raise ValueError(
-            f"likelihood: got {describe(distribution)}, expected independent normals for the "
+            f"likelihood: got {describe_distribution(distribution)}, expected independent normals for the "
             "exact evidence"
         )
     shape = distribution.batch_shape + distribution.event_shape
