@@ -1,67 +1,101 @@
-"""What the commands share: their options, data, and what they say."""
+"""What the commands share: options, data sets, runs, and printing."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
+import torch
 import typer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_vae import datasets, presets
-from pyro_vae.datasets import Dataset
-from pyro_vae.evaluation.log_likelihood import LogLikelihood
-from pyro_vae.training.history import History
-from pyro_vae.utils.checks import check_count
+from pyro_vae import datasets, presets, storage
+from pyro_vae.datasets import Dataset, Pixels
+from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.random import seeded
+from pyro_vae.vae import VAE
 
-PresetOption = Annotated[str, typer.Option(help=f"One of {', '.join(presets.names())}.")]
-DataOption = Annotated[str, typer.Option(help=f"One of {', '.join(datasets.names())}.")]
-RootOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of mnist and fashion-mnist in torchvision's layout; else that of "
-        "PYRO_VAE_DATA, else ~/.cache/pyro_vae."
-    ),
-]
-EpochsOption = Annotated[int, typer.Option(help="Passes over the training data.")]
-BatchOption = Annotated[int, typer.Option(help="Examples a step.")]
-ZDimOption = Annotated[
-    int | None, typer.Option(help="Latent dimensions; without it the preset's own.")
-]
-PixelsOption = Annotated[
-    str | None,
-    typer.Option(help=f"One of {', '.join(datasets.PIXELS)}; without it the preset's own."),
-]
-SamplesOption = Annotated[int, typer.Option(help="Importance samples an example.")]
-ExamplesOption = Annotated[
-    int | None, typer.Option(help="Only the first so many test images; without it all.")
-]
+HELP = {
+    "preset": f"One of {', '.join(presets.names())}.",
+    "data": f"One of {', '.join(datasets.names())}.",
+    "root": "Folder of mnist and fashion-mnist in torchvision's layout. Without it the folder in "
+    "PYRO_VAE_DATA, or ~/.cache/pyro_vae.",
+    "epochs": "Passes over the training data.",
+    "batch_size": "Examples in a step.",
+    "z_dim": "Latent dimensions. Without it the preset's own.",
+    "pixels": f"One of {', '.join(datasets.PIXELS)}. Without it the preset's own.",
+    "num_samples": "Importance samples for each example.",
+    "examples": "Number of test images, the first ones. Without it all.",
+}
+"""The help of options that several commands have."""
+
+PresetOption = Annotated[str, typer.Option(help=HELP["preset"])]
+DataOption = Annotated[str, typer.Option(help=HELP["data"])]
+RootOption = Annotated[Path | None, typer.Option(help=HELP["root"])]
+EpochsOption = Annotated[int, typer.Option(help=HELP["epochs"])]
+BatchOption = Annotated[int, typer.Option(help=HELP["batch_size"])]
+ZDimOption = Annotated[int | None, typer.Option(help=HELP["z_dim"])]
+PixelsOption = Annotated[str | None, typer.Option(help=HELP["pixels"])]
+SamplesOption = Annotated[int, typer.Option(help=HELP["num_samples"])]
+ExamplesOption = Annotated[int | None, typer.Option(help=HELP["examples"])]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)]
 
 
 def say(text: str) -> None:
-    """Prints, above a progress bar, if there is one."""
+    """Prints a line, above the progress bar if there is one."""
     tqdm.write(text)
 
 
-def say_run(name: str, seed: int, history: History, likelihood: LogLikelihood) -> None:
-    """Prints what came of one run of a comparison."""
-    say(
-        f"{name}, seed {seed}: test -ELBO {history.test_cost[-1]:.2f}, log-likelihood "
-        f"{likelihood.mean:.2f}, {sum(history.seconds):.0f} s"
-    )
+def print_help(context: typer.Context) -> None:
+    """Prints the help of a group of commands if none of them is given."""
+    if context.invoked_subcommand is None:
+        say(context.get_help())
 
 
 def load_data(data: str, root: Path | None) -> Dataset:
-    """A data set by its name; raises ValueError unless there is one."""
+    """Loads a data set; raises ValueError for an unknown name."""
     if data not in datasets.names():
         raise ValueError(f"data: got {data!r}, expected one of {', '.join(datasets.names())}")
     return datasets.load(data, root)
 
 
 def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
-    """The first so many of some images, None for all; raises ValueError if there are fewer."""
+    """Returns the first `count` images, all for None; raises ValueError if there are fewer."""
     if count is None:
         return images
     check_count(argument, count)
     if count > len(images):
         raise ValueError(f"{argument}: got {count}, expected at most the {len(images)} images")
     return images[:count]
+
+
+def build(
+    preset: str, z_dim: int | None, dataset: Dataset, pixels: str | None, seed: int
+) -> tuple[VAE, dict[str, Any]]:
+    """Builds a preset's VAE for a data set on a seed; returns also what rebuilds it."""
+    check_seed(seed)
+    with seeded(seed):
+        vae = presets.build(
+            preset, z_dim=z_dim, shape=dataset.shape, pixels=cast(Pixels | None, pixels)
+        )
+    assert vae.preset is not None
+    return vae, dict(vae.preset)
+
+
+def open_run(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset]:
+    """Reads what ``pyro-vae train`` wrote: the VAE, the training's settings, and the data.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+        ValueError: The run was written by other means, is damaged, or has parameters that are not
+            finite.
+    """
+    settings = storage.read_config(run).get("training")
+    if not isinstance(settings, dict) or not {"data", "pixels"} <= set(settings):
+        raise ValueError(f"{run}: was not written by pyro-vae train, so its data are unknown")
+    done, asked = settings.get("epochs_done"), settings.get("epochs")
+    if done != asked:
+        say(f"the run stopped after epoch {done} of {asked}")
+    vae = storage.load(run)
+    if not all(torch.isfinite(p).all() for p in vae.parameters()):
+        raise ValueError(f"{run / storage.WEIGHTS}: holds parameters that are not finite")
+    return vae, settings, load_data(settings["data"], root)

@@ -1,4 +1,4 @@
-"""Which priors go with which posteriors, and whose KL has a closed form: asked of the registry."""
+"""``pyro-vae pairs``: which priors and posteriors go together, found by building them."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from pyro_vae import posteriors, priors
-from pyro_vae.distributions.kl import check_analytic_kl
+from pyro_vae.cli.options import say
+from pyro_vae.contracts import check_latents
+from pyro_vae.distributions import check_analytic_kl
 from pyro_vae.networks import MLP
 from pyro_vae.utils.tables import markdown
-from pyro_vae.contracts import check_latents
 
 _X_DIM, _Z_DIM = 3, 2
 _LOW, _HIGH = -1.0, 1.0
@@ -34,10 +35,22 @@ _PRIORS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
-def kl_of(prior: str, posterior: str) -> str:
-    """``"exact"``, ``"sampled"``, or ``"-"`` where the two do not go together.
+def pairs() -> None:
+    """Print which priors go with which posteriors, and where the KL is exact (analytic_kl)."""
+    say(table())
 
-    Exact means that ``analytic_kl`` takes the pair; all that go together have a sampled KL.
+
+def table() -> str:
+    """Returns a Markdown table with a row for each posterior and a column for each prior."""
+    rows = ([q, *(kl_of(p, q) for p in _PRIORS)] for q in _POSTERIORS)
+    return markdown(["posterior \\ prior", *_PRIORS], rows)
+
+
+def kl_of(prior: str, posterior: str) -> str:
+    """Returns how KL(q, p) is computed.
+
+    ``"exact"`` if ``analytic_kl`` has a closed form, ``"sampled"`` if it has none, and ``"-"`` if
+    the supports of prior and posterior differ.
     """
     x = torch.rand(1, _X_DIM)
     q = _POSTERIORS[posterior]()
@@ -51,9 +64,3 @@ def kl_of(prior: str, posterior: str) -> str:
     except ValueError:
         return "sampled"
     return "exact"
-
-
-def table() -> str:
-    """The pairs in Markdown: a row for each posterior, a column for each prior."""
-    rows = ([q, *(kl_of(p, q) for p in _PRIORS)] for q in _POSTERIORS)
-    return markdown(["posterior \\ prior", *_PRIORS], rows)

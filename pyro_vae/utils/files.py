@@ -43,6 +43,3 @@ def _writable(value: Any) -> Any:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else str(value)
-
-
-finite = _writable

@@ -149,7 +149,6 @@ class Result(Row):
         return cls(**record)
 
 
-@dataclass
 class VAEStudy(Study[Result]):
     """A study whose rows are VAEs, all trained on uint8 levels and judged in the same way.
 
@@ -167,7 +166,7 @@ class VAEStudy(Study[Result]):
         curve_examples: Test images whose log-likelihood is followed during training.
     """
 
-    num_samples: int = 500
+    num_samples: int  # no dataclass here: a study places this option among its own
 
     vaes: ClassVar[Mapping[str, Callable[[Tensor], VAE]]]
     draws: ClassVar[int] = 0

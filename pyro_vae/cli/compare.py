@@ -1,0 +1,143 @@
+"""``pyro-vae compare``: trains with several objectives and writes what becomes of each."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyro_vae import comparison, objectives, plots, presets, storage
+from pyro_vae.cli.options import (
+    BatchOption,
+    DataOption,
+    EpochsOption,
+    ExamplesOption,
+    PixelsOption,
+    PresetOption,
+    RootOption,
+    SamplesOption,
+    ZDimOption,
+    build,
+    first_of,
+    load_data,
+    say,
+)
+from pyro_vae.comparison import Comparison
+from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.training import History
+from pyro_vae.utils.checks import check_count
+
+_FILES = (
+    "comparison.md",
+    "comparison.csv",
+    "gradients.csv",
+    "comparison.png",
+    "encoder.png",
+    "decoder.png",
+)
+
+
+def compare(
+    preset: PresetOption = "bernoulli-mlp",
+    data: DataOption = "digits",
+    root: RootOption = None,
+    objectives_: Annotated[
+        str,
+        typer.Option(
+            "--objectives",
+            help="Objectives, separated by commas: trace_elbo,iwae:8. They are "
+            f"{', '.join(objectives.names())}.",
+        ),
+    ] = "trace_elbo,analytic_kl",
+    seeds: Annotated[int, typer.Option(help="Runs of each objective, on seeds 0, 1, ...")] = 3,
+    epochs: EpochsOption = 30,
+    batch_size: BatchOption = 128,
+    z_dim: ZDimOption = None,
+    pixels: PixelsOption = None,
+    num_samples: SamplesOption = 500,
+    examples: ExamplesOption = None,
+    draws: Annotated[int, typer.Option(help="Gradients of each objective at each point.")] = 100,
+    goal: Annotated[
+        float | None,
+        typer.Option(help="Test -ELBO to reach. Without it what the first objective reaches."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder. Without it runs/compare-PRESET-DATA.")
+    ] = None,
+) -> None:
+    """Compare objectives on the same seeds: -ELBO, log-likelihood, gradients, time, memory."""
+    folder = out or Path("runs") / f"compare-{preset}-{data}"
+    _check_free(folder)
+    names = objectives_.split(",")
+    if len(set(names)) < len(names):
+        raise ValueError(f"objectives: got {objectives_!r}, expected each name once")
+    losses = {name: objectives.parse(name) for name in names}
+    check_count("seeds", seeds)
+    dataset = load_data(data, root)
+    _, chosen = build(preset, z_dim, dataset, pixels, 0)
+    test = first_of("examples", dataset.test, examples)
+    result = comparison.compare(
+        lambda: presets.build(**chosen),
+        dataset.train,
+        test,
+        losses,
+        range(seeds),
+        epochs=epochs,
+        batch_size=batch_size,
+        pixels=chosen["pixels"],
+        num_samples=num_samples,
+        draws=draws,
+        goal=goal,
+        on_run=_say_run,
+    )
+    settings = (
+        f"{preset} on {data}, {chosen['pixels']} pixels, {chosen['z_dim']} latents, {epochs} "
+        f"epochs, {seeds} seeds, batch {batch_size}. The log-likelihood is that of {len(test)} "
+        f"test images with {result.pixels} pixels, from {num_samples} importance samples each."
+    )
+    goal_text = "which was asked for" if goal is not None else "where the first ends at worst"
+    text = f"{settings} {_explained(result, goal_text, draws)}"
+    _write(result, text, folder)
+    say(text)
+    say(f"written: {', '.join(str(folder / name) for name in _FILES)}")
+
+
+def _check_free(folder: Path) -> None:
+    storage.check_free(folder)
+    if any((folder / name).exists() for name in _FILES):
+        raise FileExistsError(f"{folder}: holds another comparison, expected a new folder")
+
+
+def _say_run(name: str, seed: int, history: History, likelihood: LogLikelihood) -> None:
+    say(
+        f"{name}, seed {seed}: test -ELBO {history.test_cost[-1]:.2f}, log-likelihood "
+        f"{likelihood.mean:.2f}, {sum(history.seconds):.0f} s"
+    )
+
+
+def _explained(result: Comparison, goal: str, draws: int) -> str:
+    """Returns the tables, and what their columns mean."""
+    blocks = [
+        "Numbers are nats per example, ± the standard error over seeds; differences are paired by "
+        "seed, from the first row. Milliseconds are those of a training step, MiB those of an "
+        f"uncompiled step. s to {result.goal:.1f}: seconds of training until the test -ELBO is at "
+        f"that value, {goal}.",
+        result.table(),
+        result.doubt or "",
+        f"Gradients of the loss per example, from {draws} draws on one batch, at the parameters "
+        "of the first row. Bias: the squared distance of the mean gradient from the first row's, "
+        "relative to the squared length of the latter; about 0 for objectives with one "
+        "expectation. Variance: that of one draw, summed over parameters. Signal / noise: the "
+        "length of the mean gradient over the root of the variance.",
+        result.gradient_table(),
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _write(result: Comparison, text: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "comparison.md").write_text(text + "\n")
+    result.save_csv(folder / "comparison.csv")
+    result.save_gradients_csv(folder / "gradients.csv")
+    plots.save(result.plot(), folder / "comparison.png")
+    for part in ("encoder", "decoder"):
+        plots.save(result.plot_gradients(part), folder / f"{part}.png")

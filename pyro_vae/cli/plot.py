@@ -1,0 +1,66 @@
+"""``pyro-vae plot``: draws a run."""
+
+from typing import Annotated, Any
+
+import typer
+
+from pyro_vae import datasets, plots, storage
+from pyro_vae.cli.options import RootOption, RunArgument, open_run, say
+from pyro_vae.datasets import Dataset
+from pyro_vae.training import History
+from pyro_vae.utils.random import seeded
+from pyro_vae.vae import VAE
+
+_IMAGES = 2000  # in the figure of the latent space
+
+
+def plot(
+    run: RunArgument,
+    quantiles: Annotated[
+        bool,
+        typer.Option("--quantiles", help="Space the manifold evenly in the prior's probability."),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Fixes the draw of the pixels and of the generated images.")
+    ] = 0,
+    root: RootOption = None,
+) -> None:
+    """Draw a run: curves, reconstructions, generated images, manifold, latent space."""
+    vae, settings, dataset = open_run(run, root)
+    z_dim = vae.prior().event_shape[0]
+    if quantiles and z_dim != 2:
+        raise ValueError(f"quantiles: the run has {z_dim} latents, expected 2")
+    figures = {
+        "curves": History.load_csv(run / storage.METRICS).plot(),
+        **_figures(vae, dataset, settings["pixels"], quantiles, seed),
+    }
+    folder = run / storage.FIGURES
+    folder.mkdir(exist_ok=True)
+    for name, ax in figures.items():
+        plots.save(ax, folder / f"{name}.png")
+    if "manifold" not in figures:
+        say(f"no manifold: it takes 2 latents, the run has {z_dim}")
+    say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
+
+
+def _figures(
+    vae: VAE, dataset: Dataset, pixels: datasets.Pixels, quantiles: bool, seed: int
+) -> dict[str, Any]:
+    """Draws what the VAE makes of the test set and of draws of its prior."""
+    with seeded(seed):
+        x = datasets.to_pixels(dataset.test[:_IMAGES], pixels)
+        generated = vae.generate(100)
+    labels = dataset.test_labels[: len(x)]
+    # One image of each class says more than the first ten images.
+    shown = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()]
+    z = vae.embed(x)
+    figures = {
+        "reconstructions": plots.reconstructions(x[shown], vae.reconstruct(x[shown])),
+        "generated": plots.generated(generated),
+    }
+    if z.shape[1] == 2:
+        quantile = vae.prior().base_dist.icdf if quantiles else None
+        figures["manifold"] = plots.manifold(vae.decode, quantile=quantile)
+    if z.shape[1] >= 2:
+        figures["latent"] = plots.latent(z, labels)
+    return figures

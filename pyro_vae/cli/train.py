@@ -1,0 +1,98 @@
+"""``pyro-vae train``: trains a preset and writes a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyro_vae import objectives, storage
+from pyro_vae.cli.options import (
+    BatchOption,
+    DataOption,
+    EpochsOption,
+    PixelsOption,
+    PresetOption,
+    RootOption,
+    ZDimOption,
+    build,
+    load_data,
+    say,
+)
+from pyro_vae.training import Callback, History, TensorBoard, fit
+from pyro_vae.vae import VAE
+
+
+def train(
+    preset: PresetOption = "bernoulli-mlp",
+    data: DataOption = "digits",
+    root: RootOption = None,
+    epochs: EpochsOption = 30,
+    batch_size: BatchOption = 128,
+    z_dim: ZDimOption = None,
+    objective: Annotated[
+        str, typer.Option(help=f"One of {', '.join(objectives.names())}.")
+    ] = "trace_elbo",
+    pixels: PixelsOption = None,
+    seed: Annotated[
+        int,
+        typer.Option(help="Fixes the initial parameters, the order of examples and the noise."),
+    ] = 0,
+    precision: Annotated[
+        str, typer.Option(help="Precision of the networks: float32 or bf16.")
+    ] = "float32",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. Without it runs/PRESET-DATA.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write scalars to OUT/tensorboard.")
+    ] = False,
+) -> None:
+    """Train a preset and write the run: configuration, parameters, metrics."""
+    folder = out or Path("runs") / f"{preset}-{data}"
+    storage.check_free(folder)
+    loss = objectives.parse(objective)
+    dataset = load_data(data, root)
+    vae, chosen = build(preset, z_dim, dataset, pixels, seed)
+    settings = {
+        "data": data,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "objective": objective,
+        "pixels": chosen["pixels"],
+        "seed": seed,
+        "precision": precision,
+        "compile": "auto",
+        "optimizer": "optim.Adam(lr=1e-3)",
+    }
+
+    def write(vae: VAE, history: History) -> None:
+        done = {**settings, "epochs_done": history.epoch[-1]}
+        storage.save(vae, folder, training=done, overwrite=True)
+        history.save_csv(folder / storage.METRICS)
+        say(_epoch_line(history, epochs))
+
+    callbacks: list[Callback] = [write]
+    if tensorboard:
+        callbacks.append(TensorBoard(folder / "tensorboard"))
+    fit(
+        vae,
+        dataset.train,
+        test=dataset.test,
+        epochs=epochs,
+        batch_size=batch_size,
+        objective=loss,
+        pixels=chosen["pixels"],
+        seed=seed,
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=callbacks,
+    )
+    say(f"run: {folder}")
+
+
+def _epoch_line(history: History, epochs: int) -> str:
+    row = history.rows()[-1]
+    return (
+        f"epoch {row['epoch']:{len(str(epochs))}d}/{epochs}  cost {row['cost']:.2f}  "
+        f"reconstruction {row['reconstruction']:.2f}  KL {row['kl']:.2f}  "
+        f"test -ELBO {row['test_cost']:.2f}  {row['seconds']:.1f} s"
+    )
