@@ -17,8 +17,9 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("vae", "objectives"),
     ("presets", "training", "evaluation", "gradients"),
     ("storage", "comparison", "estimators"),
+    ("__init__",),
     ("studies",),
-    ("cli", "__init__"),
+    ("cli",),
     ("__main__",),
 )
 """Folders and files of the package from the ground up; each imports from lower floors only."""
@@ -54,16 +55,38 @@ def imported(path: Path) -> list[tuple[str, str]]:
 
 
 def arrows() -> dict[str, set[str]]:
-    """The rooms that each room imports from."""
+    """The rooms that each room imports from; a public name that is no room is the face's."""
+    names = rooms()
     return {
         room: {
-            module.split(".")[0]
+            other if other in names else "__init__"
             for path in paths
             for module, _ in imported(path)
-            if module.split(".")[0] != room
+            if (other := module.split(".")[0]) != room
         }
-        for room, paths in rooms().items()
+        for room, paths in names.items()
     }
+
+
+def straight(room: str, drawn: dict[str, set[str]]) -> set[str]:
+    """The rooms that a room imports from, but for those that another of them stands on."""
+    below = {other: reached(other, drawn) for other in drawn[room]}
+    return {
+        other
+        for other in below
+        if not any(other in below[each] for each in below if each != other)
+    }
+
+
+def reached(room: str, drawn: dict[str, set[str]]) -> set[str]:
+    """All rooms that a room stands on."""
+    found: set[str] = set()
+    waiting = [room]
+    while waiting:
+        new = drawn[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return found
 
 
 def says(room: str) -> str:
@@ -74,19 +97,21 @@ def says(room: str) -> str:
 
 
 def picture() -> str:
-    """The house from the top floor down, a line a room: what it is, and what it imports from."""
+    """The house, a line a room from the top floor down: what it is, and what it stands on."""
     drawn = arrows()
+    names = {
+        room: f"{room}/" if (PACKAGE / room).is_dir() else f"{room}.py"
+        for floor in ORDER
+        for room in floor
+    }
     lines = []
-    for floor in reversed(ORDER):
+    for floor in reversed(ORDER[:-1]):
         for room in floor:
-            if room.startswith("__"):
-                continue
-            name = f"{room}/" if (PACKAGE / room).is_dir() else f"{room}.py"
-            below = ", ".join(sorted(drawn[room] - {"version", "compat", "utils"}))
-            lines.append(f"{name:16}{says(room)}")
-            if below:
-                lines.append(f"{'':16}  <- {below}")
-        lines.append("-" * 99)
+            on = ", ".join(sorted(straight(room, drawn) - {"version"}))
+            lines.append(
+                f"{names[room]:16}{says(room)}" + (f"\n{'':18}stands on {on}" if on else "")
+            )
+        lines.append("─" * 40)
     return "\n".join(lines[:-1])
 
 
