@@ -1,6 +1,7 @@
 """What all tests share: one thread a worker, a fixed seed, small data, and the full MNIST."""
 
 import os
+from collections.abc import Iterator
 
 import matplotlib
 import pytest
@@ -34,6 +35,14 @@ needs_compiler = pytest.mark.skipif(not _has_compiler(), reason="needs a C++ com
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Float64 as torch's default, where rounding is far below any tolerance."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,15 @@
 """Small VAEs of which everything is known."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from pyro_vae import VAE, likelihoods, networks, posteriors, priors
+from pyro_vae import VAE, likelihoods, networks, posteriors, presets, priors
+from pyro_vae.datasets import Pixels
 
 
 @dataclass
@@ -63,6 +65,22 @@ def linear_gaussian(
     return LinearGaussian(vae, evidence, (x - bias) @ gain.T, scale, x)
 
 
+class Given(nn.Module):
+    """A network that gives back its input, whatever it stands for."""
+
+    def __init__(self, *out_shape: int) -> None:
+        super().__init__()
+        self.out_shape = torch.Size(out_shape)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return numbers
+
+
+def binary(examples: int = 8, x_dim: int = 6, probability: float = 0.3) -> Tensor:
+    """Binary pixels for :func:`bernoulli_vae`."""
+    return torch.bernoulli(torch.full((examples, x_dim), probability))
+
+
 def bernoulli_vae(z_dim: int = 1, x_dim: int = 6, hidden: int = 8) -> VAE:
     """A small nonlinear Bernoulli VAE with a guide that is not exact."""
     return VAE(
@@ -70,6 +88,24 @@ def bernoulli_vae(z_dim: int = 1, x_dim: int = 6, hidden: int = 8) -> VAE:
         likelihoods.Bernoulli(networks.MLP(z_dim, (hidden,), x_dim, nn.Tanh)),
         posteriors.Normal(networks.MLP(x_dim, (hidden,), 2 * z_dim, nn.Tanh)),
     )
+
+
+def small(pixels: Pixels = "binary", name: str = "pyro-mlp") -> VAE:
+    """A preset for the digits, with the same parameters each time."""
+    torch.manual_seed(1)
+    return presets.build(name, z_dim=3, shape=(28, 28), pixels=pixels)
+
+
+def parameters(vae: VAE) -> Tensor:
+    """All parameters of a VAE as one vector."""
+    return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+def common_noise(loss: Callable[[], float]) -> float:
+    """A loss by the same noise each time, and without a trace in torch's generator."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return loss()
 
 
 def log_evidence(vae: VAE, x: Tensor, points: int = 4001, limit: float = 10.0) -> Tensor:

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pyro_vae import log_likelihood, presets
+from pyro_vae import log_likelihood, objectives, presets
 from pyro_vae.comparison import Comparison, compare
 from pyro_vae.datasets import Dataset
 from pyro_vae.gradients import Gradient
-from pyro_vae.objectives import elbo as objectives
-from pyro_vae.training.history import History
+from pyro_vae.training import History
 
 from .models import bernoulli_vae
 

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -127,3 +128,33 @@ def test_wrong_levels_are_refused() -> None:
         datasets.binarize(LEVELS, -1)
     with pytest.raises(TypeError, match="seed"):
         datasets.binarize(LEVELS, 0.5)
+
+
+def test_bits_of_what_is_known() -> None:
+    """A uniform distribution over 256 levels is 8 bits, in both of its forms."""
+    uniform = 4 * math.log(256)
+    assert datasets.bits_per_dim(uniform, (2, 2), pixels="levels") == pytest.approx(8.0)
+    assert datasets.bits_per_dim(0.0, (2, 2), pixels="dequantized") == pytest.approx(8.0)
+    nats = torch.tensor([0.0, 1.0])
+    bits = datasets.bits_per_dim(nats, (1,), 2, pixels="dequantized")
+    torch.testing.assert_close(bits, torch.tensor([1.0, 1 + 1 / math.log(2)]))
+    for pixels in ("grey", "binary"):
+        with pytest.raises(ValueError, match="pixels: got"):
+            datasets.bits_per_dim(1.0, (2,), pixels=pixels)
+    with pytest.raises(ValueError, match="levels: got 0"):
+        datasets.bits_per_dim(1.0, (2,), 0, pixels="levels")
+
+
+def test_dequantized_bits_are_a_bound_on_those_of_the_levels() -> None:
+    """-E log of a density over cells is above -log of the cell's mass, by Jensen."""
+    density = dist.Beta(torch.tensor(2.0).double(), torch.tensor(5.0).double())
+    edges = torch.arange(257).double() / 256
+    # The mass of a cell by its midpoints.
+    inner = (torch.arange(64).double() + 0.5) / 64 / 256
+    log_density = density.log_prob(edges[:-1, None] + inner)
+    mass = log_density.exp().mean(1) / 256
+    levels = -(mass * mass.log()).sum()
+    dequantized = -(mass * log_density.mean(1)).sum()
+    exact = datasets.bits_per_dim(levels.item(), (1,), pixels="levels")
+    bound = datasets.bits_per_dim(dequantized.item(), (1,), pixels="dequantized")
+    assert exact < bound < exact + 1e-2

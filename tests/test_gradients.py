@@ -7,13 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import VAE, gradients, likelihoods, networks, posteriors, priors
+from pyro_vae import VAE, gradients, likelihoods, networks, objectives, posteriors, priors
 from pyro_vae.gradients import _Sample, _squared_length
-from pyro_vae.objectives import elbo as objectives
 from pyro_vae.utils.memory import peak_bytes
 
+from .losses import exact_elbo_gradient
 from .models import linear_gaussian
-from .test_estimators import exact_elbo_gradient
 
 
 def test_squared_lengths_are_unbiased() -> None:

@@ -10,9 +10,8 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae import VAE, elbo, load, log_likelihood, optim, save
+from pyro_vae import VAE, elbo, load, log_likelihood, objectives, optim, save
 from pyro_vae.likelihoods import Bernoulli
-from pyro_vae.objectives import elbo as objectives
 
 from .conftest import needs_compiler
 from .swaps import LIKELIHOODS, PAIRS, SUPPORTS, X_DIM, data, likelihood_of, vae_of

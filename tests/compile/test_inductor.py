@@ -1,0 +1,88 @@
+"""What Inductor makes of a graph: digits, and a machine without a compiler."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pyro.optim
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+
+from pyro_vae import objectives
+from pyro_vae.compile import NotCompiled, compiled_function
+from pyro_vae.objectives import Compiled
+
+from ..compiling import nothing
+from ..models import binary
+
+
+@pytest.mark.parametrize("name", ["log1p", "softplus"])
+def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
+    """By one logarithm of 1 + x, whose rounding is put back, or by a series; to infinity."""
+    function = {"log1p": torch.log1p, "softplus": torch.nn.functional.softplus}[name]
+    x = torch.logspace(-30, 30, 6001)
+    edges = torch.tensor([0.0, math.inf, -0.5, -1 + 2**-24, 2**-24, 1e-7])
+    x = torch.cat((x, edges)) if name == "log1p" else torch.cat((x, -x.sqrt(), edges))
+    value = compiled_function(function, [x])(x)
+    expected = function(x.double())
+    torch.testing.assert_close(value.double(), expected, rtol=4e-7, atol=1e-44)
+    assert compiled_function(function, [x])(torch.full_like(x, math.nan)).isnan().all()
+    if name == "log1p":
+        assert compiled_function(function, [x])(torch.full_like(x, -1.0)).eq(-math.inf).all()
+    else:
+        great = torch.tensor([3e38, -3e38, math.inf])  # twice which is more than float32 has
+        twice = compiled_function(lambda x: function(x, 2), [great])(great)
+        assert twice.tolist() == function(great, 2).tolist()
+        small = torch.linspace(-3, 3, 61)  # above a low threshold it is x itself
+        value = compiled_function(lambda x: function(x, 2, 1), [small])(small)
+        torch.testing.assert_close(value, function(small, 2, 1))
+
+
+def test_without_a_compiler_there_is_one_warning() -> None:
+    code = """
+import warnings, torch
+from pyro.infer import SVI
+from pyro_vae import objectives, optim, presets
+vae = presets.build("pyro-mlp", z_dim=2, shape=6)
+objective = objectives.compiled(objectives.trace_elbo())
+svi = SVI(vae.model, vae.guide, optim.Adam(), objective)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    losses = [svi.step(torch.ones(4, 6)) for _ in range(3)]
+print([str(w.message) for w in caught if "C++" in str(w.message)], len(losses))
+print(objective.compile_seconds)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"CXX": "no-such-compiler"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.count("found no C++ compiler") == 1
+    assert run.stdout.endswith("] 3\n0.0\n")
+
+
+@torch.library.custom_op("pyro_vae_tests::without_a_shape", mutates_args=())
+def without_a_shape(x: Tensor) -> Tensor:
+    """An operation of which torch does not know what shape it gives."""
+    return x.clone()
+
+
+def test_what_torch_cannot_compile_is_said() -> None:
+    def model(x: Tensor) -> None:
+        loc = without_a_shape(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    x = binary()
+    with pytest.raises(NotCompiled, match="torch cannot compile this program"):
+        objectives.compiled(Trace_ELBO()).loss(model, nothing, x)
+    lenient = Compiled(Trace_ELBO(), strict=False)
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        assert lenient.loss(model, nothing, x) > 0

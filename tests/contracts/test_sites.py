@@ -1,0 +1,220 @@
+"""What a model and a guide owe to each example, and the errors that name the site."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae import log_likelihood
+
+from ..pairs import fine, guide
+
+
+def outside(x: Tensor) -> None:
+    pyro.sample("w", dist.Normal(0.0, 1.0))
+    fine(x)
+
+
+def observed_outside(x: Tensor) -> None:
+    pyro.sample("total", dist.Normal(0.0, 1.0), obs=x.sum())
+    fine(x)
+
+
+def fixed(x: Tensor) -> None:
+    with pyro.plate("data", 20):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def subsampled(x: Tensor) -> None:
+    with pyro.plate("data", 20, subsample_size=len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def looped(x: Tensor) -> None:
+    for i in pyro.plate("data", len(x)):
+        z = pyro.sample(f"z{i}", dist.Normal(0.0, 1.0))
+        pyro.sample(f"x{i}", dist.Normal(z, 1.0).expand([1]).to_event(1), obs=x[i])
+
+
+def other_latents(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("more", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def none_observed(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([1]).to_event(1), obs=x)
+
+
+def by_number(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+        if len(x) > 1:
+            pyro.sample("y", dist.Normal(0.0, 1.0), obs=x[:, 0])
+
+
+def off_support(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        rate = z.exp()[..., None]
+        pyro.sample("x", dist.Exponential(rate, validate_args=False).to_event(1), obs=x)
+
+
+def no_number(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        scale = torch.where(z > 1, math.nan, 1.0)[..., None]
+        pyro.sample("x", dist.Normal(0.0, scale, validate_args=False).to_event(1), obs=x)
+
+
+def narrow(x: Tensor) -> None:
+    """Takes no dimension to the left of the examples."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        loc = z.reshape(len(x), 1)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def on_a_box(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Uniform(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def without_event(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[..., None, None], 1.0), obs=x[:, None])
+
+
+def masked_by_all(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with poutine.mask(mask=torch.ones(20, dtype=torch.bool)):
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def masked_nan(x: Tensor) -> None:
+    x = x.where(x > 0, math.nan)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pixels = dist.Normal(z[..., None], 1.0).mask(~x.isnan()).to_event(1)
+        pyro.sample("x", pixels, obs=x)
+
+
+def beside_others(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        loc = z[..., None] + len(x) * x.mean(0)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def by_place(x: Tensor) -> None:
+    with pyro.plate("data", len(x)) as place:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        loc = z[..., None] + place[:, None]
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def half_masked(x: Tensor) -> None:
+    """Its mask fits two examples, and no other number of them."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with poutine.mask(mask=torch.tensor([True, False])):
+            pyro.sample("x", dist.Normal(z[..., None], 1.0).to_event(1), obs=x)
+
+
+def unseen(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (outside, ValueError, r'the latent site "w" is outside of the plate "data"'),
+        (observed_outside, ValueError, r'the observed site "total" is outside of the plate'),
+        (fixed, ValueError, r'plate "data": has 20 examples for 1 of x, expected .*len\(x\)'),
+        (subsampled, ValueError, r'site "z" has a log-probability scaled by 20'),
+        (looped, ValueError, r"in a loop over a plate, expected .with pyro"),
+        (other_latents, ValueError, r'site "more": latent in the model, and not in the guide'),
+        (none_observed, ValueError, r'site "z": latent in the guide, and not in the model'),
+        (by_number, ValueError, r"has the sites 'x', 'y', 'z', and had 'x', 'z' at its first"),
+        (off_support, ValueError, r"x: .*expected"),
+        (no_number, FloatingPointError, r'site "x": a log-probability is NaN'),
+        (narrow, ValueError, r"one example alone, but not two with two samples"),
+        (without_event, ValueError, r"(?i)shape mismatch inside plate|outside of all plates"),
+        (
+            poutine.scale(fine, scale=2.0),
+            ValueError,
+            r'the latent site "z" has a log-probability scaled by 2.0, expected no poutine.scale',
+        ),
+        (masked_by_all, ValueError, r"not two with two samples .*masks and all else .*come from"),
+        (
+            masked_nan,
+            ValueError,
+            r"fail on the first example alone (?s:.)*nan(?s:.)*what is not seen is ma",
+        ),
+        (beside_others, ValueError, r"log p\(x, z\) of example 0 is .*each example by itself"),
+        (by_place, ValueError, r"log p\(x, z\) of example 1 is .* wherever it stands"),
+        (half_masked, ValueError, r"of example . is .* in a batch of two"),
+        (unseen, ValueError, r"model: has no observed site, expected pyro.sample\(..., obs=x\)"),
+    ],
+)
+def test_what_has_no_weight_for_each_example_is_refused(
+    model: Callable[[Tensor], Any], error: type[Exception], message: str
+) -> None:
+    x = torch.full((20, 1), -1.0)
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=message):
+        log_likelihood(x=x, num_samples=100, model=model, guide=guide, seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    log_likelihood(x=x, num_samples=100, model=fine, guide=guide, seed=0)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 2**28])
+def test_an_example_far_back_is_on_its_support(max_bytes: int) -> None:
+    x = torch.ones(150, 1)
+    x[149] = -1.0
+    log_likelihood(x=x[:149], num_samples=3, model=off_support, guide=guide, max_bytes=max_bytes)
+    with pytest.raises(ValueError, match=r"x: got -1 at 1 of .* places"):
+        log_likelihood(x=x, num_samples=3, model=off_support, guide=guide, max_bytes=max_bytes)
+
+
+def test_a_later_example_with_what_is_not_seen_is_explained() -> None:
+    x = torch.tensor([[1.0], [-1.0], [1.0]])
+    with pytest.raises(
+        ValueError, match=r"fail on the first two examples (?s:.)*nan(?s:.)*masked"
+    ):
+        log_likelihood(x=x, num_samples=100, model=masked_nan, guide=guide, seed=0)
+
+
+def test_guides_that_are_no_density_on_the_models_set() -> None:
+    x = torch.zeros(5, 1)
+
+    def pointwise(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x[:, 0]))
+
+    def narrower(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(0.0, 0.5))
+
+    for other, model, message in (
+        (pointwise, fine, 'site "z": the guide has Delta, expected a density'),
+        (narrower, on_a_box, r"the guide's support is Interval\(0, 0.5\), expected .*\(0, 1\)"),
+        (guide, on_a_box, r"the guide's support is Real, expected the model's, Interval"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            log_likelihood(x=x, num_samples=5, model=model, guide=other, seed=0)

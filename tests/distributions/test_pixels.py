@@ -1,0 +1,78 @@
+"""Distributions of pixels: exact values where torch loses digits."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_vae import (
+    distributions,
+)
+from pyro_vae.distributions import DiscretizedLogistic, Levels, NegativeBinomial
+
+
+@pytest.mark.parametrize("components", [1, 3])
+def test_discretized_logistics_are_differences_of_their_distribution_function(
+    components: int,
+) -> None:
+    """Exact where naive differences are zero; the outer levels take the tails."""
+    loc = torch.tensor([-0.5, 0.2, 3.0]).double()[:components]
+    scale = torch.tensor([0.2, 0.01, 0.05]).double()[:components]
+    logits = torch.tensor([0.0, 1.0, -1.0]).double()[:components]
+    pixel = DiscretizedLogistic(logits, loc, scale, 256)
+    levels = torch.arange(256).double()
+    cdf = ((levels + 0.5) / 255 - loc[:, None]).div(scale[:, None]).sigmoid()
+    cdf[:, -1] = 1.0
+    naive = torch.diff(cdf, prepend=torch.zeros(components, 1).double())
+    expected = logits.softmax(0) @ naive
+    torch.testing.assert_close(pixel.log_prob(levels).exp(), expected, rtol=1e-6, atol=1e-15)
+    torch.testing.assert_close(pixel.mean, (expected * levels).sum())
+    # Thirty scales away from all bins, float32 keeps its digits, and gradients are finite.
+    far = torch.tensor([30.0]).requires_grad_()
+    log_prob = DiscretizedLogistic(torch.zeros(1), far, torch.ones(1), 256).log_prob(
+        levels.float()
+    )
+    slope = -(30 - levels.float() / 255) + math.log(1 / 255)
+    torch.testing.assert_close(log_prob[1:-1], slope[1:-1], rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(log_prob.sum(), far)
+    assert gradient.item() == pytest.approx(-255, rel=1e-4)
+
+
+def test_negative_binomials_become_poissons() -> None:
+    counts, mean = torch.arange(60.0), torch.tensor(20.0)
+    r = torch.tensor(1e6)
+    pixel = NegativeBinomial(r, logits=mean.log() - r.log())
+    expected = dist.Poisson(mean).log_prob(counts)
+    torch.testing.assert_close(pixel.log_prob(counts), expected, rtol=0, atol=2e-3)
+    assert pixel.log_prob(torch.arange(2000.0)).exp().sum().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_categorical_levels_are_numbers() -> None:
+    pixel = Levels(logits=torch.randn(4, 7))
+    levels = torch.arange(7.0)
+    torch.testing.assert_close(pixel.mean, pixel.probs @ levels)
+    assert pixel.sample((3,)).dtype == torch.float32
+    assert torch.equal(pixel.mode, pixel.probs.argmax(-1).float())
+
+
+@pytest.mark.parametrize(
+    ("own", "torchs", "parameters"),
+    [
+        (distributions.Beta, dist.Beta, (1e4, 2e4)),
+        (distributions.Beta, dist.Beta, (0.01, 0.02)),
+        (distributions.StudentT, dist.StudentT, (1000.0, 0.3, 0.1)),
+        (distributions.StudentT, dist.StudentT, (0.5, 0.3, 0.1)),
+    ],
+)
+def test_log_gammas_keep_their_digits(
+    own: type, torchs: type, parameters: tuple[float, ...]
+) -> None:
+    values = [torch.full((784,), p) for p in parameters]
+    p_x = own(*values)
+    x = p_x.sample().clamp(1e-6, 1 - 1e-6)
+    exact = torchs(*(v.double() for v in values)).log_prob(x.double())
+    log_prob = p_x.log_prob(x)
+    assert log_prob.dtype == torch.float32
+    torch.testing.assert_close(log_prob, exact.float())
+    assert p_x.expand((2, 784)).log_prob(x).shape == (2, 784)

@@ -1,0 +1,312 @@
+"""Compiled objectives: the same numbers as uncompiled, for any static program."""
+
+import copy
+import gc
+import pickle
+import weakref
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pyro.optim
+import pytest
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.distributions.testing.fakes import NonreparameterizedNormal
+from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from torch import Tensor, nn
+
+from pyro_vae import objectives
+from pyro_vae.objectives import WithTerms
+
+from ..compiling import both, graphs, nothing, vae_program
+from ..conftest import needs_compiler
+from ..models import bernoulli_vae, binary
+from ..tolerances import CLOSE
+
+pytestmark = [needs_compiler, pytest.mark.usefixtures("float64")]
+
+
+@pytest.fixture(autouse=True)
+def _empty_store() -> None:
+    pyro.clear_param_store()
+
+
+@pytest.mark.parametrize(
+    ("elbo", "dtype"),
+    [
+        (objectives.trace_elbo(), torch.float32),
+        (objectives.analytic_kl(3), torch.float64),
+        (Trace_ELBO(2), torch.float64),
+    ],
+    ids=["trace", "analytic-3-vectorized", "trace-2"],
+)
+def test_the_same_noise_gives_the_same_steps(elbo: ELBO, dtype: torch.dtype) -> None:
+    torch.set_default_dtype(dtype)
+    objective = both(vae_program, elbo, [(binary(),) for _ in range(4)])
+    assert objective.compile_seconds > 0
+
+
+def test_terms_are_those_of_the_uncompiled_objective() -> None:
+    vae, x = bernoulli_vae(2), binary()
+    objective = objectives.compiled(objectives.trace_elbo(3))
+    plain = WithTerms(objectives.trace_elbo(3))
+    values = []
+    for each in (plain, objective):
+        torch.manual_seed(1)
+        loss = each.loss_and_grads(vae.model, vae.guide, x)
+        assert each.terms is not None
+        values.append((loss, *each.terms))
+        vae.zero_grad()
+    assert values[1] == pytest.approx(values[0], rel=CLOSE)
+    cost, likelihood, kl = values[1]
+    assert cost == pytest.approx(kl - likelihood, rel=CLOSE)
+
+
+class Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).sum(-1)
+
+
+DATA = torch.linspace(-1, 1, 60).view(20, 3)
+
+
+def own_program() -> tuple[Any, Any]:
+    """Constrained parameters drawn at random, a module with buffers, a subsample, two sites."""
+    network = Regression()
+
+    def model(y: Tensor, weight: float) -> None:
+        pyro.module("regression", network)
+        noise = pyro.param("noise", lambda: torch.rand(()) + 0.5, constraint=constraints.positive)
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 20, subsample_size=8) as index, poutine.scale(scale=weight):
+            rate = pyro.sample("rate", dist.Gamma(2.0, 3.0))
+            pyro.sample("y", dist.Normal(network(DATA[index]) + shift * rate, noise), obs=y[index])
+
+    def guide(y: Tensor, weight: float) -> None:
+        loc = pyro.param("loc", lambda: torch.randn(()))
+        scale = pyro.param("scale", torch.tensor(0.3), constraint=constraints.positive)
+        with pyro.plate("data", 20, subsample_size=8), poutine.scale(scale=weight):
+            pyro.sample("rate", dist.LogNormal(loc, scale).expand([8]))
+        pyro.sample("shift", NonreparameterizedNormal(loc, scale))
+
+    return model, guide
+
+
+@pytest.mark.skipif(
+    torch.__version__ < (2, 13), reason="Inductor before 2.13 draws in an order of its own"
+)
+def test_a_program_of_the_users_own() -> None:
+    y = torch.randn(20)
+    # The weight changes from step to step, as in a warm-up, and is an input of the one graph.
+    both(own_program, Trace_ELBO(), [(y, weight) for weight in (0.1, 0.5, 1.0, 1.0)])
+
+
+def test_an_automatic_guide() -> None:
+    def model(x: Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, scale), obs=x)
+
+    x = torch.randn(10) + 3
+    both(lambda: (model, AutoNormal(model)), TraceMeanField_ELBO(), [(x,), (x,), (x,)])
+
+
+def test_noise_is_fresh_and_a_seed_repeats_it() -> None:
+    vae, x = bernoulli_vae(), binary()
+    objective = objectives.compiled(objectives.trace_elbo())
+
+    def losses() -> list[float]:
+        return [objective.loss(vae.model, vae.guide, x) for _ in range(3)]
+
+    torch.manual_seed(1)
+    first = losses()
+    assert len(set(first)) == 3
+    assert losses() != first
+    torch.manual_seed(1)
+    assert losses() == first
+    assert graphs(objective) == 1
+
+
+def test_drawn_parameters_do_not_share_numbers_with_the_noise() -> None:
+    """What a program draws for its parameters at the first loss is not drawn again as noise."""
+    seen = []
+
+    def guide() -> None:
+        loc = pyro.param("loc", lambda: torch.randn(50))
+        seen.append(loc.detach())
+        pyro.sample("z", dist.Normal(torch.zeros(50), 1.0).to_event(1))
+
+    def model() -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(50), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(pyro.param("loc"), 0.1).to_event(1), obs=z)
+
+    torch.manual_seed(0)
+    loss = objectives.compiled(Trace_ELBO()).loss(model, guide)
+    # 50 squared differences of standard normals, over 2 x 0.01: 0 if they were the same numbers.
+    assert loss > 1000
+
+
+def test_a_torch_optimizer_gets_the_same_gradients() -> None:
+    vae, x = bernoulli_vae(), binary()
+    gradients = []
+    for elbo in (objectives.trace_elbo(), objectives.compiled(objectives.trace_elbo())):
+        vae.zero_grad()
+        torch.manual_seed(0)
+        loss = elbo.differentiable_loss(vae.model, vae.guide, x)
+        (loss / len(x)).backward()
+        gradients.append([p.grad for p in vae.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(b, a, rtol=CLOSE, atol=CLOSE)
+
+
+def test_gradients_are_added_to_those_there() -> None:
+    vae, x = bernoulli_vae(), binary()
+    objective = objectives.compiled(objectives.trace_elbo())
+    gradients = []
+    for times in (1, 2):
+        vae.zero_grad()
+        for _ in range(times):
+            torch.manual_seed(0)
+            objective.loss_and_grads(vae.model, vae.guide, x)
+        gradients.append([p.grad.clone() for p in vae.parameters()])
+    for once, twice in zip(*gradients, strict=True):
+        torch.testing.assert_close(twice, 2 * once, rtol=CLOSE, atol=CLOSE)
+
+
+def test_copies_hold_no_compiled_code_and_nothing_outlives_the_objective() -> None:
+    vae, x = bernoulli_vae(), binary()
+    objective = objectives.compiled(objectives.trace_elbo())
+    objective.loss_and_grads(vae.model, vae.guide, x)
+    for copied in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
+        assert graphs(copied) == 0
+        assert copied.loss(vae.model, vae.guide, x) > 0
+    copy.deepcopy(vae)
+    pickle.dumps(vae)
+    reference = weakref.ref(vae)
+    del vae, objective, copied
+    gc.collect()
+    assert reference() is None
+
+
+def test_inside_handlers_it_runs_uncompiled() -> None:
+    vae, x = bernoulli_vae(), binary()
+    objective = objectives.compiled(objectives.trace_elbo())
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        return objective.loss(vae.model, vae.guide, x)
+
+    whole = loss()
+    with poutine.scale(scale=0.5):
+        assert loss() == pytest.approx(whole / 2, rel=CLOSE)
+    assert loss() == whole
+
+
+def test_wrong_inputs() -> None:
+    vae, x = bernoulli_vae(), binary()
+    with pytest.raises(TypeError, match=r"elbo: got .*RenyiELBO.*differentiable_loss"):
+        objectives.compiled(RenyiELBO())
+    with pytest.raises(TypeError, match="elbo: got 3"):
+        objectives.compiled(3)
+    objective = objectives.compiled(Trace_ELBO())
+    with pytest.raises(TypeError, match="compiled already"):
+        objectives.compiled(objective)
+    with pytest.raises(ValueError, match="requires grad, expected data"):
+        objective.loss(vae.model, vae.guide, x.requires_grad_())
+    with pytest.raises(TypeError, match="argument of type object"), torch.no_grad():
+        objective.loss(vae.model, vae.guide, type("object", (), {"__hash__": None})())
+    off = binary()
+    off[0, 0] = 0.5
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(ValueError, match=r"x: got 0\.5 at 1 of 48 places"),
+    ):
+        objective.loss(vae.model, vae.guide, off)
+
+
+def test_distributions_that_check_by_their_own_will() -> None:
+    prior = dist.Normal(0.0, 1.0).expand([2]).to_event(1)
+    own = Trace_ELBO()
+    x = torch.randn(8, 2)
+
+    def model(x: Tensor) -> None:
+        loc = pyro.sample("loc", prior)
+        with pyro.plate("data", len(x)):
+            likelihood = dist.Normal(loc, 1.0, validate_args=True)
+            pyro.sample("x", likelihood.expand([len(x), 2]).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc_q", torch.zeros(2))
+        pyro.sample("loc", dist.Normal(loc, 1.0, validate_args=True).to_event(1))
+
+    both(lambda: (model, guide), own, [(x,)] * 3)
+
+
+def test_a_bias_that_broadcasts_and_gradients_that_are_one() -> None:
+    weight = torch.randn(5, 6)
+
+    def model(x: Tensor) -> None:
+        bias = pyro.param("bias", torch.ones(1)) + 0
+        a, b = pyro.param("a", torch.zeros(5)), pyro.param("b", torch.zeros(5))
+        with pyro.plate("data", len(x)):
+            loc = torch.addmm(bias, x, weight.T) + (a + b)
+            pyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=x[:, :5])
+
+    both(lambda: (model, nothing), Trace_ELBO(), [(torch.randn(8, 6),)] * 3)
+    objective = objectives.compiled(Trace_ELBO())
+    objective.loss_and_grads(model, nothing, torch.randn(8, 6))
+    store = pyro.get_param_store()
+    a, b = store["a"], store["b"]
+    assert torch.equal(a.grad, b.grad)
+    a.grad.zero_()
+    assert b.grad.any()
+
+
+def test_floats_in_a_program_of_float64() -> None:
+    torch.set_default_dtype(torch.float32)
+    x = torch.full((8,), 1e6, dtype=torch.float64)
+
+    def model(x: Tensor, shift: float) -> None:
+        loc = pyro.param("loc", torch.zeros((), dtype=torch.float64))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc + shift, 1.0), obs=x)
+
+    def guide(x: Tensor, shift: float) -> None:
+        pass
+
+    shift = 1e6 - 0.3 + 0.123456789
+    plain = Trace_ELBO().loss(model, guide, x, shift)
+    compiled = objectives.compiled(Trace_ELBO()).loss(model, guide, x, shift)
+    assert compiled == pytest.approx(plain, rel=CLOSE)
+
+
+def test_without_gradients_there_are_none_and_no_second_ones() -> None:
+    vae, x = bernoulli_vae(), binary()
+    objective = objectives.compiled(objectives.trace_elbo())
+    with torch.no_grad():
+        objective.loss_and_grads(vae.model, vae.guide, x)
+    assert all(p.grad is None for p in vae.parameters())
+    loss = objective.differentiable_loss(vae.model, vae.guide, x)
+    with pytest.raises(RuntimeError, match="no gradients of gradients"):
+        torch.autograd.grad(loss, list(vae.parameters()), create_graph=True)
+
+
+def test_particles_are_the_objectives_own() -> None:
+    vae, x = bernoulli_vae(), binary()
+    elbo = Trace_ELBO()
+    objective, losses = objectives.compiled(elbo), []
+    for particles in (1, 5):
+        objective.num_particles = particles
+        for each in (elbo, objective):
+            torch.manual_seed(0)
+            losses.append(each.loss(vae.model, vae.guide, x))
+    assert losses[1::2] == pytest.approx(losses[::2], rel=CLOSE)
+    assert losses[0] != losses[2]

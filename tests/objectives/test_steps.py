@@ -1,0 +1,86 @@
+"""Each objective in training: by fit, compiled, and what a step leaves behind."""
+
+import gc
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from pyro.infer import ELBO, SVI
+from torch import Tensor
+
+from pyro_vae import fit, objectives, optim
+
+from ..conftest import needs_compiler
+from ..models import bernoulli_vae, linear_gaussian
+
+ALL = [
+    lambda: objectives.sticking_the_landing(),
+    lambda: objectives.sticking_the_landing(2),
+    lambda: objectives.iwae(3),
+    lambda: objectives.dreg(3),
+    lambda: objectives.miwae(2, 2),
+    lambda: objectives.ciwae(0.5, 3),
+    lambda: objectives.piwae(2, 2),
+    lambda: objectives.renyi(0.5, 3),
+    lambda: objectives.warm_up(objectives.trace_elbo(), 3),
+    lambda: objectives.warm_up(objectives.analytic_kl(2), 3),
+    lambda: objectives.warm_up(objectives.sticking_the_landing(2), 3),
+]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_fit_trains_by_each(make: Callable[[], ELBO]) -> None:
+    vae = bernoulli_vae(z_dim=2)
+    x = torch.bernoulli(torch.full((200, 6), 0.3))
+    objective = make()
+    history = fit(
+        vae, x, epochs=8, batch_size=50, objective=objective, optim=optim.Adam(lr=1e-2), test=x
+    )
+    assert history.test_cost[-1] < history.test_cost[0]
+    likelihood = [r + k for r, k in zip(history.reconstruction, history.kl, strict=True)]
+    assert all(math.isfinite(v) for v in likelihood)
+    again = pickle.loads(pickle.dumps(objective))
+    assert math.isfinite(again.loss(vae.model, vae.guide, x))
+
+
+@needs_compiler
+@pytest.mark.parametrize("make", [ALL[1], ALL[3], ALL[6], ALL[7], ALL[8]])
+def test_compiled_steps_are_the_uncompiled_ones(make: Callable[[], ELBO]) -> None:
+    """Over several steps, as the weight of a warm-up moves inside of the graph."""
+
+    def run(compiled: bool) -> tuple[list[float], Tensor]:
+        torch.manual_seed(5)
+        vae = bernoulli_vae(z_dim=2)
+        x = torch.bernoulli(torch.full((16, 6), 0.3))
+        objective = objectives.compiled(make()) if compiled else make()
+        svi = SVI(vae.model, vae.guide, optim.Adam(lr=1e-2), objective)
+        losses = [svi.step(x) for _ in range(5)]
+        return losses, torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+    (own, weights), (expected, theirs) = run(True), run(False)
+    assert own == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(weights, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["sticking_the_landing", "iwae:3", "dreg:3", "piwae:2:2", "warm_up:5:trace_elbo"]
+)
+def test_a_step_leaves_nothing_for_the_garbage_collector(name: str) -> None:
+    """A graph that holds itself is freed when Python gets to it, gigabytes later."""
+    case, objective = linear_gaussian(exact=False), objectives.parse(name)
+
+    def tensors() -> int:
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
+
+    objective.loss_and_grads(case.vae.model, case.vae.guide, case.x)
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors()
+        for _ in range(3):
+            objective.loss_and_grads(case.vae.model, case.vae.guide, case.x)
+        assert tensors() == before
+    finally:
+        gc.enable()

@@ -1,0 +1,71 @@
+"""KL annealing: the weight of each step, and the terms without it."""
+
+import pytest
+import torch
+
+from pyro_vae import objectives
+from pyro_vae.objectives import Annealed, WithTerms
+
+from ..losses import Program, gradient, program_of
+from ..models import bernoulli_vae, linear_gaussian
+
+ELBOS = {
+    "trace_elbo": objectives.trace_elbo,
+    "analytic_kl": objectives.analytic_kl,
+    "sticking_the_landing": objectives.sticking_the_landing,
+}
+
+
+@pytest.mark.parametrize("name", ELBOS)
+@pytest.mark.parametrize("particles", [1, 3])
+def test_warm_up_at_weight_one_is_the_plain_objective_bit_for_bit(
+    name: str, particles: int
+) -> None:
+    vae, x = bernoulli_vae(), torch.bernoulli(torch.full((20, 6), 0.5))
+    program: Program = (vae.model, vae.guide, (x,), list(vae.parameters()))
+    plain = gradient(ELBOS[name](particles), program)
+    ended = objectives.warm_up(ELBOS[name](particles), steps=2)
+    for _ in range(2):
+        gradient(ended, program)
+    for annealed in (ended, objectives.warm_up(ELBOS[name](particles), 7, start=1.0)):
+        loss, own = gradient(annealed, program)
+        assert loss == plain[0]
+        assert all(torch.equal(a, b) for a, b in zip(own, plain[1], strict=True))
+
+
+@pytest.mark.parametrize("name", ELBOS)
+def test_warm_up_weighs_the_kl_alone(name: str) -> None:
+    """In each step its own weight, and the recorded terms are those without one."""
+    program = program_of(linear_gaussian(exact=False))
+    model, guide, args, _ = program
+    annealed = objectives.warm_up(ELBOS[name](), steps=4, start=0.2)
+    plain, watched = WithTerms(ELBOS[name]()), WithTerms(annealed)
+    for step, weight in enumerate((0.2, 0.4, 0.6, 0.8, 1.0, 1.0)):
+        whole, _ = gradient(plain, program, step)
+        assert plain.terms is not None
+        likelihood, kl = plain.terms
+        if name == "analytic_kl":  # its own KL, not that of the samples
+            kl = whole + likelihood
+        loss, _ = gradient(watched, program, step)
+        assert loss == pytest.approx(-likelihood + weight * kl, rel=1e-6)
+        assert watched.terms == pytest.approx(plain.terms, rel=1e-9)
+        torch.manual_seed(step)
+        annealed.loss(model, guide, *args)  # looks, and takes no step
+    assert annealed.taken == 6
+
+
+def test_warm_up_from_zero_leaves_the_reconstruction() -> None:
+    program = program_of(linear_gaussian(exact=False))
+    annealed = WithTerms(objectives.warm_up(objectives.trace_elbo(2), 10))
+    loss, _ = gradient(annealed, program)
+    assert annealed.terms is not None
+    assert loss == pytest.approx(-annealed.terms[0])
+    assert annealed.terms[1] != 0
+
+
+def test_a_warm_up_by_name() -> None:
+    objective = objectives.parse("warm_up:500:sticking_the_landing:4")
+    assert isinstance(objective, Annealed)
+    assert objective.steps == 500
+    assert objective.num_particles == 4
+    assert "warm_up:steps:objective" in objectives.names()

@@ -1,0 +1,69 @@
+"""Compiled training: the same numbers, and when it is compiled."""
+
+import importlib
+
+import pyro.distributions as dist
+import pytest
+from pyro.infer import RenyiELBO
+from torch import Tensor, nn
+
+from pyro_vae import VAE, fit, networks, objectives, posteriors, priors
+from pyro_vae.datasets import Dataset
+from pyro_vae.objectives import Compiled
+
+from ..conftest import needs_compiler
+from ..models import binary, small
+from ..tolerances import rounding
+
+MODULE = importlib.import_module("pyro_vae.training.fit")
+
+
+@needs_compiler
+def test_compiled_it_is_the_same_training(digits: Dataset) -> None:
+    """The last batch of an epoch is smaller, and runs uncompiled."""
+    data = {"test": digits.test[:100], "epochs": 2, "batch_size": 64, "pixels": "binary"}
+    compiled, plain = (fit(small(), digits.train[:150], compile=c, **data) for c in (True, False))
+    for name in ("cost", "reconstruction", "kl", "test_cost"):
+        # An image's terms are sums over 784 pixels, each of 400 hidden units.
+        assert compiled[name] == pytest.approx(plain[name], rel=rounding(784 + 400))
+
+
+def test_auto_compiles_by_the_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MODULE, "COMPILED_FROM", 6)
+    trace, renyi = objectives.trace_elbo(), RenyiELBO(num_particles=2)
+    for steps, objective, compile, expected in (
+        (6, trace, "auto", True),
+        (5, trace, "auto", False),
+        (6, trace, False, False),
+        (5, trace, True, True),
+        (6, renyi, "auto", False),
+    ):
+        watched = MODULE._with_terms(objective, compile, steps)
+        assert isinstance(watched, Compiled) is expected
+    own = objectives.compiled(trace)
+    assert MODULE._with_terms(own, False, 1) is own
+
+
+class Reading(nn.Module):
+    """A likelihood that reads a value of z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = networks.MLP(1, (), 6)
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        logits = self.network(z)
+        return dist.Bernoulli(logits=logits if z.sum() > 0 else 2 * logits).to_event(1)
+
+
+@needs_compiler
+def test_auto_goes_on_uncompiled_where_the_program_is_not_static(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MODULE, "COMPILED_FROM", 1)
+    parts = priors.StandardNormal(1), Reading(), posteriors.Normal(networks.MLP(6, (), 2))
+    with pytest.warns(UserWarning, match="runs uncompiled"):
+        history = fit(VAE(*parts), binary(20), epochs=2, batch_size=10)
+    assert len(history.cost) == 2
+    with pytest.raises(RuntimeError, match="reads a tensor's value"):
+        fit(VAE(*parts), binary(20), epochs=2, batch_size=10, compile=True)

@@ -1,0 +1,244 @@
+"""Training: the same seed gives the same parameters, and each example is seen once an epoch."""
+
+import copy
+import math
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import pyro.optim
+import pytest
+import torch
+from pyro.infer import (
+    SVI,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceMeanField_ELBO,
+)
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+
+from pyro_vae import (
+    VAE,
+    elbo,
+    fit,
+    likelihoods,
+    networks,
+    objectives,
+    optim,
+    posteriors,
+    priors,
+)
+from pyro_vae.datasets import Dataset, binarize
+from pyro_vae.training import History
+
+from ..models import bernoulli_vae, binary, parameters, small
+
+
+def test_the_same_seed_gives_the_same_weights(digits: Dataset) -> None:
+    runs = []
+    for seed in (0, 0, 1):
+        vae = small()
+        state = torch.get_rng_state()
+        history = fit(
+            vae, digits.train[:300], test=digits.test[:50], epochs=2, pixels="binary", seed=seed
+        )
+        assert torch.equal(torch.get_rng_state(), state)
+        runs.append((parameters(vae), history))
+    assert torch.equal(runs[0][0], runs[1][0])
+    for column in ("cost", "reconstruction", "kl", "test_cost"):
+        assert runs[0][1][column] == runs[1][1][column]
+    assert not torch.equal(runs[0][0], runs[2][0])
+
+
+def test_callbacks_see_each_epoch_and_change_nothing(digits: Dataset) -> None:
+    seen = []
+
+    def callback(vae: VAE, history: History) -> None:
+        vae.generate(5, sample=True)
+        torch.randn(7)
+        seen.append((vae, len(history.epoch)))
+
+    plain, watched = small(), small()
+    fit(plain, digits.train[:300], epochs=3, pixels="binary")
+    fit(watched, digits.train[:300], epochs=3, pixels="binary", callbacks=[callback])
+    assert torch.equal(parameters(plain), parameters(watched))
+    assert seen == [(watched, 1), (watched, 2), (watched, 3)]
+
+
+def test_without_a_seed_the_global_generator_decides(digits: Dataset) -> None:
+    runs = []
+    for start in (5, 5, 6):
+        vae = small()
+        torch.manual_seed(start)
+        fit(vae, digits.train[:300], epochs=1, pixels="binary", seed=None)
+        runs.append(parameters(vae))
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize("make", [optim.Adam, lambda: pyro.optim.Adam({"lr": 1e-3})])
+def test_fit_is_the_loop_that_one_writes_with_svi(make: Callable[[], PyroOptim]) -> None:
+    x, by_fit = binary(20), bernoulli_vae()
+    by_hand = bernoulli_vae()
+    by_hand.load_state_dict(by_fit.state_dict())
+    svi = SVI(by_hand.model, by_hand.guide, make(), Trace_ELBO())
+    torch.manual_seed(9)
+    costs = []
+    for _ in range(3):
+        order = torch.randperm(20)
+        costs.append(sum(svi.step(x[batch]) for batch in order.split(8)) / 20)
+    torch.manual_seed(9)
+    history = fit(by_fit, x, epochs=3, batch_size=8, seed=None, optim=make())
+    assert torch.equal(parameters(by_fit), parameters(by_hand))
+    assert history.cost == costs
+
+
+def test_test_cost_is_the_bound_on_one_draw(digits: Dataset) -> None:
+    vae, levels = small(), digits.test[:200]
+    history = fit(
+        vae, digits.train[:300], test=levels, epochs=2, pixels="binary", seed=4, batch_size=64
+    )
+    exact = elbo(vae, binarize(levels, seed=4), num_samples=200, seed=0)
+    spread = 4 * math.sqrt(200) * exact.mc_error
+    assert history.test_cost[-1] == pytest.approx(-exact.mean, abs=spread)
+
+
+def test_binary_pixels_are_drawn_anew_each_epoch() -> None:
+    seen: list[Tensor] = []
+
+    class Watching(posteriors.Normal):
+        def forward(self, x: Tensor) -> dist.Distribution:
+            if self.training:
+                seen.append(x.clone())
+            return super().forward(x)
+
+    vae = VAE(
+        priors.StandardNormal(1),
+        likelihoods.Bernoulli(networks.MLP(1, (), 50)),
+        Watching(networks.MLP(50, (), 2)),
+    )
+    levels = torch.full((10, 50), 128, dtype=torch.uint8)
+    fit(vae, levels, epochs=2, batch_size=10, pixels="binary")
+    assert len(seen) == 2
+    assert not torch.equal(seen[0].sum(0), seen[1].sum(0))
+    assert set(torch.stack(seen).unique().tolist()) == {0.0, 1.0}
+
+
+def test_each_example_is_seen_once_an_epoch() -> None:
+    seen: list[Tensor] = []
+
+    class Watching(posteriors.Normal):
+        def forward(self, x: Tensor) -> dist.Distribution:
+            if self.training:
+                seen.append(x[:, 0].clone())
+            return super().forward(x)
+
+    vae = VAE(
+        priors.StandardNormal(1),
+        likelihoods.Gaussian(networks.MLP(1, (), 3), scale=1.0),
+        Watching(networks.MLP(3, (), 2)),
+    )
+    x = torch.arange(10.0)[:, None].expand(-1, 3) / 10
+    fit(vae, x, epochs=2, batch_size=4)
+    assert [len(batch) for batch in seen] == [4, 4, 2] * 2
+    for epoch in (seen[:3], seen[3:]):
+        assert torch.cat(epoch).sort().values.tolist() == x[:, 0].tolist()
+    assert not torch.equal(torch.cat(seen[:3]), torch.cat(seen[3:]))
+
+
+def test_training_in_float64(digits: Dataset) -> None:
+    vae = small().double()
+    fit(vae, digits.train[:64], test=digits.test[:64], epochs=1, batch_size=32, pixels="binary")
+    assert parameters(vae).dtype == torch.float64
+
+
+def test_modes_are_put_back() -> None:
+    vae = bernoulli_vae()
+    vae.eval()
+    fit(vae, binary(), test=binary(), epochs=1, batch_size=4)
+    assert not any(m.training for m in vae.modules())
+
+
+def test_batch_norm_learns_in_training_and_stands_still_in_testing() -> None:
+    encoder = networks.MLP(6, (4,), 2)
+    encoder.layers.insert(1, nn.BatchNorm1d(4))
+    vae = VAE(
+        priors.StandardNormal(1),
+        likelihoods.Bernoulli(networks.MLP(1, (), 6)),
+        posteriors.Normal(encoder),
+    )
+    counts = []
+
+    def count(vae: VAE, history: History) -> None:
+        counts.append(int(encoder.layers[1].num_batches_tracked))
+
+    fit(vae, binary(10), test=binary(10), epochs=2, batch_size=4, callbacks=[count])
+    assert counts == [3, 6]
+
+
+def test_gradients_that_were_left_over_change_nothing() -> None:
+    x, clean = binary(), bernoulli_vae()
+    other = copy.deepcopy(clean)
+    (50 * Trace_ELBO().differentiable_loss(other.model, other.guide, x)).backward()
+    for vae in (clean, other):
+        fit(vae, x, epochs=2, batch_size=4)
+    assert torch.equal(parameters(clean), parameters(other))
+
+
+def test_a_fit_within_a_fit_may_share_the_objective() -> None:
+    x, objective = binary(), Trace_ELBO()
+    inner: list[History] = []
+
+    def callback(vae: VAE, history: History) -> None:
+        inner.append(fit(bernoulli_vae(), x, epochs=1, batch_size=4, objective=objective))
+
+    outer = fit(
+        bernoulli_vae(), x, epochs=2, batch_size=4, objective=objective, callbacks=[callback]
+    )
+    assert "_get_trace" not in vars(objective)
+    for history in (outer, *inner):
+        for row in history.rows():
+            assert row["cost"] == pytest.approx(row["reconstruction"] + row["kl"])
+            assert row["reconstruction"] > 0
+
+
+class OneHot(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor | None = None) -> dist.Distribution:
+        return dist.OneHotCategorical(logits=torch.zeros(3) if x is None else self.linear(x))
+
+
+def test_pyros_validation_stays_on_in_fit() -> None:
+    vae = VAE(OneHot(), likelihoods.Bernoulli(networks.MLP(3, (), 6)), OneHot())
+    with pytest.raises(NotImplementedError, match="fully reparameterized"):
+        fit(vae, binary(), epochs=1, batch_size=4, objective=TraceMeanField_ELBO())
+
+
+def test_wrong_settings_are_named() -> None:
+    vae, x = bernoulli_vae(), binary(8)
+    with pytest.raises(TypeError, match=r"train: got torch.float64, expected the VAE's torch.fl"):
+        fit(vae, x.double(), epochs=1, batch_size=4)
+    with pytest.raises(TypeError, match="objective: a ReweightedWakeSleep gave no loss of one"):
+        fit(vae, x, epochs=1, batch_size=4, objective=ReweightedWakeSleep(num_particles=2))
+    with pytest.raises(TypeError, match="vae: got a method, expected a VAE"):
+        fit(vae.model, x, epochs=1, batch_size=4)
+    with pytest.raises(TypeError, match="callbacks: got 'print' among them"):
+        fit(vae, x, epochs=1, batch_size=4, callbacks=["print"])
+    with pytest.raises(ValueError, match="epochs: got 0"):
+        fit(vae, x, epochs=0)
+    with pytest.raises(ValueError, match="batch_size: got 0"):
+        fit(vae, x, epochs=1, batch_size=0)
+    with pytest.raises(ValueError, match="batch_size: got 9, expected at most the 8"):
+        fit(vae, x, epochs=1, batch_size=9)
+    with pytest.raises(TypeError, match="objective: got <function"):
+        fit(vae, x, epochs=1, batch_size=4, objective=objectives.trace_elbo)
+    with pytest.raises(TypeError, match=r"optim: got a Adam, expected a pyro.optim.PyroOptim"):
+        fit(vae, x, epochs=1, batch_size=4, optim=torch.optim.Adam(vae.parameters()))
+    with pytest.raises(ValueError, match="seed: got -3"):
+        fit(vae, x, epochs=1, batch_size=4, seed=-3)
+    with pytest.raises(TypeError, match="seed: got 'a'"):
+        fit(vae, x, epochs=1, batch_size=4, seed="a")

@@ -1,0 +1,54 @@
+"""Histories: columns, files, and TensorBoard."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from pyro_vae import fit
+from pyro_vae.training import History, TensorBoard
+
+from ..models import bernoulli_vae, binary
+
+
+def test_history_round_trips(tmp_path: Path) -> None:
+    history = fit(bernoulli_vae(), binary(), test=binary(), epochs=3, batch_size=4)
+    assert list(history) == ["epoch", "cost", "reconstruction", "kl", "test_cost", "seconds"]
+    assert history.epoch == [1, 2, 3]
+    history.save_csv(tmp_path / "metrics.csv")
+    assert dict(History.load_csv(tmp_path / "metrics.csv")) == dict(history)
+    with (tmp_path / "metrics.csv").open() as file:
+        assert [float(row["cost"]) for row in csv.DictReader(file)] == history.cost
+    assert repr(history).count("\n") == 4
+    assert history._repr_html_().count("<tr>") == 4
+    plain = fit(bernoulli_vae(), binary(), epochs=1, batch_size=4)
+    assert "test_cost" not in plain
+    with pytest.raises(AttributeError, match="history has no column 'test_cost'"):
+        plain.test_cost  # noqa: B018
+    (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="got columns"):
+        History.load_csv(tmp_path / "foreign.csv")
+    (tmp_path / "damaged.csv").write_text("epoch,cost\n1,2\n3\n")
+    with pytest.raises(ValueError, match="damaged"):
+        History.load_csv(tmp_path / "damaged.csv")
+
+
+def test_tensorboard_writes_the_columns(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = fit(
+        bernoulli_vae(), binary(), test=binary(), epochs=2, batch_size=4,
+        callbacks=[TensorBoard(tmp_path)],
+    )  # fmt: skip
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {
+        "avg_loss",
+        "reconstruction",
+        "kl",
+        "test_cost",
+        "seconds",
+    }
+    scalars = events.Scalars("avg_loss")
+    assert [s.step for s in scalars] == [1, 2]
+    assert [s.value for s in scalars] == pytest.approx(history.cost, rel=1e-6)
