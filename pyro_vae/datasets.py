@@ -1,4 +1,4 @@
-"""Data sets as one uint8 tensor in memory, and the four ways in which levels become pixels."""
+"""Image data sets in memory, as uint8 levels, and four ways to make pixels of levels."""
 
 import math
 import os
@@ -13,20 +13,46 @@ from torch import Tensor
 
 from pyro_vae.utils.checks import check_count, check_seed
 
+__all__ = [
+    "PIXELS",
+    "Dataset",
+    "Pixels",
+    "binarize",
+    "bits_per_dim",
+    "check_pixels",
+    "dequantize",
+    "load",
+    "names",
+    "to_pixels",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Pixels = Literal["grey", "binary", "dequantized", "levels"]
 """How 8-bit levels become x; see :func:`to_pixels`."""
 
 PIXELS: tuple[Pixels, ...] = get_args(Pixels)
+"""The four kinds of pixels."""
 
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
-    """Images in 8-bit levels with their labels.
+    """Images as 8-bit levels, with their labels.
 
     Attributes:
-        train, test: uint8 levels 0 ... 255 of shape ``(N, *shape)``.
-        train_labels, test_labels: int64 class labels of shape ``(N,)``.
+        train, test: uint8 levels from 0 to 255, shape ``(N, *shape)``.
+        train_labels, test_labels: int64 class labels, shape ``(N,)``.
         shape: Shape of one image.
+
+    Example:
+        >>> data = datasets.load("digits")
+        >>> data
+        Dataset(train=10000, test=2000, shape=(28, 28))
+        >>> data.test.shape, data.test.dtype
+        (torch.Size([2000, 28, 28]), torch.uint8)
     """
 
     train: Tensor
@@ -44,25 +70,35 @@ class Dataset:
 
 
 def names() -> tuple[str, ...]:
-    """The data sets that :func:`load` knows."""
+    """The names of the data sets that :func:`load` knows.
+
+    Example:
+        >>> datasets.names()
+        ('digits', 'mnist', 'fashion-mnist')
+    """
     return ("digits", *_TORCHVISION)
 
 
 def load(name: str, root: str | Path | None = None) -> Dataset:
-    """Loads a data set whole, as uint8 levels.
+    """Loads a whole data set into memory, as uint8 levels.
 
-    `digits` comes with the package: the first 10,000 training and the first 2,000 test images of
-    MNIST. `mnist` and `fashion-mnist` (60,000 and 10,000 images) are read through torchvision from
-    `root`, or else from the folder that the environment variable ``PYRO_VAE_DATA`` names, or else
-    from ``~/.cache/pyro_vae``; where they are not there yet, they are downloaded into it.
+    ``digits`` comes with the package: the first 10,000 training and the first 2,000 test images of
+    MNIST. ``mnist`` and ``fashion-mnist`` (60,000 and 10,000 images) are read through torchvision,
+    and downloaded first where the folder does not have them. The folder is `root`, or else that in
+    the environment variable ``PYRO_VAE_DATA``, or else ``~/.cache/pyro_vae``.
 
     Arguments:
         name: One of :func:`names`.
-        root: Folder in torchvision's layout, for the data sets that are not embedded.
+        root: Folder in torchvision's layout, for all data sets but ``digits``.
 
     Raises:
-        ValueError: An unknown name, or a `root` for the embedded data.
-        FileNotFoundError: The files are neither in the folder nor to be had by download.
+        ValueError: The name is unknown, `root` is given for ``digits``, or the files are damaged.
+        FileNotFoundError: The folder does not have the files, and the download failed.
+
+    Example:
+        >>> data = datasets.load("digits")
+        >>> data.train.shape
+        torch.Size([10000, 28, 28])
     """
     if name not in names():
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(names())}")
@@ -87,7 +123,7 @@ _TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
 def _load_torchvision(name: str, class_name: str, root: str | Path | None) -> Dataset:
-    import torchvision.datasets  # costs as much as pyro itself, and `digits` does not need it
+    import torchvision.datasets  # slow to import, and not needed for digits
 
     folder = root or os.environ.get("PYRO_VAE_DATA") or Path.home() / ".cache" / "pyro_vae"
     make = getattr(torchvision.datasets, class_name)
@@ -98,24 +134,24 @@ def _load_torchvision(name: str, class_name: str, root: str | Path | None) -> Da
     try:
         try:
             train, test = read(download=False)
-        except RuntimeError:  # torchvision's word for files that are not there
+        except RuntimeError:  # torchvision did not find the files
             train, test = read(download=True)
-    except (AssertionError, ValueError) as error:  # and for files that are something else
+    except (AssertionError, ValueError) as error:  # it could not parse them
         raise ValueError(
-            f"{name}: the files in {Path(folder) / class_name / 'raw'} are damaged, expected "
-            f"those of {class_name} ({error!r})"
+            f"{name}: got damaged files in {Path(folder) / class_name / 'raw'}, expected those of "
+            f"{class_name} ({error!r})"
         ) from error
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(
-            f"{name}: not found in {folder}, and the download failed ({error}). Name a folder "
-            f"that holds {class_name}/raw, by root= or the environment variable PYRO_VAE_DATA, or "
-            "connect to the network; data set 'digits' needs neither."
+            f"{name}: not found in {folder}, and the download failed ({error}). Give a folder "
+            f"that has {class_name}/raw, as root= or as the environment variable PYRO_VAE_DATA, "
+            "or connect to the network; the data set 'digits' needs neither."
         ) from error
     return Dataset(train.data, test.data, train.targets, test.targets)
 
 
 def to_pixels(levels: Tensor, pixels: Pixels, seed: int | None = None) -> Tensor:
-    """Turns 8-bit levels into pixels x of torch's default dtype; a seed fixes random draws.
+    """Turns 8-bit levels into pixels x of torch's default dtype.
 
     ============= ================================================ ===========================
     pixels        x                                                a density on it
@@ -126,33 +162,63 @@ def to_pixels(levels: Tensor, pixels: Pixels, seed: int | None = None) -> Tensor
     `levels`      0.0 ... 255.0                                    counts and categories
     ============= ================================================ ===========================
 
-    Without a seed, they come from torch's global generator.
+    Arguments:
+        levels: uint8 levels of any shape.
+        pixels: One of the four kinds.
+        seed: Fixes the random draws; None draws from torch's global generator.
 
     Raises:
-        TypeError: `levels` is not uint8, or the seed is no int.
-        ValueError: `pixels` is none of the four, or the seed is out of range.
+        TypeError: `levels` is not uint8, or `seed` is not an int.
+        ValueError: `pixels` is not one of the four, or `seed` is out of range.
+
+    Example:
+        >>> levels = datasets.load("digits").test
+        >>> x = datasets.to_pixels(levels, "binary", seed=0)
+        >>> x.shape, x.unique()
+        (torch.Size([2000, 28, 28]), tensor([0., 1.]))
     """
     check_pixels(pixels)
     return _seeded_draw(levels, seed, _TO_PIXELS[pixels])
 
 
 def binarize(levels: Tensor, seed: int | None) -> Tensor:
-    """Draws x_d ~ Bernoulli(level_d / 255): float32 0.0 or 1.0, the same for the same seed.
+    """Draws binary pixels, x_d ~ Bernoulli(level_d / 255), as floats 0.0 and 1.0.
+
+    Arguments:
+        levels: uint8 levels of any shape.
+        seed: Fixes the draw; None draws from torch's global generator.
 
     Raises:
-        TypeError: `levels` is not uint8, or the seed is no int.
+        TypeError: `levels` is not uint8, or `seed` is not an int.
+        ValueError: `seed` is out of range.
+
+    Example:
+        >>> levels = datasets.load("digits").test
+        >>> datasets.binarize(levels, seed=0).unique()
+        tensor([0., 1.])
     """
     return _seeded_draw(levels, seed, _binary)
 
 
 def dequantize(levels: Tensor, seed: int | None) -> Tensor:
-    """Draws x = (level + u) / 256 with u uniform on (0, 1): float32 strictly inside (0, 1).
+    """Draws x = (level + u) / 256 with u uniform on (0, 1), strictly inside (0, 1).
 
-    u has 15 random bits and lies in the middle of its cell, so that no rounding reaches 0 or 1.
+    u is the middle of one of 2**15 cells, so that x is exact in float32 and is never 0 or 1.
+
     Source: Uria, Murray and Larochelle (2013), section 5.1.
 
+    Arguments:
+        levels: uint8 levels of any shape.
+        seed: Fixes the draw; None draws from torch's global generator.
+
     Raises:
-        TypeError: `levels` is not uint8, or the seed is no int.
+        TypeError: `levels` is not uint8, or `seed` is not an int.
+        ValueError: `seed` is out of range.
+
+    Example:
+        >>> x = datasets.dequantize(datasets.load("digits").test, seed=0)
+        >>> bool((x > 0).all() and (x < 1).all())
+        True
     """
     return _seeded_draw(levels, seed, _dequantized)
 
@@ -168,31 +234,36 @@ def bits_per_dim(
 def bits_per_dim(
     nats: float | Tensor, shape: int | Sequence[int], levels: int = 256, *, pixels: Pixels
 ) -> float | Tensor:
-    r"""-log p(x) in bits for each of the D numbers of x, :math:`-\log p(x) / (D \ln 2)`.
+    r"""Bits per dimension, :math:`-\log_2 p(x) / D`, where x has D numbers.
 
-    For ``"levels"`` that is the code length of the levels. For ``"dequantized"`` pixels, which
-    spread each level over a cell of 1 / levels, :math:`\log_2 levels` is added (8 bits for 256):
-    in the mean that is an upper bound on the code length of the levels under the same model, so
-    the two may stand in one table, where the latter may look worse than they are. Other pixels are
-    other data: ``"binary"`` ones are not the levels, and on ``"grey"`` ones there is no density.
+    For ``"levels"``, this is the code length of the levels. For ``"dequantized"`` pixels, which
+    spread each level over a cell of width 1 / levels, :math:`\log_2` of `levels` is added (8 bits
+    for 256). On average, the result is then an upper bound on the code length of the levels under
+    the same model. So the two can be compared, but dequantized pixels may look worse than they
+    are. Other pixels are refused: ``"binary"`` ones are other data, and ``"grey"`` ones have no
+    density.
+
+    Source: Theis, van den Oord and Bethge (2016), arXiv 1511.01844, section 3.1.
 
     Arguments:
-        nats: -log p(x) of one x or many, a cost: minus ``log_likelihood(...).values``, say.
+        nats: :math:`-\log p(x)` of one x or many, such as ``-log_likelihood(...).values``.
         shape: Shape of one x.
         levels: Number of levels that were dequantized.
         pixels: What x is, ``"levels"`` or ``"dequantized"``.
 
     Raises:
-        ValueError: Other pixels, or a shape or number of levels that is not from 1 up.
+        ValueError: `pixels` is another kind, or `shape` or `levels` is not positive.
 
-    Source: Theis, van den Oord and Bethge (2016), arXiv 1511.01844, section 3.1.
+    Example:
+        >>> round(datasets.bits_per_dim(2000.0, (28, 28), pixels="levels"), 2)
+        3.68
     """
     check_pixels(pixels)
     check_count("levels", levels)
     if pixels not in ("levels", "dequantized"):
         raise ValueError(
-            f"pixels: got {pixels!r}, expected 'levels' or 'dequantized': bits per dimension of "
-            "8-bit images are those of their levels"
+            f"pixels: got {pixels!r}, expected 'levels' or 'dequantized': bits per dimension are "
+            "those of the levels"
         )
     sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     for size in sizes:
@@ -202,7 +273,13 @@ def bits_per_dim(
 
 
 def check_pixels(pixels: str | None) -> None:
-    """Raises ValueError unless `pixels` is one of the four kinds."""
+    """Raises ValueError unless `pixels` is one of the four kinds.
+
+    Example:
+        >>> datasets.check_pixels("gray")
+        Traceback (most recent call last):
+        ValueError: pixels: got 'gray', expected one of grey, binary, dequantized, levels
+    """
     if pixels not in PIXELS:
         raise ValueError(f"pixels: got {pixels!r}, expected one of {', '.join(PIXELS)}")
 
@@ -224,8 +301,9 @@ def _grey(levels: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _binary(levels: Tensor, generator: torch.Generator | None) -> Tensor:
-    # torch.bernoulli(levels / 255), exact and in less time: a random byte is below the level with
-    # probability level / 256, and where it equals it, a second draw adds what is left to 1 / 255.
+    # The distribution of torch.bernoulli(levels / 255), drawn faster. A random byte is below the
+    # level with probability level / 256. Where it equals the level, a second draw makes up the
+    # difference to level / 255.
     words = torch.empty(-(-levels.numel() // 8), dtype=torch.int64, device=levels.device)
     words.random_(-(2**63), None, generator=generator)
     random = words.view(torch.uint8)[: levels.numel()].view(levels.shape)
@@ -236,7 +314,7 @@ def _binary(levels: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _dequantized(levels: Tensor, generator: torch.Generator | None) -> Tensor:
-    # 8 bits of level, 15 of u and one for the half make 24, which float32 holds exactly.
+    # 8 bits of the level, 15 of u and one for the half make 24, which float32 represents exactly.
     cells = torch.randint(
         2**15, levels.shape, generator=generator, device=levels.device, dtype=torch.int32
     )

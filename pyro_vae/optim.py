@@ -1,4 +1,4 @@
-"""Pyro optimizers that step all parameters in one torch optimizer."""
+"""Pyro optimizers that update all parameters with one torch optimizer."""
 
 import copy
 import math
@@ -12,22 +12,32 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_vae.compat import stored_parameters
+
+__all__ = ["Adam", "JointOptim", "Schedule", "from_torch"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Schedule = Callable[[torch.optim.Optimizer], LRScheduler]
-"""Makes a learning-rate scheduler of a torch optimizer; it is stepped once a training step."""
+"""Returns a learning-rate scheduler for a torch optimizer; it advances once a training step."""
 
 
 class JointOptim(PyroOptim):
     r"""A ``PyroOptim`` that holds one torch optimizer for all parameters.
 
-    Pyro's own make one torch optimizer for each parameter. One for all takes less time, may be a
-    fused one, clips by the norm of the whole gradient, and has one learning-rate schedule. A
-    parameter whose name comes up later joins it. A step uses gradients up: they are None after it.
+    Pyro's own optimizers make one torch optimizer for each parameter. A single one is faster, can
+    be fused, clips by the norm of the whole gradient, and has one learning-rate schedule.
+    Parameters that appear later are added to it. After a step, all gradients are None.
 
     Arguments:
-        cls: A ``torch.optim.Optimizer``.
+        cls: A subclass of ``torch.optim.Optimizer``.
         kwargs: Its options.
-        clip_norm: Scales the gradient, over all parameters of a step, to at most this norm.
-        schedule: Makes a scheduler from ``torch.optim.lr_scheduler`` of the optimizer, such as
+        clip_norm: The largest norm of a step's gradient, over all parameters; larger gradients are
+            scaled down to it. None does not clip.
+        schedule: Maps the torch optimizer to a scheduler of ``torch.optim.lr_scheduler``, such as
             ``lambda optimizer: ExponentialLR(optimizer, 0.999)``; it advances at each step.
 
     Attributes:
@@ -35,9 +45,17 @@ class JointOptim(PyroOptim):
         scheduler: The torch scheduler; None before the first step, and without a schedule.
 
     Raises:
-        TypeError: `cls` is no optimizer class, or takes no such option; the schedule is no
-            function, or makes no scheduler that goes by steps.
-        ValueError: An option or the clipping norm is out of range.
+        TypeError: `cls` is not an optimizer class or does not have such an option; or `schedule`
+            is not a function, or returns a scheduler that does not advance by steps.
+        ValueError: An option or `clip_norm` is out of range.
+
+    Example:
+        >>> optimizer = optim.JointOptim(torch.optim.SGD, {"lr": 0.1}, clip_norm=1.0)
+        >>> weight = torch.ones(3, requires_grad=True)
+        >>> weight.square().sum().backward()
+        >>> optimizer([weight])  # one step; pyro.infer.SVI makes this call
+        >>> bool((weight < 1).all())
+        True
     """
 
     def __init__(
@@ -50,7 +68,7 @@ class JointOptim(PyroOptim):
         if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
             raise TypeError(f"cls: got {cls!r}, expected a torch.optim.Optimizer class")
         if issubclass(cls, torch.optim.LBFGS):
-            raise TypeError("cls: got LBFGS, expected an optimizer that needs no closure")
+            raise TypeError("cls: got LBFGS, expected an optimizer that does not need a closure")
         if clip_norm is not None and not (
             isinstance(clip_norm, int | float)
             and not isinstance(clip_norm, bool)
@@ -59,8 +77,8 @@ class JointOptim(PyroOptim):
             raise ValueError(f"clip_norm: got {clip_norm!r}, expected a positive number or None")
         if schedule is not None and not callable(schedule):
             raise TypeError(
-                f"schedule: got {schedule!r}, expected a function of a torch optimizer that makes "
-                "a scheduler"
+                f"schedule: got {schedule!r}, expected a function from a torch optimizer to a "
+                "scheduler"
             )
         super().__init__(cls, kwargs)
         self.clip_norm = clip_norm
@@ -68,11 +86,16 @@ class JointOptim(PyroOptim):
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: LRScheduler | None = None
         self._names: dict[Tensor, str] = {}
-        # What is wrong with options or schedule is said now, not at the first step.
+        # Errors in the options or the schedule are raised here and not at the first step.
         self._make([torch.zeros(1, requires_grad=True)])
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Takes one step for `params`, which are unconstrained parameters of Pyro's."""
+        """Takes one step.
+
+        Arguments:
+            params: Unconstrained parameters of Pyro, with gradients; others do not change.
+            args, kwargs: Passed on to the torch optimizer's ``step``.
+        """
         params = set(params)
         self._join([p for p in params if p not in self._names])
         if self.optimizer is None:
@@ -80,7 +103,7 @@ class JointOptim(PyroOptim):
         self._consume(params)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([p for p in self._names if p in params], self.clip_norm)
-        # A parameter that is not in this step stays where it is, momentum or not.
+        # Without a gradient, the optimizer leaves a parameter as it is, whatever its momentum.
         absent = [(p, p.grad) for p in self._names if p not in params and p.grad is not None]
         for parameter, _ in absent:
             parameter.grad = None
@@ -92,22 +115,23 @@ class JointOptim(PyroOptim):
             self.scheduler.step()
 
     def get_state(self) -> dict[str, Any]:
-        """A copy of the state by the parameters' names, of the options, and of the schedule's.
+        """A copy of the state by parameter name, of the options, and of the schedule's state.
 
         Raises:
-            ValueError: A parameter has no name in Pyro's store.
+            ValueError: A parameter has no name in Pyro's parameter store.
         """
         waiting = self._state_waiting_to_be_consumed
         if self.optimizer is None:
             return copy.deepcopy(waiting)
         if "" in self._names.values():
             raise ValueError(
-                "get_state: a parameter has no name in Pyro's store, expected those of SVI steps"
+                "get_state: got a parameter that has no name in Pyro's parameter store, expected "
+                "parameters from SVI"
             )
-        store = pyro.get_param_store()._params
+        store = stored_parameters()
         parameters: dict[str, Any] = {}
         for parameter, name in self._names.items():
-            # Of two parameters that bore a name in turn, the one that bears it.
+            # Two parameters may have had the same name; take the one that has it now.
             if name not in parameters or store.get(name) is parameter:
                 parameters[name] = self.optimizer.state.get(parameter, {})
         options = {k: v for k, v in self.optimizer.param_groups[0].items() if k != "params"}
@@ -122,17 +146,17 @@ class JointOptim(PyroOptim):
         )
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Takes over a state that :meth:`get_state` gave: each parameter's at its next step.
+        """Loads a state from :meth:`get_state`; that of each parameter is used at its next step.
 
         Raises:
-            ValueError: The state is another optimizer's, or has a schedule where this one has
-                none, or none where it has one; at a step, a parameter's has another shape.
+            ValueError: The state is from another class of optimizer, or only one of the two has a
+                schedule; at the next step, the state of a parameter has another shape.
         """
         keys = {"optimizer", "parameters", "options", "schedule"}
         if state_dict and state_dict.keys() != keys:
             raise ValueError(
-                f"state_dict: got the keys {sorted(map(str, state_dict))}, expected those that "
-                f"get_state of this optimizer gives: {', '.join(sorted(keys))}"
+                f"state_dict: got the keys {sorted(map(str, state_dict))}, expected those of "
+                f"get_state: {', '.join(sorted(keys))}"
             )
         own = self.pt_optim_constructor.__name__
         if state_dict and state_dict["optimizer"] != own:
@@ -154,7 +178,7 @@ class JointOptim(PyroOptim):
         ):
             raise TypeError(
                 f"schedule: made a {type(scheduler).__name__}, expected a scheduler of "
-                "torch.optim.lr_scheduler that goes by steps"
+                "torch.optim.lr_scheduler that advances by steps"
             )
         return optimizer, scheduler
 
@@ -168,11 +192,11 @@ class JointOptim(PyroOptim):
         if self.optimizer is None:
             self.optimizer, self.scheduler = self._make(params)
         else:
-            # Into the one group that there is: a group of its own would be a step of its own.
+            # A second group would be stepped separately.
             self.optimizer.param_groups[0]["params"].extend(params)
 
     def _consume(self, params: Iterable[Tensor]) -> None:
-        """Gives the optimizer what of a loaded state belongs to the parameters of a step."""
+        """Moves the loaded state of the parameters of a step into the torch optimizer."""
         waiting = self._state_waiting_to_be_consumed
         if self.optimizer is None or not waiting:
             return
@@ -190,7 +214,7 @@ class JointOptim(PyroOptim):
 
 
 def _fitted(name: str, state: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """A copy of a parameter's state on its device; raises ValueError if it is another shape's."""
+    """A copy of a parameter's state on its device; raises ValueError if the shapes differ."""
     fitted = {}
     for key, value in state.items():
         if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
@@ -216,10 +240,22 @@ def from_torch(
     schedule: Schedule | None = None,
     **kwargs: Any,
 ) -> JointOptim:
-    """Any torch optimizer, one for all parameters, as a Pyro optimizer; see :class:`JointOptim`.
+    """Any torch optimizer as a Pyro optimizer, one for all parameters.
+
+    Arguments:
+        cls: A subclass of ``torch.optim.Optimizer``.
+        clip_norm, schedule: See :class:`JointOptim`.
+        kwargs: The options of `cls`.
 
     Raises:
         TypeError, ValueError: As :class:`JointOptim`.
+
+    Example:
+        >>> optimizer = optim.from_torch(torch.optim.SGD, lr=1e-2, momentum=0.9)
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optimizer, loss=objectives.trace_elbo())
+        >>> isinstance(svi.step(torch.ones(7, 16)), float)
+        True
     """
     return JointOptim(cls, kwargs, clip_norm, schedule)
 
@@ -231,12 +267,25 @@ def Adam(
     clip_norm: float | None = None,
     schedule: Schedule | None = None,
 ) -> JointOptim:
-    """torch's fused Adam, one for all parameters, as a Pyro optimizer; see :class:`JointOptim`.
+    """torch's fused Adam as a Pyro optimizer, one for all parameters.
 
     Source: Kingma and Ba (2015), algorithm 1.
 
+    Arguments:
+        lr: Learning rate.
+        betas: Decay rates of the running means of the gradient and of its square.
+        weight_decay: Factor of the L2 penalty.
+        clip_norm, schedule: See :class:`JointOptim`.
+
     Raises:
         TypeError, ValueError: As :class:`JointOptim`.
+
+    Example:
+        >>> from torch.optim.lr_scheduler import ExponentialLR
+        >>> optimizer = optim.Adam(lr=1e-3, schedule=lambda adam: ExponentialLR(adam, 0.999))
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> len(fit(vae, torch.ones(128, 16), epochs=1, optim=optimizer)["cost"])
+        1
     """
     if not isinstance(lr, numbers.Real | Tensor):
         raise TypeError(f"lr: got {lr!r}, expected a number, as in optim.Adam(lr=1e-3)")

@@ -1,4 +1,4 @@
-"""Named VAEs: the lecture's three structures, and those of the papers and of Pyro's example."""
+"""Named VAEs: the three structures of the lecture, and those of papers and of Pyro's example."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,16 +20,27 @@ from pyro_vae.priors import StandardNormal
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
+__all__ = ["Preset", "build", "get", "names"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 @dataclass(frozen=True)
 class Preset:
     """A named VAE.
 
     Attributes:
-        about: One line of what it is.
-        z_dim: Its usual number of latent dimensions.
-        pixels: The pixels that its likelihood fits, the usual ones first.
-        build: From z_dim, x_shape and pixels to likelihood and posterior.
+        about: One line that describes it.
+        z_dim: Its default number of latent dimensions.
+        pixels: The pixels that fit its likelihood, the default first.
+        build: Maps z_dim, the shape of x and the pixels to a likelihood and a posterior.
+
+    Example:
+        >>> preset = presets.get("pyro-mlp")
+        >>> preset.z_dim, preset.pixels
+        (50, ('binary', 'grey'))
     """
 
     about: str
@@ -41,12 +52,25 @@ class Preset:
 
 
 def names() -> tuple[str, ...]:
-    """The presets that :func:`build` knows."""
+    """The names of the presets that :func:`build` knows.
+
+    Example:
+        >>> presets.names()[:2]
+        ('bernoulli-mlp', 'gaussian-mlp')
+    """
     return tuple(_PRESETS)
 
 
 def get(name: str) -> Preset:
-    """What there is to know of a preset; raises ValueError if there is none of that name."""
+    """The preset of a name, with its description and defaults.
+
+    Raises:
+        ValueError: The name is unknown.
+
+    Example:
+        >>> presets.get("pyro-mlp").about
+        "the network of Pyro's VAE example: 400 softplus, 50 latents"
+    """
     if name not in _PRESETS:
         raise ValueError(f"preset: got {name!r}, expected one of {', '.join(_PRESETS)}")
     return _PRESETS[name]
@@ -55,18 +79,23 @@ def get(name: str) -> Preset:
 def build(
     name: str, *, z_dim: int | None = None, shape: Shape, pixels: Pixels | None = None
 ) -> VAE:
-    """Builds a VAE by name, with new weights from torch's global generator.
+    """Builds a VAE by name. Its parameters are initialized from torch's global generator.
 
     Arguments:
-        name: One of :func:`names`; the README has the table of them.
-        z_dim: Number of latent dimensions; None is the preset's own.
+        name: One of :func:`names`.
+        z_dim: Number of latent dimensions; None takes the preset's default.
         shape: Shape of one x.
-        pixels: What x will be, see ``datasets.to_pixels``; the likelihood is made to fit (relaxed
-            for grey). None is the preset's own: ``"binary"`` for a Bernoulli likelihood,
+        pixels: The kind of x, see ``datasets.to_pixels``; a Bernoulli likelihood is relaxed for
+            ``"grey"``. None takes the preset's default: ``"binary"`` for a Bernoulli likelihood,
             ``"dequantized"`` for a Gaussian one.
 
     Raises:
-        ValueError: An unknown name, or pixels that the preset's likelihood is not for.
+        ValueError: The name is unknown, or the pixels do not fit the preset's likelihood.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> vae.generate(7).shape
+        torch.Size([7, 28, 28])
     """
     preset = get(name)
     z_dim = preset.z_dim if z_dim is None else z_dim
@@ -88,7 +117,7 @@ def build(
 def _mlps(
     hidden: tuple[int, ...], **options: Any
 ) -> Callable[[int, tuple[int, ...], int], tuple[nn.Module, nn.Module]]:
-    """Decoder and encoder with the same hidden layers; the decoder gives k numbers a pixel."""
+    """A decoder that gives k numbers a pixel, and an encoder with the same hidden layers."""
 
     def make(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
         out_shape = shape if k == 1 else (k, *shape)
@@ -102,7 +131,7 @@ _iwae_mlps = _mlps((200, 200), activation=nn.Tanh, init=xavier_)
 _pyro_mlps = _mlps((400,), activation=nn.Softplus)
 
 
-def _conv_pair(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
+def _convolutions(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
     return ConvDecoder(z_dim, shape), ConvEncoder(shape, 2 * z_dim)
 
 
@@ -145,5 +174,5 @@ _PRESETS = {
     "pyro-mlp": _bernoulli(
         "the network of Pyro's VAE example: 400 softplus, 50 latents", 50, _pyro_mlps
     ),
-    "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _conv_pair),
+    "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _convolutions),
 }

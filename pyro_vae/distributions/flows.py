@@ -14,7 +14,8 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.distributions.versions import is_version, version
+from pyro_vae.compat import changes
+from pyro_vae.distributions.versions import is_unchanged
 
 __all__ = ["FromZuko", "InverseAutoregressive", "spline"]
 
@@ -74,7 +75,7 @@ class FromZuko(dist.TorchDistribution):
         if draw is None:
             return self.flow.rsample(torch.Size(sample_shape))
         z, log_prob = draw(torch.Size(sample_shape))
-        self._last = weakref.ref(z), version(z), torch.is_grad_enabled(), log_prob
+        self._last = weakref.ref(z), changes(z), torch.is_grad_enabled(), log_prob
         return z
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
@@ -87,10 +88,10 @@ class FromZuko(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         if self._last is not None:
-            z, made, with_gradients, log_prob = self._last
+            z, count, with_gradients, log_prob = self._last
             # A log-density from a draw without gradients has none to give.
             enough = with_gradients or not torch.is_grad_enabled()
-            if z() is value and is_version(value, made) and enough:
+            if z() is value and is_unchanged(value, count) and enough:
                 return log_prob
         return self.flow.log_prob(value)
 

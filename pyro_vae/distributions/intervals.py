@@ -1,13 +1,12 @@
 """Intervals without their end points, and the transform of the reals onto one."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints, transform_to
 
-from pyro_vae.distributions.versions import is_version, version
+from pyro_vae.compat import changes
+from pyro_vae.distributions.versions import is_unchanged
 
 __all__ = ["OntoInterval", "OpenInterval"]
 
@@ -60,24 +59,26 @@ class OntoInterval(Transform):
     def __init__(self, low: Tensor, high: Tensor, cache_size: int = 1) -> None:
         super().__init__(cache_size)
         self.low, self.high = low, high
-        self._version = -1
+        self._count = -1
 
     def with_cache(self, cache_size: int = 1) -> "OntoInterval":
+        """The same transform with another cache size, as of any torch transform."""
         return OntoInterval(self.low, self.high, cache_size)
 
     @property
-    def codomain(self) -> Any:
+    def codomain(self) -> constraints.Constraint:  # type: ignore[override]
+        """The open interval."""
         return OpenInterval(self.low, self.high)
 
     def _call(self, x: Tensor) -> Tensor:
         y = self.low + (self.high - self.low) * x.sigmoid()
         inner = torch.nextafter(self.low, self.high), torch.nextafter(self.high, self.low)
         y = y.clamp(*inner)
-        self._version = version(y)
+        self._count = changes(y)
         return y
 
     def _inv_call(self, y: Tensor) -> Tensor:
-        if not is_version(y, self._version):  # changed in place since
+        if not is_unchanged(y, self._count):  # the cached x belongs to the old values
             self._cached_x_y = None, None
         return super()._inv_call(y)
 
@@ -85,4 +86,5 @@ class OntoInterval(Transform):
         return ((y - self.low) / (self.high - self.low)).logit()
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """The logarithm of the derivative at x, where y is the transformed x."""
         return (self.high - self.low).log() - F.softplus(x) - F.softplus(-x)

@@ -1,30 +1,23 @@
-"""Whether a tensor was changed in place since its log-density or its inverse was stored."""
+"""Whether a tensor was changed in place since something was computed from it."""
 
 from torch import Tensor
 
-__all__ = ["is_version", "version"]
+from pyro_vae.compat import changes
+
+__all__ = ["is_unchanged"]
 
 
-def version(tensor: Tensor) -> int:
-    """The number of in-place changes of a tensor; -1 in inference mode, where none are counted.
+def is_unchanged(tensor: Tensor, count: int) -> bool:
+    """Whether a tensor is known to be unchanged since ``compat.changes(tensor)`` was `count`.
 
-    Example:
-        >>> from pyro_vae.distributions.versions import version
-        >>> z = torch.zeros(3)
-        >>> before = version(z)
-        >>> version(z.add_(1)) - before
-        1
-    """
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def is_version(tensor: Tensor, number: int) -> bool:
-    """Whether a tensor is known to be unchanged since :func:`version` gave `number`.
+    False in inference mode, where torch does not count changes.
 
     Example:
-        >>> from pyro_vae.distributions.versions import is_version, version
+        >>> from pyro_vae.compat import changes
+        >>> from pyro_vae.distributions.versions import is_unchanged
         >>> z = torch.zeros(3)
-        >>> is_version(z, version(z))
-        True
+        >>> count = changes(z)
+        >>> is_unchanged(z, count), is_unchanged(z.add_(1), count)
+        (True, False)
     """
-    return number >= 0 and version(tensor) == number
+    return count >= 0 and changes(tensor) == count

@@ -133,7 +133,7 @@ class LogLikelihood:
         """
         if self.estimator == EXACT:
             raise ValueError("estimator: an exact log-likelihood has no samples to be drawn")
-        first, second = plots.pair() if axes is None else axes
+        first, second = plots.panels() if axes is None else axes
         sizes, bounds, errors = (
             (*self.sizes, self.num_samples),
             (*self.bounds, self.mean),

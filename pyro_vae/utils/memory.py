@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae.compat import StorageWeakRef, TorchDispatchMode, pytree
 
 __all__ = ["peak_bytes"]
 

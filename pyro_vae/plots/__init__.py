@@ -1,0 +1,29 @@
+"""Figures from tensors, one function a figure; each draws on ``ax``, or a new one, and returns it.
+
+matplotlib is imported when a figure is drawn, so that importing the package stays fast.
+"""
+
+from pyro_vae.plots.axes import COLOURS, panels, save
+from pyro_vae.plots.charts import bands, bounds, khat, latent, lines, training_curves
+from pyro_vae.plots.pictures import generated, images, manifold, reconstructions, side_by_side
+
+__all__ = [
+    "COLOURS",
+    "bands",
+    "bounds",
+    "generated",
+    "images",
+    "khat",
+    "latent",
+    "lines",
+    "manifold",
+    "panels",
+    "reconstructions",
+    "save",
+    "side_by_side",
+    "training_curves",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

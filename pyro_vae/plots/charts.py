@@ -1,0 +1,246 @@
+"""Charts: training curves, bounds, k-hat, and latent points."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyro_vae.plots.axes import COLOURS, LINES, MARKERS, axes_or_new
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["bands", "bounds", "khat", "latent", "lines", "training_curves"]
+
+# Ten colours for ten classes: Petroff (2021), arXiv 2107.02270.
+_CLASS_COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+_LABELS = {
+    "cost": "cost (−ELBO), training",
+    "reconstruction": "reconstruction, training",
+    "kl": "KL, training",
+    "test_cost": "−ELBO, test",
+}
+
+
+def latent(
+    z: Tensor, labels: Tensor, dims: tuple[int, int] = (0, 1), ax: "Axes | None" = None
+) -> "Axes":
+    """Latent points in two of their dimensions, coloured by class label.
+
+    Arguments:
+        z: Latent points, shape ``(N, z_dim)``.
+        labels: Class labels, shape ``(N,)``.
+        dims: The two dimensions.
+        ax: Axes to draw on; None makes a figure.
+
+    Example:
+        >>> data = datasets.load("digits")
+        >>> vae = presets.build("bernoulli-mlp", shape=data.shape)
+        >>> ax = plots.latent(vae.embed(data.test[:100] / 255), data.test_labels[:100])
+        >>> len(ax.collections)  # one for each digit
+        10
+    """
+    ax = axes_or_new(ax, (6.0, 5.2))
+    for place, label in enumerate(labels.unique().tolist()):
+        points = z[(labels == label).to(z.device)][:, list(dims)].detach().cpu().numpy()
+        ax.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=16,
+            alpha=0.85,
+            linewidths=0.3,
+            edgecolors="white",
+            color=_CLASS_COLOURS[place % len(_CLASS_COLOURS)],
+            marker=MARKERS[place % len(MARKERS)],
+            label=str(label),
+        )
+    for label in labels.unique().tolist():
+        own = z[(labels == label).to(z.device)][:, list(dims)]
+        x, y = own.median(0).values.tolist()
+        ax.text(x, y, str(label), weight="bold", size=13, ha="center", va="center").set_bbox(
+            {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
+        )
+    ax.set(xlabel=f"$z_{{{dims[0] + 1}}}$ of the latent point", ylabel=f"$z_{{{dims[1] + 1}}}$")
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.legend(title="label", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return ax
+
+
+def training_curves(history: Mapping[str, Sequence[float]], ax: "Axes | None" = None) -> "Axes":
+    """Cost, reconstruction, KL and the -ELBO of test data by epoch, in nats per example.
+
+    Arguments:
+        history: Columns of numbers by name, as ``fit`` returns them; other columns are left out.
+        ax: Axes to draw on; None makes a figure.
+
+    Example:
+        >>> history = {"epoch": [1, 2, 3], "cost": [206.0, 160.0, 145.0]}
+        >>> ax = plots.training_curves(history)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('epoch', 'nats per example')
+    """
+    ax = axes_or_new(ax, (6.0, 4.0))
+    names = [name for name in _LABELS if name in history]
+    for place, name in enumerate(names):
+        ax.plot(
+            history["epoch"],
+            history[name],
+            LINES[place % len(LINES)],
+            color=COLOURS[place],
+            label=_LABELS[name],
+        )
+    _finish_curves(ax, history["epoch"])
+    return ax
+
+
+def bands(
+    epochs: Sequence[float],
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    ylabel: str,
+    log: bool = False,
+    xlabel: str = "epoch",
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """The mean of several curves, such as one for each seed, in a band from least to greatest.
+
+    Arguments:
+        epochs: Horizontal places of the values.
+        curves: By name, curves of ``len(epochs)`` values each.
+        ylabel, xlabel: Labels of the axes.
+        log: Whether the vertical axis is logarithmic.
+        ax: Axes to draw on; None makes a figure.
+
+    Example:
+        >>> curves = {"Adam": [[206.0, 160.0], [204.0, 161.0]], "SGD": [[300.0, 250.0]]}
+        >>> ax = plots.bands([1, 2], curves, ylabel="nats per example")
+        >>> len(ax.lines), len(ax.collections)
+        (2, 2)
+    """
+    ax = axes_or_new(ax, (6.0, 4.0))
+    for place, (name, runs) in enumerate(curves.items()):
+        values = torch.tensor(runs, dtype=torch.float64).numpy()
+        colour = COLOURS[place % len(COLOURS)]
+        line = LINES[place % len(LINES)]
+        ax.plot(epochs, values.mean(0), line, color=colour, label=name)
+        ax.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+    _finish_curves(ax, epochs, ylabel, xlabel)
+    if log:
+        ax.set_yscale("log")
+    return ax
+
+
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Lines with markers, each with its own horizontal places.
+
+    Arguments:
+        curves: By name, the horizontal places and the values.
+        xlabel, ylabel: Labels of the axes.
+        ax: Axes to draw on; None makes a figure.
+
+    Example:
+        >>> curves = {"IWAE": ([1, 5, 50], [-86.8, -85.5, -84.8]), "VAE": ([1], [-86.8])}
+        >>> ax = plots.lines(curves, xlabel="k", ylabel="nats per example")
+        >>> len(ax.lines)
+        2
+    """
+    ax = axes_or_new(ax, (6.0, 4.0))
+    for place, (name, (x, y)) in enumerate(curves.items()):
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        ax.plot(x, y, LINES[place % len(LINES)], color=colour, marker=marker, ms=4, label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
+    return ax
+
+
+def bounds(
+    sizes: Sequence[int],
+    values: Sequence[float],
+    errors: Sequence[float],
+    label: str = "",
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """A bound on log p(x) by the number of samples, with bars of two standard errors.
+
+    Arguments:
+        sizes: Numbers of samples k.
+        values: The bound for each, in nats per example.
+        errors: Its standard error; NaN draws no bar.
+        label: Name in the legend.
+        ax: Axes to draw on; None makes a figure.
+
+    Example:
+        >>> ax = plots.bounds([1, 10, 100], [-90.0, -87.0, -86.0], [0.1, 0.1, 0.1])
+        >>> ax.get_xlabel(), ax.get_xscale()
+        ('samples $k$', 'log')
+    """
+    ax = axes_or_new(ax, (6.0, 4.0))
+    bars = 2 * torch.tensor(errors, dtype=torch.float64).nan_to_num().numpy()
+    place = len(ax.containers)
+    ax.errorbar(
+        sizes,
+        values,
+        bars,
+        color=COLOURS[place % len(COLOURS)],
+        marker=MARKERS[place % len(MARKERS)],
+        ms=4,
+        capsize=2,
+        label=label,
+    )
+    ax.set(xlabel="samples $k$", ylabel="mean of $L_k$ in nats per example")
+    ax.set_xscale("log", base=2)
+    ax.grid(alpha=0.3)
+    if label:
+        ax.legend(frameon=False)
+    return ax
+
+
+def khat(values: Tensor, threshold: float, ax: "Axes | None" = None) -> "Axes":
+    """A histogram of k-hat, with the number of examples above a threshold.
+
+    Arguments:
+        values: The k-hat of each example, shape ``(N,)``; NaN counts as above.
+        threshold: The threshold; NaN draws none.
+        ax: Axes to draw on; None makes a figure.
+
+    Example:
+        >>> ax = plots.khat(torch.rand(100), threshold=0.7)
+        >>> ax.get_ylabel()
+        'examples, of 100'
+    """
+    ax = axes_or_new(ax, (6.0, 4.0))
+    finite = values[torch.isfinite(values)].detach().cpu().numpy()
+    ax.hist(finite, bins=30, color=COLOURS[0])
+    ax.set(xlabel="k-hat", ylabel=f"examples, of {len(values)}")
+    if not math.isnan(threshold):
+        above = int((~(values <= threshold)).sum())  # NaN too
+        ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"{threshold:.2f}: {above} above")
+        ax.legend(frameon=False)
+    return ax
+
+
+def _finish_curves(
+    ax: "Axes",
+    epochs: Sequence[float],
+    ylabel: str = "nats per example",
+    xlabel: str = "epoch",
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(epochs) == 1:  # a line of one point is invisible
+        for line in ax.lines:
+            line.set_marker("o")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False)
