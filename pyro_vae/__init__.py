@@ -1,4 +1,8 @@
-"""Auto-encoding variational Bayes as a probabilistic program in Pyro."""
+"""Auto-encoding variational Bayes as a probabilistic program in Pyro.
+
+A :class:`VAE` has a prior, a likelihood and a posterior. :func:`fit` trains it,
+:func:`log_likelihood` and :func:`elbo` evaluate it, :func:`save` and :func:`load` keep it.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -50,7 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Modules that are imported at their first use."""
+    """Imports a module at its first use, which keeps ``import pyro_vae`` fast."""
     if name == "flows":
         return import_module("pyro_vae.distributions.flows")
     if name in __all__:

@@ -1,14 +1,16 @@
 """Private names of torch and Pyro on which this package relies, all in one place.
 
-Nothing else in the package imports from a private module of torch or Pyro, or reads a private
-attribute of their objects; ``tests/test_compat.py`` fails first where one of them moves. Seen in
-torch 2.6 to 2.14 and Pyro 1.9.1 to 1.9.2, but for what says otherwise.
+No other module imports from a private module of torch or Pyro or reads a private attribute of
+their objects. ``tests/test_compat.py`` tests each name, so it fails first when one of them moves.
+The names exist in torch 2.6 to 2.14 and in Pyro 1.9.1 and 1.9.2.
 
-Three kinds of underscore are left where they are, since a subclass has to bear the name: methods
-that Pyro's and torch's classes call on their subclasses (``ELBO._get_trace``,
-``Messenger._pyro_sample``, ``Distribution._get_checked_instance`` and ``_validate_sample``), and
-the state of a base class that a subclass keeps (``PyroOptim._state_waiting_to_be_consumed``,
-``Distribution._validate_args``).
+Two kinds of private names stay where they are used, because a subclass must have them:
+
+* methods that torch and Pyro call on their subclasses: ``ELBO._get_trace``,
+  ``Messenger._pyro_sample``, ``Transform._call`` and ``_inverse``,
+  ``Distribution._get_checked_instance`` and ``_validate_sample``;
+* the state of a base class that a subclass keeps: ``PyroOptim._state_waiting_to_be_consumed``,
+  ``Distribution._validate_args``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +20,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
 from torch._ops import OpOverload
@@ -34,6 +37,7 @@ __all__ = [
     "WeakIdKeyDictionary",
     "batch_norms",
     "changes",
+    "collected_traces",
     "compile_graph",
     "cpp_compiler",
     "fake_tensors",
@@ -55,54 +59,82 @@ __all__ = [
 # Pyro.
 
 parameter_site = effectful(lambda tensor: tensor, type="param")
-"""Tells the handlers in force of a parameter site, as ``pyro.param`` does."""
+"""Sends a parameter site to the active handlers, as ``pyro.param`` does."""
 
 
 def handlers() -> Sequence[Any]:
-    """Pyro's effect handlers in force, the outermost first."""
+    """Pyro's active effect handlers, the outermost first."""
     return _PYRO_STACK
 
 
 def stored_parameters() -> dict[str, Tensor]:
-    """The parameter store's unconstrained tensors by name; changes are changes of the store."""
+    """The parameter store's unconstrained tensors by name; the store's own dict, not a copy."""
     return pyro.get_param_store()._params
 
 
 def stored_constraints() -> dict[str, Any]:
-    """The parameter store's constraints by name; changes are changes of the store."""
+    """The parameter store's constraints by name; the store's own dict, not a copy."""
     return pyro.get_param_store()._constraints
 
 
 def stored_names() -> dict[Tensor, str]:
-    """The parameter store's names by unconstrained tensor; changes are changes of the store."""
+    """The parameter store's names by unconstrained tensor; the store's own dict, not a copy."""
     return pyro.get_param_store()._param_to_name
 
 
 def guess_plates(elbo: ELBO, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
-    """Lets an ELBO find its ``max_plate_nesting``, as its first loss would."""
+    """Sets an ELBO's ``max_plate_nesting``, as its first loss would."""
     elbo._guess_max_plate_nesting(model, guide, args, kwargs)
+
+
+@contextmanager
+def collected_traces(elbo: ELBO) -> Iterator[list[tuple[Trace, Trace]]]:
+    """Collects the (model, guide) traces that an ELBO makes inside the block.
+
+    Every ELBO of Pyro makes its traces in ``_get_trace``. Reading them there costs no further run
+    of the model.
+    """
+    traces: list[tuple[Trace, Trace]] = []
+    own = elbo._get_trace
+    patched = vars(elbo).get("_get_trace")  # by an outer block
+
+    def get_trace(*args: Any) -> tuple[Trace, Trace]:
+        traces.append(own(*args))
+        return traces[-1]
+
+    elbo._get_trace = get_trace
+    try:
+        yield traces
+    finally:
+        if patched is None:
+            del elbo._get_trace
+        else:
+            elbo._get_trace = patched
 
 
 # Tensors, modules and operators of torch.
 
 
 def changes(tensor: Tensor) -> int:
-    """Counts a tensor's changes in place; -1 where torch does not count them (inference mode)."""
+    """The number of a tensor's in-place changes, or -1 if torch does not count them.
+
+    torch does not count the changes of tensors from inference mode.
+    """
     return -1 if tensor.is_inference() else tensor._version
 
 
 def tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A module's own parameters, buffers and submodules by name, None among them."""
+    """A module's own parameters, buffers and submodules by name; some may be None."""
     return module._parameters, module._buffers, module._modules
 
 
 def schema(operator: OpOverload) -> Any:
-    """What an operator takes and gives, and what of it it writes over or shares memory with."""
+    """An operator's schema: arguments and returns, and which of them are written or aliased."""
     return operator._schema
 
 
 def batch_norms() -> set[OpOverload]:
-    """Operators that write over their running means and variances, unlike what schemas say."""
+    """Operators that write to their running means and variances, which their schemas omit."""
     aten = torch.ops.aten
     return {
         aten.native_batch_norm.default,
@@ -112,25 +144,25 @@ def batch_norms() -> set[OpOverload]:
 
 
 def is_jit_tracing() -> bool:
-    """Whether ``torch.jit.trace`` is at work."""
+    """Whether ``torch.jit.trace`` is tracing."""
     return bool(torch._C._get_tracing_state())
 
 
 def has_bfloat16_products() -> bool:
-    """Whether oneDNN has fast matrix products in bfloat16 on this processor."""
+    """Whether oneDNN has matrix products in bfloat16 on this processor."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x @ weight.T + bias`` by oneDNN, in float32 on a CPU."""
+    """Computes ``x @ weight.T + bias`` with oneDNN, in float32 on a CPU."""
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-# Tracing and compiling, whose modules are imported where they are needed: they are slow to.
+# Tracing and compiling. Their modules are slow to import, so each function imports its own.
 
 
 def fake_tensors() -> tuple[Any, tuple[type[Exception], ...]]:
-    """A mode in which tensors have no values, and the errors of a program that reads one."""
+    """A mode in which tensors have no values, and the errors that reading a value raises."""
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -142,14 +174,14 @@ def fake_tensors() -> tuple[Any, tuple[type[Exception], ...]]:
 
 
 def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Inductor's code of a graph, which draws torch's own random numbers."""
+    """Compiles a graph with Inductor. The code draws the same random numbers as torch."""
     from torch._inductor import compile
 
     return compile(traced, list(inputs), options={"fallback_random": True})
 
 
 def cpp_compiler() -> str | None:
-    """Inductor's C++ compiler on this machine; None where there is none."""
+    """The C++ compiler that Inductor uses on this machine, or None."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -161,7 +193,10 @@ def cpp_compiler() -> str | None:
 
 @contextmanager
 def unchecked_distributions() -> Iterator[None]:
-    """Distributions without checks of values, even those told to check, or made before."""
+    """Turns off the checks of all distributions, also with ``validate_args=True``.
+
+    This includes ``log_prob`` of distributions that were made before.
+    """
     cls = torch.distributions.Distribution
     init, validate = cls.__init__, cls._validate_sample
 

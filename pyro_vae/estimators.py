@@ -1,6 +1,10 @@
-"""Estimators of log p(x) for ``log_likelihood(..., estimator=)``.
+"""Estimators of log p(x), for the argument `estimator` of ``log_likelihood``.
 
-They live in :mod:`pyro_vae.evaluation.estimators`; this is where users look for them.
+They are defined in :mod:`pyro_vae.evaluation.estimators`, one in each file.
+
+Example:
+    >>> sorted(estimators.names())
+    ['ais', 'exact', 'importance', 'prior']
 """
 
 from pyro_vae.evaluation.estimators import AIS, Estimator, Importance, Prior, names

@@ -1,12 +1,12 @@
-"""Runs: a folder with a VAE's configuration, its weights, its history and its figures.
+"""Runs: a folder with a VAE's configuration, its parameters, its history and its figures.
 
-| file                | what                                                           |
-|---------------------|----------------------------------------------------------------|
-| `config.json`       | all that repeats the run: preset, training settings, versions  |
-| `model.safetensors` | weights and buffers, without pickle                            |
-| `metrics.csv`       | the history, a row an epoch                                    |
-| `evaluation.json`   | the last evaluation, of the weights whose hash it has          |
-| `figures/*.png`     | pictures                                                       |
+| file                | content                                                               |
+|---------------------|-----------------------------------------------------------------------|
+| `config.json`       | what repeats the run: preset, training settings, versions             |
+| `model.safetensors` | parameters and buffers, without pickle                                |
+| `metrics.csv`       | the history, one row an epoch                                         |
+| `evaluation.json`   | the last evaluation, with a hash of the parameters that it belongs to |
+| `figures/*.png`     | pictures                                                              |
 """
 
 import hashlib
@@ -29,6 +29,23 @@ from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE, check_vae
 from pyro_vae.version import __version__
 
+__all__ = [
+    "CONFIG",
+    "FIGURES",
+    "METRICS",
+    "WEIGHTS",
+    "check_free",
+    "load",
+    "read_config",
+    "save",
+    "weights_hash",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 CONFIG, WEIGHTS, METRICS, FIGURES = "config.json", "model.safetensors", "metrics.csv", "figures"
 _FORMAT = 1
 
@@ -40,19 +57,30 @@ def save(
     training: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes a VAE into a folder, as `config.json` and `model.safetensors`.
+    """Saves a VAE in a folder, as ``config.json`` and ``model.safetensors``.
 
-    Each file is replaced whole, so that a failure leaves the former one.
+    Each file is written under another name and then renamed, so a failure keeps the old one.
 
     Arguments:
-        vae: The VAE. One from ``presets.build`` can be loaded by its folder alone.
-        folder: Made where it is missing.
-        training: What else a repetition of the run needs to know; goes into `config.json`.
-        overwrite: Replaces the run that is there.
+        vae: The VAE. One from ``presets.build`` can be loaded without ``into=``.
+        folder: The folder; it is created if it does not exist.
+        training: Further settings for ``config.json``, which a repetition of the run needs.
+        overwrite: Replaces a run in the folder.
 
     Raises:
+        TypeError: `vae` is not a VAE.
         FileExistsError: The folder holds a run, and `overwrite` is False.
+        NotADirectoryError: `folder` is a file.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> folder = mkdtemp()
+        >>> save(vae, folder)
+        >>> sorted(os.listdir(folder))
+        ['config.json', 'model.safetensors']
     """
+    check_vae(vae)
     folder = Path(folder)
     if not overwrite:
         check_free(folder, ", or overwrite=True")
@@ -74,28 +102,40 @@ def save(
 
 
 def load(folder: str | Path, into: VAE | None = None) -> VAE:
-    """Reads a VAE back, bit for bit.
+    """Loads a VAE that :func:`save` wrote, bit for bit.
 
     Arguments:
-        folder: What :func:`save` wrote.
-        into: The VAE that takes the weights, of the same structure; needed where it was not made
-            by ``presets.build``, or was changed since.
+        folder: The folder that was given to :func:`save`.
+        into: A VAE of the same structure, which receives the parameters and buffers. It is
+            required unless ``presets.build`` made the saved VAE and its structure has not been
+            changed since.
 
     Returns:
-        `into`, or a VAE built anew on the CPU.
+        `into`, or a new VAE on the CPU.
 
     Raises:
+        TypeError: `into` is not a VAE.
         FileNotFoundError: The folder holds no run.
-        ValueError: The configuration or the weights are damaged or of another model; `into` is
-            missing. `into` is then as it was.
+        ValueError: The configuration or the parameters are damaged or of another model, or `into`
+            is missing. `into` is unchanged then.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> folder = mkdtemp()
+        >>> save(vae, folder)
+        >>> torch.equal(load(folder).embed(torch.zeros(28, 28)), vae.embed(torch.zeros(28, 28)))
+        True
     """
+    if into is not None:
+        check_vae(into, "into")
     folder = Path(folder)
     config = read_config(folder)
     if into is None:
         if config["preset"] is None:
             raise ValueError(
-                "into: got None, expected the VAE that takes the weights: the one saved in "
-                f"{folder} is not as presets.build makes it, so it cannot be rebuilt from there"
+                "into: got None, expected the VAE that receives the parameters: the one saved in "
+                f"{folder} is not one of presets.build, so its structure cannot be rebuilt"
             )
         try:
             with seeded(0):
@@ -104,24 +144,31 @@ def load(folder: str | Path, into: VAE | None = None) -> VAE:
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{folder / CONFIG}: damaged preset ({error})") from error
     elif _same_torch(config["versions"]) and config["structure"] != _structure(into):
-        # Another torch may print the same modules otherwise; then names and shapes must do.
+        # Another torch may print the same modules differently, so its print is not compared;
+        # the names and shapes of the tensors are, below.
         raise ValueError(
-            f"into: {_first_difference(_structure(into), config['structure'])} in what is saved "
+            f"into: {_first_difference(_structure(into), config['structure'])} in the VAE saved "
             f"in {folder}, expected the same structure"
         )
     path = folder / WEIGHTS
     if not path.exists():
-        raise FileNotFoundError(f"{folder}: holds no {WEIGHTS}")
+        raise FileNotFoundError(f"{folder}: holds no {WEIGHTS}, expected a folder from save")
     try:
         saved = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged, or no safetensors file ({error})") from error
+        raise ValueError(f"{path}: damaged, expected a safetensors file ({error})") from error
     into.load_state_dict(_whole_state(path, saved, into))
     return into
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The configuration of a run.
+    """Reads the configuration of a run.
+
+    Arguments:
+        folder: The folder that was given to :func:`save`.
+
+    Returns:
+        The content of ``config.json``.
 
     Raises:
         FileNotFoundError: The folder holds no run.
@@ -129,26 +176,28 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / CONFIG
     if not path.exists():
-        raise FileNotFoundError(f"{folder}: holds no run (no {CONFIG})")
+        raise FileNotFoundError(f"{folder}: holds no run (no {CONFIG}), expected one from save")
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error})") from error
+        raise ValueError(f"{path}: damaged, expected JSON ({error})") from error
     entries = {"format", "preset", "structure", "versions"}
     if not isinstance(config, dict) or not entries <= set(config) or config["format"] != _FORMAT:
-        raise ValueError(f"{path}: not a configuration of format {_FORMAT}")
+        raise ValueError(f"{path}: not a configuration of format {_FORMAT}, expected one")
     return config
 
 
 def weights_hash(folder: str | Path) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of the file of a run's weights."""
+    """The first 16 hexadecimal digits of the SHA-256 of a run's ``model.safetensors``."""
     return hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()[:16]
 
 
 def check_free(folder: str | Path, hint: str = "") -> None:
     """Raises FileExistsError if a folder holds a run, NotADirectoryError if it is a file.
 
-    `hint` ends the former's message.
+    Arguments:
+        folder: The folder, which need not exist.
+        hint: The end of the FileExistsError's message.
     """
     if Path(folder).exists() and not Path(folder).is_dir():
         raise NotADirectoryError(f"{folder}: is a file, expected a new or an empty folder")
@@ -173,7 +222,7 @@ def _same_torch(versions: Any) -> bool:
 
 
 def _first_difference(own: str, saved: str) -> str:
-    """Where two printed structures part, by their lines."""
+    """Describes the first difference between two printed structures."""
     a, b = own.splitlines(), saved.splitlines()
     operations = SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
     _, *ends = next(operation for operation in operations if operation[0] != "equal")
@@ -185,9 +234,9 @@ def _first_difference(own: str, saved: str) -> str:
 
 
 def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: VAE) -> dict[str, torch.Tensor]:
-    """What was saved under each name of the VAE's state; raises ValueError unless all fits.
+    """The saved tensor for each name of the VAE's state; raises ValueError unless all fit.
 
-    Of tensors that share memory (a VampPrior's and its posterior's) only one name is saved.
+    Tensors that share memory, such as those of a VampPrior and its posterior, are saved once.
     """
     own = vae.state_dict()
     shared = {own[name].data_ptr(): tensor for name, tensor in saved.items() if name in own}
@@ -206,7 +255,7 @@ def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: VAE) -> dict[s
             state[name] = found
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{path}: weights of another model: {'; '.join(problems[:3])}{more}")
+        raise ValueError(f"{path}: parameters of another model: {'; '.join(problems[:3])}{more}")
     return state
 
 
@@ -221,5 +270,5 @@ def _versions() -> dict[str, str]:
 
 
 def _structure(vae: VAE) -> str:
-    """What the three parts are made of, whatever the name and whichever parameters are trained."""
+    """The print of the three parts, which shows neither the name nor which parameters train."""
     return "\n".join(repr(part) for part in (vae.prior, vae.likelihood, vae.posterior))

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import pyro.distributions as dist
@@ -29,41 +29,67 @@ from pyro_vae.param_store import bind, unbind
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 
-_DRAWS = 32  # whose average stands in for the mean of a distribution that has none
+__all__ = ["VAE", "Part", "check_vae"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+_DRAWS = 32  # Their average replaces the mean of a distribution that has no finite one.
 
 Part = nn.Module | Callable[..., dist.Distribution]
 """A module whose ``forward`` returns a distribution, or a function that does."""
 
 
 class VAE(nn.Module):
-    r"""A variational auto-encoder: prior p(z), likelihood p(x|z) and posterior q(z|x).
+    r"""A variational auto-encoder with prior p(z), likelihood p(x|z) and posterior q(z|x).
+
+    The generative model is :math:`p(x, z) = p(z)\, p(x|z)`. The posterior approximates
+    :math:`p(z|x)`; training maximizes the ELBO,
+    :math:`E_{q(z|x)}[\log p(x|z) + \log p(z) - \log q(z|x)] \le \log p(x)`.
 
     :meth:`model` and :meth:`guide` are plain Pyro functions with the latent site ``"z"``, the
-    observed site ``"x"`` and the plate ``"data"`` over examples. The parameters are those of the
-    module: a torch optimizer takes ``vae.parameters()``; Pyro's find them, at each call, under
-    ``"<name>.<path>"`` in its parameter store, the prior's and the likelihood's at each call of
-    the model, the posterior's at each call of the guide. They belong to this object alone: another
-    VAE of the same name shares nothing with it, and ``pyro.clear_param_store()`` loses nothing.
-    The module is their owner: weights are loaded into it (``load_state_dict``), not into the
-    store. Pyro's ``Jit*_ELBO``, which go by names alone, are refused.
+    observed site ``"x"`` and the plate ``"data"`` over examples.
 
-    Source: Kingma and Welling (2014), sections 2 and 3.
+    A torch optimizer takes ``vae.parameters()``. In Pyro's parameter store, the same tensors have
+    the names ``"<name>.<path>"``. Each call of the model binds those of the prior and the
+    likelihood there, and each call of the guide those of the posterior. The tensors belong to
+    this object alone: two VAEs of the same name share nothing, and ``pyro.clear_param_store()``
+    loses nothing. To load parameters, use ``load_state_dict``, not the store. Pyro's
+    ``Jit*_ELBO`` raise, because they look parameters up by name alone.
+
+    Source: Kingma and Welling (2014), arXiv 1312.6114, sections 2 and 3.
 
     Arguments:
-        prior: Module or function; ``prior()`` has batch shape ``()`` and event shape ``(z_dim,)``.
-        likelihood: Module or function; ``likelihood(z)`` has batch shape ``z.shape[:-1]`` and
-            event shape ``x_shape``.
-        posterior: Module or function; ``posterior(x)`` has the batch shape of x and event shape
-            ``(z_dim,)``. What a function holds is its own: it is not trained, moved or saved.
-        name: Prefix of the parameters' names in Pyro.
+        prior: A module or function. ``prior()`` returns a distribution with batch shape ``()``
+            and event shape ``(z_dim,)``.
+        likelihood: A module or function. ``likelihood(z)`` returns a distribution with batch
+            shape ``z.shape[:-1]`` and event shape ``x_shape``.
+        posterior: A module or function. ``posterior(x)`` returns a distribution with the batch
+            shape of x and event shape ``(z_dim,)``. Parameters inside a function are not trained,
+            moved or saved; use a module for those.
+        name: Prefix of the parameters' names in Pyro's store.
 
     Raises:
-        TypeError: A part is neither module nor function or holds a ``PyroModule``, or the name is
-            no string; in :meth:`model` and :meth:`guide`, x is no floating-point tensor.
-        ValueError: In :meth:`model` and :meth:`guide`: x does not fit the parts, or they do not
-            fit each other, by shape or by support; two VAEs of one name are in one trace.
+        TypeError: A part is neither a module nor a function, or holds a ``PyroModule``; `name` is
+            not a string. In :meth:`model` and :meth:`guide`: x is not a floating-point tensor.
+        ValueError: In :meth:`model` and :meth:`guide`: x does not fit the parts, or the parts do
+            not fit each other, by shape or by support; one trace has two VAEs of the same name.
         RuntimeError: ``torch.jit`` traces the model or the guide.
+
+    Example:
+        >>> vae = VAE(
+        ...     prior=priors.StandardNormal(2),
+        ...     likelihood=likelihoods.Bernoulli(networks.MLP(2, (16,), (28, 28))),
+        ...     posterior=posteriors.Normal(networks.MLP((28, 28), (16,), 2 * 2)),
+        ... )
+        >>> svi = pyro.infer.SVI(
+        ...     vae.model, vae.guide, optim.Adam(1e-3), loss=pyro.infer.Trace_ELBO()
+        ... )
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # -ELBO in nats, summed over 7 examples
+        >>> vae.embed(torch.zeros(7, 28, 28)).shape
+        torch.Size([7, 2])
     """
 
     def __init__(self, prior: Part, likelihood: Part, posterior: Part, name: str = "vae") -> None:
@@ -80,13 +106,13 @@ class VAE(nn.Module):
                 getattr(module, "__self__", None), nn.Module
             ):
                 raise TypeError(
-                    f"{part}: got {module.__qualname__}, expected the module itself: a class is "
-                    "to be called, and a method would hide what its module trains"
+                    f"{part}: got {module.__qualname__}, expected the module itself: call a class "
+                    "first, and pass a module instead of its method, which hides its parameters"
                 )
             if isinstance(module, TorchDistributionMixin | torch.distributions.Distribution):
                 raise TypeError(
                     f"{part}: got a distribution, {type(module).__name__}, expected a module or "
-                    f"function that returns it, {part}=lambda: ... for instance"
+                    f"function that returns it, such as {part}=lambda: ..."
                 )
             if not callable(module):
                 raise TypeError(
@@ -97,32 +123,51 @@ class VAE(nn.Module):
         for part, module in parts.items():
             if any(isinstance(m, PyroModule) for m in module.modules()):
                 raise TypeError(
-                    f"{part}: holds a PyroModule, expected plain torch modules: PyroModules keep "
-                    "their parameters in Pyro's store by names of their own, by which two VAEs "
-                    "would share them"
+                    f"{part}: holds a PyroModule, expected plain torch modules: a PyroModule "
+                    "stores its parameters under names of its own, so two VAEs would share them"
                 )
         if not isinstance(name, str) or not name:
-            raise TypeError(f"name: got {name!r}, expected a string that is not empty")
+            raise TypeError(f"name: got {name!r}, expected a non-empty string")
         self.prior = parts["prior"]
         self.likelihood = parts["likelihood"]
         self.posterior = parts["posterior"]
         self.name = name
-        self._checked: tuple[nn.Module, ...] = ()  # the parts whose latents were seen to agree
+        self._checked: tuple[nn.Module, ...] = ()  # prior and posterior that passed check_latents
         self.preset: dict[str, Any] | None = None
-        """What `presets.build` was told, so that a saved VAE can be built again."""
+        """The arguments of `presets.build`, from which `load` rebuilds the VAE; else None."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises TypeError: a VAE is several functions of x, and each has a name of its own."""
+        raise TypeError(
+            "vae: got a call, expected one of its methods: vae.reconstruct(x), vae.embed(x), "
+            "vae.decode(z), vae.model(x) or vae.guide(x); log p(x) is log_likelihood(vae, x)"
+        )
 
     # The generative model and the guide.
 
     def model(self, x: Tensor | None = None, num_samples: int = 1) -> Tensor:
-        """The Pyro model p(z) p(x|z); observes `x`, or else draws `num_samples` examples.
+        r"""The Pyro model :math:`\prod_n p(z_n)\, p(x_n|z_n)`.
+
+        It observes `x`, or draws `num_samples` examples if `x` is None.
 
         Arguments:
             x: Data of shape ``(N, *x_shape)``, or None.
-            num_samples: Size of the plate where `x` is None.
+            num_samples: Number of examples to draw if `x` is None.
 
         Returns:
-            x, of shape ``(N, *x_shape)``, with further dimensions on the left under vectorized
-            particles.
+            The value of the site ``"x"``, of shape ``(N, *x_shape)``. Vectorized particles add
+            dimensions on the left.
+
+        Raises:
+            TypeError, ValueError: x does not fit the parts, or these do not fit each other.
+
+        Example:
+            >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+            >>> vae.model(num_samples=7).shape
+            torch.Size([7, 28, 28])
+            >>> trace = pyro.poutine.trace(vae.model).get_trace(torch.zeros(7, 28, 28))
+            >>> trace.nodes["z"]["value"].shape
+            torch.Size([7, 2])
         """
         if x is not None:
             check_data(x)
@@ -139,34 +184,56 @@ class VAE(nn.Module):
             return pyro.sample("x", p_x, obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
-        """The Pyro guide q(z|x).
+        r"""The Pyro guide :math:`\prod_n q(z_n|x_n)`.
 
         Arguments:
             x: Data of shape ``(N, *x_shape)``.
 
         Returns:
-            z, of shape ``(N, z_dim)``, with further dimensions on the left under vectorized
-            particles.
+            A draw of z, of shape ``(N, z_dim)``. Vectorized particles add dimensions on the left.
+
+        Raises:
+            TypeError, ValueError: x does not fit the parts, or these do not fit each other.
+
+        Example:
+            >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+            >>> vae.guide(torch.zeros(7, 28, 28)).shape
+            torch.Size([7, 2])
         """
         check_data(x)
         check_dtype("x", x, self)
         swapped = self._bind(self.posterior)
         q_z = call(self, "posterior", x, swapped=swapped)
         if self._checked != (self.prior, self.posterior):
-            with poutine.block():  # a prior with sites of its own has none in the guide
+            with poutine.block():  # The sites of a prior belong to the model alone.
                 check_latents(call(self, "prior"), q_z, x)
             self._checked = (self.prior, self.posterior)
         with pyro.plate(PLATE, len(x), dim=-1):
             return pyro.sample("z", q_z)
 
-    # Point values: for pictures and for looking at, in eval mode, without gradients.
+    # Point values, for pictures and inspection: in eval mode, without gradients.
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
-        """The latent point of each x: the posterior's mean, else the average of 32 draws.
+        r"""The latent point of each x, the posterior's mean :math:`E_{q(z|x)}[z]`.
 
-        Shapes: ``(*batch, *x_shape)`` to ``(*batch, z_dim)``; x is taken to the VAE's device and
-        dtype.
+        Where the mean is missing or not finite, the average of 32 draws takes its place. The VAE
+        is in eval mode during the call, and no gradients are recorded.
+
+        Arguments:
+            x: A floating-point tensor of shape ``(*batch, *x_shape)``. It is moved to the VAE's
+                device and dtype.
+
+        Returns:
+            The latent points, of shape ``(*batch, z_dim)``.
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+
+        Example:
+            >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+            >>> vae.embed(torch.zeros(7, 28, 28)).shape
+            torch.Size([7, 2])
         """
         check_float("x", x)
         with evaluating(self):
@@ -175,24 +242,69 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """The likelihood's mean where it is finite, else its most probable value.
+        r"""The point value of x at each z, the likelihood's mean :math:`E_{p(x|z)}[x]`.
 
-        A likelihood that has neither gives the average of 32 draws. Shapes: ``(*batch, z_dim)`` to
-        ``(*batch, *x_shape)``; z is taken to the VAE's device and dtype.
+        Where the mean is missing or not finite, the most probable value takes its place; a
+        likelihood that has neither gives the average of 32 draws. The VAE is in eval mode during
+        the call, and no gradients are recorded.
+
+        Arguments:
+            z: A floating-point tensor of shape ``(*batch, z_dim)``. It is moved to the VAE's
+                device and dtype.
+
+        Returns:
+            The point values, of shape ``(*batch, *x_shape)``.
+
+        Raises:
+            TypeError: z is not a floating-point tensor.
+
+        Example:
+            >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+            >>> vae.decode(torch.zeros(7, 2)).shape
+            torch.Size([7, 28, 28])
         """
         check_float("z", z)
         with evaluating(self):
             return _point(call(self, "likelihood", z.to(device_of(self), dtype_of(self))))
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Decodes the latent point of each x; the shape stays that of x."""
+        """The point value of each x at its own latent point, ``decode(embed(x))``.
+
+        Arguments:
+            x: A floating-point tensor of shape ``(*batch, *x_shape)``.
+
+        Returns:
+            The reconstructions, of the shape of x.
+
+        Raises:
+            TypeError: x is not a floating-point tensor.
+
+        Example:
+            >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+            >>> vae.reconstruct(torch.zeros(7, 28, 28)).shape
+            torch.Size([7, 28, 28])
+        """
         return self.decode(self.embed(x))
 
     @torch.no_grad()
     def generate(self, num_samples: int, sample: bool = False) -> Tensor:
-        """New examples from draws of the prior: their point values, or with `sample` draws of x.
+        """New examples: draws z from the prior, and takes the point value of x at each z.
 
-        Shape: ``(num_samples, *x_shape)``.
+        Arguments:
+            num_samples: Number of examples.
+            sample: Draws x from the likelihood instead of taking the point value of
+                :meth:`decode`.
+
+        Returns:
+            The examples, of shape ``(num_samples, *x_shape)``.
+
+        Raises:
+            ValueError: `num_samples` is not a positive integer.
+
+        Example:
+            >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+            >>> vae.generate(7, sample=True).shape
+            torch.Size([7, 28, 28])
         """
         check_count("num_samples", num_samples)
         with evaluating(self):
@@ -223,11 +335,12 @@ class VAE(nn.Module):
     # Parameters in Pyro.
 
     def _bind(self, *parts: nn.Module) -> dict[int, Tensor]:
-        """Makes the tensors of some parts Pyro's parameters; returns those a handler swapped."""
+        """Binds this VAE's parameters in Pyro's store; see :func:`param_store.bind`."""
         if is_jit_tracing():
             raise RuntimeError(
-                "torch.jit traces a VAE: Pyro's Jit*_ELBO find parameters by name alone, so that "
-                "one VAE's step could train another's; use the ELBO without Jit"
+                "vae: got a trace of torch.jit, expected none: Pyro's Jit*_ELBO look parameters "
+                "up by name alone, so a step of one VAE could train another; use the ELBO "
+                "without Jit"
             )
         if "_bound" not in vars(self):
             self._bound: dict[str, Tensor] = {}
@@ -235,18 +348,25 @@ class VAE(nn.Module):
         return bind(self, self.name, self._bound, parts)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The ties to Pyro's store are this object's own; a copy or a pickle makes its own.
+        # A copy binds tensors of its own, so it must not take over those bound by this object.
         return {key: value for key, value in vars(self).items() if key != "_bound"}
 
 
-def check_vae(vae: object) -> None:
-    """Raises TypeError unless `vae` is a VAE."""
+def check_vae(vae: object, argument: str = "vae") -> None:
+    """Raises TypeError unless `vae` is a VAE.
+
+    Example:
+        >>> from pyro_vae.vae import check_vae
+        >>> check_vae(torch.nn.Linear(2, 2), "into")
+        Traceback (most recent call last):
+        TypeError: into: got a Linear, expected a VAE
+    """
     if not isinstance(vae, VAE):
-        raise TypeError(f"vae: got a {type(vae).__name__}, expected a VAE")
+        raise TypeError(f"{argument}: got a {type(vae).__name__}, expected a VAE")
 
 
 class _Function(nn.Module):
-    """A function as a part."""
+    """A part that calls a function."""
 
     def __init__(self, function: Callable[..., dist.Distribution]) -> None:
         super().__init__()
@@ -259,7 +379,7 @@ class _Function(nn.Module):
         function = self.function
         while isinstance(function, partial):
             function = function.func
-        # No repr, which has an address: a saved structure is that of another process too.
+        # A repr has an address, so the structure that `save` writes would differ by process.
         return getattr(function, "__qualname__", type(function).__qualname__)
 
 
@@ -281,7 +401,7 @@ def _point(p_x: dist.Distribution) -> Tensor:
 
 
 def _finite(value: Tensor | None, other: Callable[[], Tensor]) -> Tensor:
-    """The values where they are finite, else others."""
+    """Replaces the values that are not finite."""
     if value is None:
         return other()
     finite = torch.isfinite(value)

@@ -1,3 +1,3 @@
-"""The package's version, for ``pyproject.toml`` and for what is saved."""
+"""The package's version. ``pyproject.toml`` reads it, and ``save`` writes it."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
-"""What parts, models and guides owe each other and the data, checked in one place.
+"""Contracts: checks of parts, models and guides against each other and against data.
 
-:func:`check` is the one door for data: it returns them as they will be used, and what was learned.
+All data pass through :func:`check`. It returns them as they will be used, with the distributions
+of the first example.
 """
 
 from pyro_vae.contracts.parts import (
@@ -44,3 +45,7 @@ __all__ = [
     "check_site",
     "explained",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

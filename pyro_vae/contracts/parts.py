@@ -1,4 +1,4 @@
-"""What the three parts of a VAE owe each other and the data."""
+"""Checks of the three parts of a VAE against each other and against data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,15 +23,28 @@ from pyro_vae.distributions import (
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 
+__all__ = [
+    "Checked",
+    "call",
+    "check",
+    "check_data",
+    "check_dtype",
+    "check_float",
+    "check_latents",
+    "check_likelihood",
+    "check_prior",
+    "check_shape",
+]
+
 
 @dataclass(frozen=True)
 class Checked:
-    """Data that fit a VAE, and what was learned from holding them against it.
+    """Data that fit a VAE, with the VAE's distributions for the first example.
 
     Attributes:
-        x: The data on the VAE's device, shape ``(N, *x_shape)``.
-        posterior: q(z|x) of the first example.
-        likelihood: p(x|z) at one draw of the prior.
+        x: The data on the VAE's device, of shape ``(N, *x_shape)``.
+        posterior: q(z|x) of the first example, with batch shape ``(1,)``.
+        likelihood: p(x|z) at one draw of the prior, with batch shape ``(1,)``.
     """
 
     x: Tensor
@@ -45,7 +58,7 @@ class Checked:
 
     @property
     def scored_support(self) -> constraints.Constraint:
-        """The set on which the likelihood scores values, which may be wider."""
+        """The set on which the likelihood scores values; it may be wider than the support."""
         return scored_support(self.likelihood)
 
 
@@ -53,20 +66,26 @@ class Checked:
 def check(
     vae: nn.Module, x: Tensor, argument: str = "x", shape: torch.Size | None = None
 ) -> Checked:
-    """Holds the three parts of a VAE against each other and against data.
+    """Checks the three parts of a VAE against each other and against data.
 
-    No mode changes, and no random stream moves on.
+    The modes of all modules and torch's random generators are unchanged afterwards.
 
     Arguments:
         vae: A module with the parts ``prior``, ``likelihood`` and ``posterior``.
         x: Data of shape ``(N, *x_shape)``.
-        argument: What the caller calls the data.
-        shape: The shape of all data, where `x` is a few examples of them.
+        argument: The name of the data in error messages.
+        shape: The shape of all data, if `x` is only a few examples of them.
 
     Raises:
-        TypeError: The data are no floats of the VAE's dtype.
-        ValueError: The data are not finite, or do not fit the parts, or these do not fit each
+        TypeError: The data do not have the VAE's floating-point dtype.
+        ValueError: The data are not finite or do not fit the parts, or the parts do not fit each
             other, by shape or by support.
+
+    Example:
+        >>> from pyro_vae.contracts import check
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> check(vae, torch.zeros(7, 28, 28)).likelihood.event_shape
+        torch.Size([28, 28])
     """
     check_data(x, argument)
     check_dtype(argument, x, vae)
@@ -89,10 +108,18 @@ def check(
 def call(
     vae: nn.Module, part: str, *args: Tensor, swapped: Mapping[int, Tensor] | None = None
 ) -> dist.Distribution:
-    """Calls a part of a VAE by its name, which an error then bears.
+    """Calls a part of a VAE by its name, which starts the message of an error.
 
-    `swapped` holds the parameter values that Pyro's handlers gave (``lift``, ``replay``), by the
-    id of the parameter that they stand for.
+    Arguments:
+        vae: A module with the part as an attribute.
+        part: ``"prior"``, ``"likelihood"`` or ``"posterior"``.
+        args: The arguments of the part.
+        swapped: The values that Pyro's handlers substituted for parameters (``lift``,
+            ``replay``), by the id of the parameter.
+
+    Raises:
+        TypeError: The part does not return a distribution of Pyro.
+        ValueError: The part raised one.
     """
     module = getattr(vae, part)
     try:
@@ -107,14 +134,14 @@ def call(
     if not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution)
         raise TypeError(
-            f"{part}: its forward gave a {kind.__module__}.{kind.__qualname__}, expected a "
-            "distribution of pyro.distributions (torch's are there under the same names)"
+            f"{part}: its forward returned a {kind.__module__}.{kind.__qualname__}, expected a "
+            "distribution of pyro.distributions, where torch's have the same names"
         )
     return distribution
 
 
 def check_prior(p_z: dist.Distribution) -> None:
-    """Raises ValueError unless the prior is one of a vector, and of one."""
+    """Raises ValueError unless the prior is a distribution of a single vector."""
     if len(p_z.event_shape) != 1 or p_z.batch_shape:
         raise ValueError(
             f"prior: got batch_shape {tuple(p_z.batch_shape)} and event_shape "
@@ -123,7 +150,7 @@ def check_prior(p_z: dist.Distribution) -> None:
 
 
 def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> None:
-    """Raises ValueError unless prior and posterior fit each other and x, by shape and support."""
+    """Raises ValueError unless prior, posterior and x fit each other by shape and support."""
     check_prior(p_z)
     if q_z.event_shape != p_z.event_shape or q_z.batch_shape != x.shape[:1]:
         raise ValueError(
@@ -140,12 +167,13 @@ def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> 
 
 
 def _onto(support: constraints.Constraint) -> str:
-    """What brings a posterior onto a prior's support, if it is an interval."""
+    """A hint how to give a posterior the prior's support."""
     ends = ends_of(support)
     if ends is None:
-        hint = "leave out what squashes it" if is_real(support) else "give it a transform onto it"
-        return f": {hint}"
-    return f": posteriors.Squashed(posterior, low={ends[0]:.9g}, high={ends[1]:.9g}) is on it"
+        if is_real(support):
+            return ": use a posterior without a transform onto an interval"
+        return ": add a transform onto that support to the posterior"
+    return f": posteriors.Squashed(posterior, low={ends[0]:.9g}, high={ends[1]:.9g}) has it"
 
 
 def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:
@@ -154,15 +182,17 @@ def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:
         raise ValueError(
             f"likelihood: got batch_shape {tuple(p_x.batch_shape)} and event_shape "
             f"{tuple(p_x.event_shape)} for z of shape {tuple(z.shape)}, expected batch_shape "
-            f"{tuple(z.shape[:-1])}: all dimensions of one x belong to the event"
+            f"{tuple(z.shape[:-1])}: all dimensions of one x belong to the event_shape"
         )
 
 
 def _check_batches(vae: nn.Module, z: Tensor) -> None:
-    """Raises ValueError unless the likelihood takes further batch dimensions, as those of samples.
+    """Raises ValueError unless the likelihood takes further batch dimensions.
+
+    Samples and particles add such dimensions on the left.
 
     Arguments:
-        z: Of shape ``(1, z_dim)``, which it takes.
+        z: A value of shape ``(1, z_dim)`` that the likelihood takes.
     """
     z = z.expand(2, *z.shape)
     try:
@@ -171,12 +201,12 @@ def _check_batches(vae: nn.Module, z: Tensor) -> None:
         raise ValueError(
             f"likelihood: takes z of shape {tuple(z.shape[1:])}, but not of {tuple(z.shape)} "
             f"({error}); expected any number of batch dimensions: networks.Folded(network, "
-            "in_shape, out_shape) adds them to a network of one"
+            "in_shape, out_shape) adds them to a network that takes a single one"
         ) from error
 
 
 def check_shape(argument: str, shape: torch.Size, p_x: dist.Distribution) -> None:
-    """Raises ValueError unless data of a shape ``(N, *x_shape)`` fit the likelihood's x."""
+    """Raises ValueError unless `shape` is ``(N, *x_shape)`` with the likelihood's x_shape."""
     if p_x.event_shape != shape[1:]:
         sizes = ", ".join(map(str, p_x.event_shape))
         raise ValueError(
@@ -186,27 +216,27 @@ def check_shape(argument: str, shape: torch.Size, p_x: dist.Distribution) -> Non
 
 
 def check_data(x: Tensor, argument: str = "x") -> None:
-    """Raises TypeError or ValueError unless x is finite floats of shape ``(N, *x_shape)``."""
+    """Raises TypeError or ValueError unless x has finite floats and shape ``(N, *x_shape)``."""
     check_float(argument, x)
     if x.dim() < 2:
         raise ValueError(f"{argument}: got shape {tuple(x.shape)}, expected (N, *x_shape)")
-    if is_validation_enabled():  # reads values, as Pyro's own checks do, and goes with them
+    if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
         check_finite(argument, x)
 
 
 def check_dtype(argument: str, value: Tensor, vae: nn.Module) -> None:
-    """Raises TypeError unless floats have the dtype that the VAE computes in."""
+    """Raises TypeError unless `value` has the VAE's dtype."""
     if value.dtype != dtype_of(vae):
         raise TypeError(f"{argument}: got {value.dtype}, expected the VAE's {dtype_of(vae)}")
 
 
 def check_float(argument: str, value: Tensor) -> None:
-    """Raises TypeError unless `value` is a tensor of floats."""
+    """Raises TypeError unless `value` is a floating-point tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{argument}: got a {type(value).__name__}, expected a torch.Tensor")
     if not value.is_floating_point():
         hint = (
-            "; datasets.to_pixels(levels, pixels, seed) and fit(pixels=...) make x of 8-bit levels"
+            "; datasets.to_pixels(levels, pixels, seed) and fit(pixels=...) convert 8-bit levels"
             if value.dtype == torch.uint8
             else ""
         )

@@ -1,4 +1,4 @@
-"""What the sites of a model and a guide owe each other and the data."""
+"""Checks of the sites of a model and a guide against each other and against data."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,23 +17,37 @@ from pyro_vae.distributions import (
     support_of,
 )
 
+__all__ = [
+    "PLATE",
+    "Refused",
+    "check_latent_sites",
+    "check_observed",
+    "check_same_sites",
+    "check_site",
+    "explained",
+]
+
 PLATE = "data"
-"""The plate that runs over the examples."""
+"""The name of the plate over the examples."""
 
 _EXPECTED = (
-    f'a plate "{PLATE}" of the size of x with any number of dimensions to its left, and masks and '
-    "all else that is used to come from x or to be the same for each example; what is not seen is "
-    "masked, and in x some number that the support holds"
+    f'a plate "{PLATE}" of the size of x, with any number of dimensions to its left; masks and '
+    "other tensors that are computed from x or are the same for each example; unobserved entries "
+    "of x that are masked and hold a number on the support"
 )
 
 
 class Refused(ValueError):
-    """A model and guide that were looked at, and have no weight for each example."""
+    """A model or guide that does not have one log-density for each example."""
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Says of an error inside a model or guide what was asked of them."""
+    """Adds to errors inside a model or guide what failed and what is expected.
+
+    Arguments:
+        what: What failed, after ``"model, guide: "``.
+    """
     try:
         yield
     except Refused:
@@ -49,32 +63,32 @@ def check_site(program: str, name: str, site: Mapping[str, Any], size: int) -> N
     frames = [frame for frame in site["cond_indep_stack"] if frame.name == PLATE]
     if not frames:
         raise Refused(
-            f'{where} is outside of the plate "{PLATE}", expected all sites in it: only what is '
-            "drawn for each example has a weight for each"
+            f'{where} is outside of the plate "{PLATE}", expected all sites in it, because each '
+            "example has importance weights of its own"
         )
     if not all(frame.vectorized for frame in site["cond_indep_stack"]):
         raise Refused(
-            f'{where} is in a loop over a plate, expected "with pyro.plate(...):" around it'
+            f'{where} is in a loop over a plate, expected "with pyro.plate(...):" instead'
         )
     scale = site["scale"]
     if isinstance(scale, Tensor) or scale != 1:
         raise Refused(
             f"{where} has a log-probability scaled by {scale}, expected no poutine.scale and no "
-            "subsampled plate: a scaled one is no log-density"
+            "subsampled plate: a scaled log-probability is not a log-density"
         )
     if frames[0].size != size:
         raise Refused(
-            f'plate "{PLATE}": has {frames[0].size} examples for {size} of x, expected '
-            f'pyro.plate("{PLATE}", len(x)): examples come in blocks'
+            f'plate "{PLATE}": got size {frames[0].size} for x of length {size}, expected '
+            f'pyro.plate("{PLATE}", len(x)): x comes in blocks of examples'
         )
 
 
 def check_same_sites(program: str, now: Collection[str], first: Collection[str]) -> None:
-    """Raises ValueError unless a model or guide has the sites that it had at its first call."""
+    """Raises ValueError unless a model or guide has the sites of its first call."""
     if set(now) != set(first):
         raise Refused(
-            f"{program}: has the sites {_listed(now)}, and had {_listed(first)} at its "
-            "first call, expected the same at each"
+            f"{program}: got the sites {_listed(now)}, expected those of its first call, "
+            f"{_listed(first)}"
         )
 
 
@@ -83,27 +97,27 @@ def _listed(names: Collection[str]) -> str:
 
 
 def check_observed(name: str, site: Mapping[str, Any]) -> None:
-    """Raises ValueError unless an observed value is on its site's support, or is masked."""
+    """Raises ValueError if an unmasked observed value is off its site's support."""
     fn, value = site["fn"], site["value"]
     inner = fn
     while inner is not None and not isinstance(inner, MaskedDistribution):
         inner = getattr(inner, "base_dist", None)
     if inner is not None:
-        return  # only the distribution knows what its own mask leaves out
+        return  # Its mask is inside the distribution, where it cannot be read elementwise.
     mask = True if site["mask"] is None else site["mask"]
     if not value.numel():
-        return  # a factor
+        return  # pyro.factor has an empty value.
     if mask is not False and not (fn.support.check(value) | ~torch.as_tensor(mask)).all():
         check_on_support(name, value, fn.support)
 
 
 def check_latent_sites(drawn: Trace, guide: Trace, model: Trace) -> None:
-    """Raises ValueError unless the guide draws what the model does, all of it, as densities.
+    """Raises ValueError unless model and guide have the same latents, on the same supports.
 
     Arguments:
         drawn: A trace of the model alone.
         guide: A trace of the guide.
-        model: A trace of the model, given the guide's latents.
+        model: A trace of the model that is conditioned on the guide's latents.
     """
     names, latents = set(drawn.stochastic_nodes), tuple(guide.stochastic_nodes)
     for name in sorted(names ^ set(latents)):
@@ -113,22 +127,20 @@ def check_latent_sites(drawn: Trace, guide: Trace, model: Trace) -> None:
             "latents in both"
         )
     if not names:
-        raise ValueError("model: has no latent sites, so that there is nothing to estimate")
+        raise ValueError("model: has no latent sites, expected at least one to integrate over")
     if not set(drawn.nodes) - names:
-        raise ValueError(
-            "model: has no observed site, expected pyro.sample(..., obs=x) in it, of what x is"
-        )
+        raise ValueError("model: has no observed site, expected pyro.sample(..., obs=x) in it")
     for name in latents:
         q, p = guide.nodes[name]["fn"], model.nodes[name]["fn"]
         if "Delta" in describe_distribution(q) and "Delta" not in describe_distribution(p):
             raise ValueError(
-                f'site "{name}": the guide has {describe_distribution(q)}, expected a density: a point '
-                "mass has no importance weights"
+                f'site "{name}": the guide has {describe_distribution(q)}, expected a density: '
+                "a point mass has no importance weights"
             )
         try:
             supports = support_of(q), support_of(p)
         except NotImplementedError:
-            continue  # a distribution that does not say where it lives
+            continue  # A distribution without a support cannot be compared.
         if not same_support(*supports):
             raise ValueError(
                 f'site "{name}": the guide\'s support is {describe_support(supports[0])}, '

@@ -1,7 +1,6 @@
-"""The terms of the ELBO, read from the traces that an objective makes."""
+"""The terms of the ELBO, computed from the traces that an objective makes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,44 +8,27 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae import compat
 from pyro_vae.objectives.wrapper import Wrapper, layers
 from pyro_vae.utils.traces import log_prob_sum
 
+__all__ = ["UNANNEALED", "WithTerms", "collected_traces", "elbo_terms"]
+
 UNANNEALED = "pyro_vae.unannealed"
-"""In a site's ``infer``: its scale without the weight of an annealed KL."""
+"""The key of a site's ``infer`` that holds its scale without the weight of an annealed KL."""
 
 
-@contextmanager
-def collected_traces(elbo: ELBO) -> Iterator[list[tuple[Trace, Trace]]]:
-    """Collects the (model, guide) traces that an objective makes inside the block.
-
-    Every Pyro ELBO makes its traces in its ``_get_trace``. Reading them there takes no further
-    run of the model.
-    """
-    traces: list[tuple[Trace, Trace]] = []
-    *_, elbo = layers(elbo)
-    own = elbo._get_trace
-    patched = vars(elbo).get("_get_trace")  # by a block that this one is nested in
-
-    def get_trace(*args: Any) -> tuple[Trace, Trace]:
-        traces.append(own(*args))
-        return traces[-1]
-
-    elbo._get_trace = get_trace
-    try:
-        yield traces
-    finally:
-        if patched is None:
-            del elbo._get_trace
-        else:
-            elbo._get_trace = patched
+def collected_traces(elbo: ELBO) -> AbstractContextManager[list[tuple[Trace, Trace]]]:
+    """Collects the (model, guide) traces that an objective makes inside the block."""
+    *_, inner = layers(elbo)
+    return compat.collected_traces(inner)
 
 
 def elbo_terms(traces: list[tuple[Trace, Trace]], num_particles: int) -> tuple[Tensor, Tensor]:
-    """E_q log p(x|z) and the sampled KL(q, p) of the traces of one loss, in nats.
+    r"""Returns :math:`E_q[\log p(x|z)]` and the sampled KL(q, p) of one loss, in nats.
 
-    Both are summed over examples and averaged over particles. Observed sites make the first,
-    latent sites the second, whatever weight an annealed KL has.
+    Both are summed over examples and averaged over particles. Observed sites count in the first
+    term, latent sites in the second. An annealed KL is counted with weight one.
     """
     likelihood = kl = torch.zeros(())
     for model, guide in traces:
@@ -60,7 +42,7 @@ def elbo_terms(traces: list[tuple[Trace, Trace]], num_particles: int) -> tuple[T
 
 
 def _log_probs(trace: Trace) -> dict[bool, Tensor]:
-    """Log-probabilities of a trace's latent sites (False) and observed sites (True)."""
+    """The log-probability of a trace's latent sites (False) and observed sites (True)."""
     with torch.no_grad():
         return {
             observed: log_prob_sum(
@@ -76,14 +58,14 @@ def _log_probs(trace: Trace) -> dict[bool, Tensor]:
 
 
 class WithTerms(Wrapper):
-    """An ELBO that keeps the terms of its last loss.
+    r"""An ELBO that keeps the terms of its last loss.
 
     Arguments:
-        elbo: The ELBO that does the work.
+        elbo: The ELBO to wrap.
 
     Attributes:
-        terms: E_q log p(x|z) and the sampled KL of the last loss, in nats; None before the first,
-            and where the objective made no traces.
+        terms: :math:`E_q[\log p(x|z)]` and the sampled KL of the last loss, in nats, summed over
+            examples. None before the first loss, and if the objective made no traces.
     """
 
     def __init__(self, elbo: ELBO) -> None:
@@ -100,7 +82,7 @@ class WithTerms(Wrapper):
         return loss
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number, as the ELBO gives it."""
+        """The loss as a number, in nats, summed over examples."""
         return self._call("loss", model, guide, args, kwargs)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:

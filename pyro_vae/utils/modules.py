@@ -1,4 +1,4 @@
-"""Modules of torch: their modes, devices and dtypes."""
+"""Modes, devices and dtypes of torch modules."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,22 @@ from itertools import chain
 import torch
 from torch import nn
 
+__all__ = ["device_of", "dtype_of", "evaluating"]
+
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into eval mode for a block, then each submodule back into its own."""
+    """Puts a module into eval mode inside the block; afterwards each submodule has its mode back.
+
+    Example:
+        >>> from pyro_vae.utils.modules import evaluating
+        >>> module = torch.nn.Dropout()
+        >>> with evaluating(module):
+        ...     print(module.training)
+        False
+        >>> module.training
+        True
+    """
     training = [m for m in module.modules() if m.training]
     module.eval()
     try:
@@ -21,12 +33,24 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module computes: the device of its parameters, or else of its buffers."""
+    """The device of a module's first parameter or buffer, or torch's default device.
+
+    Example:
+        >>> from pyro_vae.utils.modules import device_of
+        >>> device_of(torch.nn.Linear(2, 2)).type
+        'cpu'
+    """
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.get_default_device() if tensor is None else tensor.device
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """What a module computes in: the dtype of its first floating-point parameter or buffer."""
+    """The dtype of a module's first floating-point parameter or buffer, or torch's default.
+
+    Example:
+        >>> from pyro_vae.utils.modules import dtype_of
+        >>> dtype_of(torch.nn.Linear(2, 2).double())
+        torch.float64
+    """
     tensors = chain(module.parameters(), module.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())

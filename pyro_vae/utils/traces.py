@@ -1,4 +1,4 @@
-"""The log-probability of a trace's sites, in the one way in which this package sums it."""
+"""Sums of log-probabilities over the sites of a trace."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
+
+__all__ = ["Site", "log_prob_sum"]
 
 Site = Mapping[str, Any]
 """A sample site of a ``pyro.poutine.Trace``."""
@@ -21,14 +23,24 @@ def log_prob_sum(
     """Sums scaled and masked log-probabilities over sites and over some of their dimensions.
 
     Arguments:
-        sites: Names and sample sites.
-        summed: From a number of dimensions to the dimensions to sum over, counted from the right;
-            they stay, with size 1. None sums over all of them, to a number.
-        scale: The scale of a site, its own if not told otherwise.
-        check: Looks at each site's log-probability before it is summed.
+        sites: Sample sites with their names.
+        summed: Maps a number of dimensions to the dimensions to sum over, counted from the right.
+            These keep size 1. None sums over all dimensions, to a scalar.
+        scale: Returns the scale of a site; the default is the site's own.
+        check: Called with each site's name, the site and its log-probability before the sum over
+            dimensions.
 
     Returns:
-        The sum in nats, whose dimensions are those of all sites, broadcast.
+        The sum in nats. The sites' log-probabilities are broadcast against each other.
+
+    Example:
+        >>> from pyro_vae.utils.traces import log_prob_sum
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> trace = pyro.poutine.trace(vae.model).get_trace(torch.zeros(7, 28, 28))
+        >>> log_prob_sum([("z", trace.nodes["z"])]).shape
+        torch.Size([])
+        >>> log_prob_sum([("z", trace.nodes["z"])], lambda count: ()).shape
+        torch.Size([7])
     """
     total: Tensor | float = 0.0
     for name, site in sites:
@@ -46,7 +58,7 @@ def _summed(value: Tensor, summed: Callable[[int], Collection[int]] | None) -> T
 
 
 def _of_site(site: Site, scale: Tensor | float) -> Tensor:
-    """A site's log-probability; what Pyro has computed already is not computed again."""
+    """A site's log-probability, taken from the trace if Pyro has computed it already."""
     if "log_prob" in site and scale is site["scale"]:
         return site["log_prob"]
     unscaled = site.get("unscaled_log_prob")
