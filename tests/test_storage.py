@@ -160,10 +160,10 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         config = json.loads((tmp_path / "config.json").read_text())
         config["versions"]["torch"] = "1.0"
         (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="weights of another model"):
+        with pytest.raises(ValueError, match="parameters of another model"):
             load(tmp_path, into=vae)
     save(bernoulli_vae().double(), tmp_path, overwrite=True)
-    with pytest.raises(ValueError, match=r"weights of another model: .* is torch.float64"):
+    with pytest.raises(ValueError, match=r"parameters of another model: .* is torch.float64"):
         load(tmp_path, into=vae)
     assert torch.equal(state(vae), before)
     (tmp_path / "config.json").write_text("{")

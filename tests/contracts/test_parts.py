@@ -127,7 +127,7 @@ def test_supports_that_disagree_are_named() -> None:
 
 def test_a_part_that_gives_no_distribution_is_named() -> None:
     vae = VAE(nn.Identity(), nn.Linear(2, 6), posteriors.Normal(networks.MLP(6, (), 4)))
-    with pytest.raises(TypeError, match=r"likelihood: its forward gave a torch\.Tensor"):
+    with pytest.raises(TypeError, match=r"likelihood: its forward returned a torch\.Tensor"):
         vae.decode(torch.zeros(2))
     vae = VAE(priors.StandardNormal(2), networks.MLP(3, (), 6), networks.MLP(6, (), 4))
     with pytest.raises(ValueError, match=r"likelihood: MLP: got an input of shape \(2,\)"):
