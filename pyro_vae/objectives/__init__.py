@@ -1,7 +1,7 @@
-"""Objectives: Pyro ELBOs for a plain ``pyro.infer.SVI``, each with what it estimates and when.
+"""Objectives: Pyro ELBOs for ``fit`` or a plain ``pyro.infer.SVI``, one estimator in each file.
 
-To add one, write a file with a function that makes it, decorated with ``registry.named`` where a
-command line shall know it, and import the function here.
+To add an objective, write a file with a function that returns it, and import the function here.
+The decorator ``registry.named`` makes it known to :func:`parse` and the command line.
 """
 
 from pyro_vae.objectives.compiled import Compiled as Compiled

@@ -1,4 +1,4 @@
-"""An objective whose losses are compiled graphs, for a plain ``pyro.infer.SVI``."""
+"""Compiled objectives for a plain ``pyro.infer.SVI``: one graph for loss and gradients."""
 
 import logging
 import math
@@ -29,83 +29,99 @@ from pyro_vae.distributions import check_on_support, scored_support
 from pyro_vae.objectives.terms import WithTerms, collected_traces, elbo_terms
 from pyro_vae.objectives.wrapper import layers
 
+__all__ = ["Compiled", "compiled"]
+
 _log = logging.getLogger(__name__)
 
-_GRAPHS = 8  # that one objective keeps
-_REPEATS = 4  # graphs for the same arguments, where model or guide have changed
-_PATIENCE = 100  # losses of a further shape or mode that are not compiled before it is
+_GRAPHS = 8  # The most graphs that one objective keeps.
+_REPEATS = 4  # The most graphs for the same arguments, after changes of model or guide.
+_PATIENCE = 100  # Uncompiled losses of a further shape or mode before its graph is made.
 
 Kind = Literal["loss", "gradients"]
 
 
 def compiled(elbo: ELBO) -> "Compiled":
-    """The same objective, its loss and gradients compiled to one graph, for a plain ``SVI``.
+    """Compiles the loss and the gradient of an objective to one graph, for a plain ``SVI``.
 
-    The first loss runs model and guide once as they are, which makes their parameters and holds
-    observed values against their sites' supports; then loss and backward are traced to one FX
-    graph, which Inductor compiles. From then on the graph runs in their stead: Pyro's handlers and
-    its validation cost nothing, and no longer see the steps. Noise comes from torch's generators
-    as it does uncompiled, so a seed gives the same steps, up to rounding. (A layer that draws
-    noise into permuted memory, as dropout in attention does, gets the same numbers elsewhere; and
-    before torch 2.13 Inductor may draw in another order, where a program draws more than once.)
+    The value and the gradient are those of `elbo`, up to rounding. The first loss runs model and
+    guide once uncompiled, which creates their parameters and checks observed values against the
+    supports of their sites. Then loss and backward are traced to one FX graph, which Inductor
+    compiles. Later losses run the graph. They skip Pyro's handlers and validation.
 
-    It serves any Pyro model and guide of static structure, which do the same whatever the numbers
-    are:
+    The random numbers come from torch's generators, as in uncompiled code, so a seed gives the
+    same steps up to rounding. There are two exceptions: a layer that draws noise into permuted
+    memory, such as dropout in attention, and programs with more than one draw before torch 2.13.
 
-    * Tensors and floats among the arguments are inputs of the graph, and so are parameters,
-      buffers and all other tensors that model and guide hold. They may change from step to step:
-      arguments by new ones, the others in place.
-    * What has another shape, dtype or device, ints, strings and bools among the arguments, train
-      and eval mode, and other numbers, parts and parameters in the modules that run have graphs
-      of their own. The first is compiled at once, a further one when it has come a hundred
-      times; until then, as an epoch's smaller last batch, it runs uncompiled. The last eight
-      graphs are kept, and no more than four are made for the same arguments.
-    * Numbers that model and guide find elsewhere, in closures and globals, are fixed at the trace.
-    * Inside other handlers (``poutine.scale`` around a step, say) it runs uncompiled.
+    Model and guide can be any Pyro programs of static structure, which run the same operations
+    whatever the values of tensors are:
 
-    A graph takes from a second to half a minute; Inductor keeps the code in a cache on disk, so
-    that the next process takes a second or two. ``compile_seconds`` of the result says what it
-    took, and so does the log of ``pyro_vae.objectives.compiled``, at level INFO.
+    * Tensors and floats among the arguments are inputs of the graph. So are parameters, buffers
+      and all other tensors that model and guide use. Arguments may change from step to step; the
+      other tensors may change in place.
+    * There is one graph for each combination of shapes, dtypes and devices, of ints, strings and
+      bools among the arguments, of train and eval mode, and of the numbers, parts and parameters
+      in the modules that run. The first graph is compiled at once, and a further one after a
+      hundred losses; until then, these losses run uncompiled, such as those of an epoch's smaller
+      last batch. The last eight graphs are kept. At most four are made for the same arguments.
+    * Numbers in closures and globals are constants of the graph.
+    * Inside further handlers, such as ``poutine.scale`` around a step, losses run uncompiled.
 
-    Source: in place of Pyro's ``Jit*_ELBO``, which rest on ``torch.jit.trace``.
+    Compiling a graph takes from a second to half a minute, and less in later processes, because
+    Inductor caches the code on disk. The attribute ``compile_seconds`` has the time, and the
+    logger ``pyro_vae.objectives.compiled`` writes it at level INFO.
+
+    Source: this package. Pyro's ``Jit*_ELBO`` use ``torch.jit.trace`` for the same purpose.
+
+    Arguments:
+        elbo: A Pyro ELBO with a ``differentiable_loss``.
+
+    Returns:
+        A Pyro ELBO.
 
     Raises:
-        TypeError: `elbo` is no ELBO with a ``differentiable_loss``, or compiled already; at a
-            loss, an argument that cannot be hashed.
-        ValueError: At a loss, an argument that requires grad; at the first, an observed value off
-            its site's support.
-        NotStatic: At the first loss, model or guide read a tensor's value, or a module replaces a
-            tensor of its own.
-        NotCompiled: At the first loss, torch cannot compile what the program does.
-        RuntimeError: A gradient is asked for gradients of its own (``create_graph=True``).
+        TypeError: `elbo` has no ``differentiable_loss``, or is compiled already. At a loss: an
+            argument cannot be hashed.
+        ValueError: At a loss: an argument requires grad. At the first loss: an observed value is
+            off its site's support.
+        NotStatic: At the first loss: model or guide reads a tensor's value, or a module replaces
+            one of its tensors.
+        NotCompiled: At the first loss: torch cannot compile the program.
+        RuntimeError: A gradient is taken with ``create_graph=True``.
 
     Warns:
-        UserWarning: Once, where there is no C++ compiler, and all runs uncompiled then; when the
-            fourth graph for the same arguments has been made.
+        UserWarning: There is no C++ compiler, so all losses run uncompiled; or the fourth graph
+            for the same arguments was made.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> objective = objectives.compiled(objectives.trace_elbo())
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objective)
+        >>> objective.compile_seconds  # The first step compiles.
+        0.0
     """
     return Compiled(elbo)
 
 
 class Compiled(WithTerms):
-    """An ELBO whose loss and gradients are one compiled graph; see :func:`compiled`.
+    """An ELBO whose loss and gradient are one compiled graph; see :func:`compiled`.
 
     Arguments:
         elbo: The ELBO to compile.
-        strict: Whether a program that cannot be compiled is an error; else there is one warning,
-            and the objective runs uncompiled.
+        strict: Raises an error if a program cannot be compiled. If False, the objective warns once
+            and runs uncompiled.
 
     Attributes:
-        compile_seconds: What tracing and compiling have taken so far.
+        compile_seconds: Seconds spent so far on tracing and compiling.
     """
 
     def __init__(self, elbo: ELBO, strict: bool = True) -> None:
         if not isinstance(elbo, ELBO) or not hasattr(elbo, "differentiable_loss"):
             raise TypeError(
                 f"elbo: got {elbo!r}, expected a pyro.infer.ELBO with a differentiable_loss, "
-                "Trace_ELBO() for instance"
+                "such as Trace_ELBO()"
             )
         if isinstance(elbo, Compiled):
-            raise TypeError("elbo: got one that is compiled already")
+            raise TypeError("elbo: got an objective that is compiled already, expected another")
         super().__init__(elbo)
         self.strict = strict
         self.compile_seconds = 0.0
@@ -113,18 +129,18 @@ class Compiled(WithTerms):
         self._cache = _cache()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Compiled code stays in its process; a copy or a pickle makes its own.
+        # Compiled code belongs to its process, so a copy or a pickle starts without any.
         return vars(self) | {"_cache": _cache(), "compile_seconds": 0.0}
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number, without gradients."""
+        """The loss as a number, in nats, without gradients."""
         graph = self._graph("loss", model, guide, args, kwargs)
         if graph is None:
             return super().loss(model, guide, *args, **kwargs)
         return self._numbers(graph.run(args, kwargs)[0])
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number; adds its gradients to those of the parameters."""
+        """The loss as a number, in nats; adds its gradient to those of the parameters."""
         if not torch.is_grad_enabled():
             return self.loss(model, guide, *args, **kwargs)
         graph = self._graph("gradients", model, guide, args, kwargs)
@@ -139,7 +155,7 @@ class Compiled(WithTerms):
         return self._numbers(values)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a tensor whose gradient is the estimator's, for a torch optimizer."""
+        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
         graph = self._graph("gradients", model, guide, args, kwargs)
         if graph is None:
             return super().differentiable_loss(model, guide, *args, **kwargs)
@@ -156,12 +172,12 @@ class Compiled(WithTerms):
     def _graph(
         self, kind: Kind, model: Any, guide: Any, args: Any, kwargs: Any
     ) -> "_LossGraph | None":
-        """The graph for this call, traced and compiled if it is time; None where it is not."""
+        """The graph for this call, which may be made now; None if the call runs uncompiled."""
         if self._given_up or not _only_parameters_are_captured():
             return None
         *outer, inner = layers(self.elbo)
         if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
-            guess_plates(inner, model, guide, args, kwargs)  # as its first loss would
+            guess_plates(inner, model, guide, args, kwargs)
         numbers = tuple(map(plain, (*outer, inner)))
         key = (kind, model, guide, signature(args, kwargs), ambient(), numbers)
 
@@ -182,9 +198,9 @@ class Compiled(WithTerms):
             return None
         if before < self._cache.made[key] == _REPEATS:
             warnings.warn(
-                f"compiled: {_REPEATS} graphs were made for the same arguments, as model or guide "
-                "keep changing (an attribute, a part); further changes run uncompiled. Numbers "
-                "that change belong into the arguments, or into tensors that change in place",
+                f"compiled: made {_REPEATS} graphs for the same arguments, because attributes or "
+                "parts of model or guide keep changing, so further changes run uncompiled; pass "
+                "changing numbers as arguments, or keep them in tensors that change in place",
                 stacklevel=4,
             )
         if graph is not None:
@@ -205,12 +221,12 @@ def _cache() -> "Cache[_LossGraph]":
 
 
 class _LossGraph(Graph):
-    """The loss of a model and guide as a graph, alone or with its gradients.
+    """The graph of a loss, with or without its gradients.
 
-    It gives ``[loss, E_q log p(x|z), sampled KL]`` as one tensor, then the leaves' gradients.
+    It returns ``[loss, E_q log p(x|z), sampled KL]`` as one tensor, and then the gradients.
 
     Attributes:
-        leaves: The tensors to which gradients go.
+        leaves: The tensors that have gradients.
     """
 
     def __init__(
@@ -245,7 +261,7 @@ class _LossGraph(Graph):
 
 
 def _check_supports(traces: list[tuple[Trace, Trace]]) -> None:
-    """Raises ValueError unless observed values lie where their sites score them."""
+    """Raises ValueError if an observed value is off the set that its site scores."""
     for model_trace, _ in traces:
         for name, site in model_trace.nodes.items():
             if site["type"] == "sample" and site["is_observed"] and site["mask"] is None:
@@ -253,7 +269,7 @@ def _check_supports(traces: list[tuple[Trace, Trace]]) -> None:
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:
-    """The tensors at the ends of a loss's autograd graph, to which gradients go."""
+    """The leaves of a loss's autograd graph, which are the tensors that have gradients."""
     found: dict[Tensor, None] = {}
     seen, waiting = set(), [loss.grad_fn]
     while waiting:
@@ -268,7 +284,7 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 
 
 def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """Gradients with the strides of the leaves, each in memory of its own."""
+    """The gradients of a loss, with the strides of the leaves and without shared memory."""
     gradients: list[Tensor] = []
     if not leaves:
         return gradients
@@ -282,7 +298,7 @@ def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 
 class _WithGradients(torch.autograd.Function):
-    """A loss whose gradients are known already."""
+    """Attaches gradients that are known already to a loss."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor], *leaves: Tensor) -> Tensor:
@@ -293,14 +309,14 @@ class _WithGradients(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> Any:
         if torch.is_grad_enabled():  # create_graph
             raise RuntimeError(
-                "compiled: a compiled loss has gradients, but no gradients of gradients; use the "
-                "objective without compiled()"
+                "create_graph: got True for a compiled loss, which has no gradients of gradients, "
+                "expected False; use the objective without compiled()"
             )
         return None, None, *(outer * gradient for gradient in ctx.gradients)
 
 
 def _only_parameters_are_captured() -> bool:
-    """Whether no effect handler in force would change the step; SVI's own only collects names."""
+    """Whether no active effect handler could change the step. SVI's own collects parameters."""
     return all(
         isinstance(handler, poutine.trace_messenger.TraceMessenger) and handler.param_only
         for handler in handlers()

@@ -1,4 +1,4 @@
-"""The ELBO and its three estimators: sampled, with a closed-form KL, and by the path alone."""
+"""Three estimators of the ELBO: sampled, with a closed-form KL, and with a pathwise gradient."""
 
 from typing import Any
 
@@ -11,16 +11,32 @@ from pyro_vae.objectives.pathwise import PathwiseELBO, Surrogate
 from pyro_vae.objectives.registry import named
 from pyro_vae.utils.checks import check_count
 
+__all__ = ["AnalyticKL_ELBO", "analytic_kl", "sticking_the_landing", "trace_elbo"]
+
 
 @named
 def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
-    r"""The negative ELBO by sampling alone, :math:`-E_q[\log p(x|z) + \log p(z) - \log q(z|x)]`.
+    r"""The negative ELBO by sampling, :math:`-E_q[\log p(x|z) + \log p(z) - \log q(z|x)]`.
 
-    Unbiased for any model and guide, in nats, summed over examples. Particles are vectorized.
-    Source: Kingma and Welling (2014), equation 6 (estimator A).
+    Its loss is in nats, summed over examples. Value and gradient are unbiased for any model and
+    guide.
+
+    Source: Kingma and Welling (2014), arXiv 1312.6114, equation 6 (estimator A).
+
+    Arguments:
+        num_particles: Number of samples of z for each example. They are vectorized.
+
+    Returns:
+        Pyro's ``Trace_ELBO``.
 
     Raises:
-        ValueError: `num_particles` is no whole number from 1 up.
+        ValueError: `num_particles` is not a positive integer.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> objective = objectives.trace_elbo(num_particles=3)
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objective)
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("num_particles", num_particles)
     return Trace_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
@@ -30,16 +46,31 @@ def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
 def analytic_kl(num_particles: int = 1) -> "AnalyticKL_ELBO":
     r"""The negative ELBO with its KL in closed form, :math:`-E_q[\log p(x|z)] + KL(q, p)`.
 
-    The same in the mean as :func:`trace_elbo`, in nats, summed over examples; particles are
-    vectorized. It is right where each latent site of the guide is reparameterized, depends on no
-    sites but those that come before it in the model too, and has a closed form in torch or Pyro;
-    a guide that draws its sites in another order than the model raises, and so do the others.
-    Source: Kingma and Welling (2014), equation 7 (estimator B).
+    Its loss is in nats, summed over examples, and has the same mean as that of
+    :func:`trace_elbo`. It requires that each latent site of the guide is reparameterized, has a KL
+    in closed form in torch or Pyro, and depends only on sites that come before it in the model
+    too. Otherwise the first loss raises. Pyro's ``TraceMeanField_ELBO`` would sample the KL
+    without a warning.
+
+    Source: Kingma and Welling (2014), arXiv 1312.6114, equation 7 (estimator B).
+
+    Arguments:
+        num_particles: Number of samples of z for each example. They are vectorized.
+
+    Returns:
+        A subclass of Pyro's ``TraceMeanField_ELBO``.
 
     Raises:
-        ValueError: `num_particles` is no whole number from 1 up. Before the first gradient step,
-            a pair of distributions without a closed form or with an infinite KL, or a guide that
-            is not reparameterized or draws in another order than the model.
+        ValueError: `num_particles` is not a positive integer. At the first loss: a KL has no
+            closed form or is infinite, or the guide is not reparameterized or draws its sites in
+            another order than the model.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> x = torch.zeros(7, 28, 28)
+        >>> history = fit(vae, x, epochs=2, batch_size=7, objective=objectives.analytic_kl())
+        >>> history.epoch
+        [1, 2]
     """
     check_count("num_particles", num_particles)
     return AnalyticKL_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
@@ -47,31 +78,48 @@ def analytic_kl(num_particles: int = 1) -> "AnalyticKL_ELBO":
 
 @named
 def sticking_the_landing(num_particles: int = 1) -> PathwiseELBO:
-    r"""The negative ELBO whose gradient reaches the guide by way of z alone.
+    r"""The negative ELBO with a gradient that reaches the guide through z alone.
 
-    In :math:`-E_q[\log p(x, z) - \log q_\phi(z|x)]` the derivative by the :math:`\phi` that stand
-    in :math:`\log q_\phi` is zero in the mean: it is left out, and with it its noise. At the exact
-    posterior the guide's gradient has no variance. The same in the mean as :func:`trace_elbo`, in
-    nats, summed over examples, for reparameterized guides of any structure; others raise. Over an
-    inverse autoregressive flow it takes z_dim passes more. Source: Roeder, Wu and Duvenaud (2017),
-    arXiv 1703.09194, section 3.
+    The loss is :math:`-E_q[\log p(x, z) - \log q_\phi(z|x)]` in nats, summed over examples. With
+    :math:`z = z_\phi` reparameterized, the gradient by the :math:`\phi` of the density
+    :math:`\log q_\phi` is zero in the mean. It is left out, and its noise with it: the guide's
+    gradient has no variance at the exact posterior. Value and gradient have the same means as
+    those of :func:`trace_elbo`.
+
+    The guide must be reparameterized; latent sites may depend on each other. An inverse
+    autoregressive flow needs z_dim further passes.
+
+    Source: Roeder, Wu and Duvenaud (2017), arXiv 1703.09194, section 3.
+
+    Arguments:
+        num_particles: Number of samples of z for each example. They are vectorized.
+
+    Returns:
+        A Pyro ELBO.
 
     Raises:
-        ValueError: `num_particles` is no whole number from 1 up; at a loss, a latent site is not
-            reparameterized, or not in the guide.
+        ValueError: `num_particles` is not a positive integer. At a loss: a latent site is not
+            reparameterized, or is missing in the guide.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> objective = objectives.sticking_the_landing(num_particles=3)
+        >>> loss = objective.differentiable_loss(vae.model, vae.guide, torch.zeros(7, 28, 28))
+        >>> loss.shape
+        torch.Size([])
     """
     check_count("num_particles", num_particles)
     return PathwiseELBO(num_particles, _mean, _stick, linear=True)
 
 
-# Bounds of log-weights of shape (num_particles, ...).
+# Bounds, as functions of log-weights of shape (num_particles, ...).
 
 
 def _mean(log_w: Tensor) -> Tensor:
     return log_w.mean(0)
 
 
-# Gradients, from log p(x, z) and log q(z|x) of the same shape.
+# Gradients, as functions of log p(x, z) and log q(z|x), which have the same shape.
 
 
 def _stick(log_p: Tensor, log_q: Tensor) -> Surrogate:
@@ -79,36 +127,40 @@ def _stick(log_p: Tensor, log_q: Tensor) -> Surrogate:
 
 
 class AnalyticKL_ELBO(TraceMeanField_ELBO):
-    """Pyro's ``TraceMeanField_ELBO``, but where that would sample without a word, this raises."""
+    """Pyro's ``TraceMeanField_ELBO``, with an error where that would sample the KL silently.
+
+    See :func:`analytic_kl`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._pairs: set[tuple[str, str]] = set()  # those seen to have a closed form
+        self._checked: set[tuple[str, str]] = set()  # distributions that passed the checks
 
     def _get_trace(self, model, guide, args, kwargs):  # type: ignore[no-untyped-def]
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        self._check_pairs(model_trace, guide_trace)
+        self._check(model_trace, guide_trace)
         return model_trace, guide_trace
 
-    def _check_pairs(self, model_trace: Trace, guide_trace: Trace) -> None:
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        """Raises ValueError unless each latent site has a KL in closed form."""
         drawn = [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]
         order = [name for name in model_trace.stochastic_nodes if name in drawn]
         if drawn != order:
             raise ValueError(
                 f"analytic KL: the guide draws its sites in the order {', '.join(drawn)}, "
-                f"expected the model's, {', '.join(order)}: a closed form holds given the sites "
-                "before; use objectives.trace_elbo() instead"
+                f"expected the model's, {', '.join(order)}: a KL in closed form is conditional "
+                "on the sites before it; use objectives.trace_elbo() instead"
             )
         for name in guide_trace.stochastic_nodes:
             if name not in model_trace.nodes:
                 continue
             q, p = guide_trace.nodes[name]["fn"], model_trace.nodes[name]["fn"]
-            pair = describe_distribution(q), describe_distribution(p)
-            if pair not in self._pairs:
+            names = describe_distribution(q), describe_distribution(p)
+            if names not in self._checked:
                 if not q.has_rsample:
                     raise ValueError(
-                        f'analytic KL at site "{name}": {describe_distribution(q)} has no rsample, expected a '
+                        f'analytic KL at site "{name}": {names[0]} has no rsample, expected a '
                         "reparameterized guide; use objectives.trace_elbo() instead"
                     )
                 check_analytic_kl(q, p, site=name)
-                self._pairs.add(pair)
+                self._checked.add(names)

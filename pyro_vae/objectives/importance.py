@@ -1,4 +1,4 @@
-"""Importance-weighted bounds by their names, and what their gradients are made of."""
+"""Importance-weighted bounds, and Renyi's, as functions of log-weights."""
 
 import math
 from functools import partial
@@ -10,21 +10,39 @@ from pyro_vae.objectives.pathwise import PathwiseELBO, Surrogate
 from pyro_vae.objectives.registry import named
 from pyro_vae.utils.checks import check_count
 
+__all__ = ["ciwae", "dreg", "iwae", "miwae", "piwae", "renyi"]
+
 
 @named
 def iwae(k: int) -> ImportanceWeightedELBO:
-    r"""The negative importance-weighted bound, :math:`-E[\log \frac1k \sum_i w_i]`.
+    r"""The negative importance-weighted bound, :math:`-L_k = -E[\log \frac1k \sum_i w_i]`.
 
-    With :math:`w_i = p(x, z_i) / q(z_i|x)` for each example: between the ELBO (k = 1) and log
-    p(x), nearer with k. In nats, summed over examples. The better it is, the less of its gradient
-    reaches the guide, whose signal-to-noise ratio falls as :math:`1/\sqrt k`: see :func:`dreg`.
-    For reparameterized guides, without scaled sites; others raise. Value and gradient are those of
-    Pyro's ``RenyiELBO(alpha=0)``, which cannot be compiled or given to a torch optimizer. Source:
-    Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 3.
+    The weights of each example are :math:`w_i = p(x, z_i) / q(z_i|x)` with :math:`z_i \sim q`.
+    The loss is in nats, summed over examples. :math:`L_1` is the ELBO, and :math:`L_k` rises
+    towards log p(x) with k. The signal-to-noise ratio of the guide's gradient falls as
+    :math:`1/\sqrt k`; :func:`dreg` does not have this problem.
+
+    The guide must be reparameterized, and no site may be scaled. Value and gradient are those of
+    Pyro's ``RenyiELBO(alpha=0)``, which can neither be compiled nor used with a torch optimizer.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 3.
+
+    Arguments:
+        k: Number of weights for each example.
+
+    Returns:
+        A Pyro ELBO.
 
     Raises:
-        ValueError: `k` is no whole number from 1 up; at a loss, a latent site is not
-            reparameterized or not in the guide, or a site is scaled.
+        ValueError: `k` is not a positive integer. At a loss: a latent site is not reparameterized
+            or is missing in the guide, or a site is scaled.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> x = torch.zeros(7, 28, 28)
+        >>> history = fit(vae, x, epochs=1, batch_size=7, objective=objectives.iwae(8))
+        >>> history.epoch
+        [1]
     """
     check_count("k", k)
     return ImportanceWeightedELBO(k, _log_mean)
@@ -32,13 +50,29 @@ def iwae(k: int) -> ImportanceWeightedELBO:
 
 @named
 def dreg(k: int) -> PathwiseELBO:
-    r"""The bound of :func:`iwae`, with the doubly reparameterized gradient for the guide.
+    r"""The loss of :func:`iwae` with a doubly reparameterized gradient of the guide.
 
-    The guide's gradient is :math:`\sum_i \tilde w_i^2\, \partial_z \log w_i\, \partial_\phi z_i`
-    with normalized weights :math:`\tilde w_i`, the model's is that of :func:`iwae`. Both are the
-    same in the mean as those of :func:`iwae`, and the guide's signal-to-noise ratio no longer
-    falls with k. Conditions and errors are as those of :func:`iwae`. Source: Tucker et al. (2019),
-    arXiv 1810.04152, section 4.1.
+    The guide's gradient of :math:`L_k` is
+    :math:`\sum_i \tilde w_i^2\, \partial_z \log w_i\, \partial_\phi z_i` with normalized weights
+    :math:`\tilde w_i`. It has the same mean as that of :func:`iwae`, and its signal-to-noise ratio
+    does not fall with k. The model's gradient is that of :func:`iwae`, and so are the units and
+    conditions.
+
+    Source: Tucker et al. (2019), arXiv 1810.04152, section 4.1.
+
+    Arguments:
+        k: Number of weights for each example.
+
+    Returns:
+        A Pyro ELBO.
+
+    Raises:
+        ValueError: As :func:`iwae`.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), objectives.dreg(8))
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("k", k)
     return PathwiseELBO(k, _log_mean, _doubly_reparameterized)
@@ -46,11 +80,28 @@ def dreg(k: int) -> PathwiseELBO:
 
 @named
 def miwae(m: int, k: int) -> ImportanceWeightedELBO:
-    r"""The mean of m bounds of :func:`iwae`, of k samples each.
+    r"""The mean of m losses of :func:`iwae`, :math:`-\frac1m \sum_{j=1}^m L_k^{(j)}`.
 
-    The same in the mean as ``iwae(k)``, with a gradient of less noise. ``miwae(m, 1)`` is
-    ``trace_elbo(m)``, ``miwae(1, k)`` is ``iwae(k)``. Conditions and errors are as those of
-    :func:`iwae`. Source: Rainforth et al. (2018), arXiv 1802.04537, section 5.
+    Its mean is that of ``iwae(k)``, and its gradient has less noise. ``miwae(m, 1)`` equals
+    ``trace_elbo(m)``, and ``miwae(1, k)`` equals ``iwae(k)``. Units and conditions are those of
+    :func:`iwae`.
+
+    Source: Rainforth et al. (2018), arXiv 1802.04537, section 5.
+
+    Arguments:
+        m: Number of bounds for each example.
+        k: Number of weights for each bound.
+
+    Returns:
+        A Pyro ELBO.
+
+    Raises:
+        ValueError: `m` is not a positive integer; otherwise as :func:`iwae`.
+
+    Example:
+        >>> objective = objectives.miwae(2, 8)
+        >>> objective.num_particles
+        16
     """
     check_count("m", m)
     check_count("k", k)
@@ -59,14 +110,27 @@ def miwae(m: int, k: int) -> ImportanceWeightedELBO:
 
 @named
 def ciwae(beta: float, k: int) -> ImportanceWeightedELBO:
-    r"""The ELBO and the bound of :func:`iwae`, :math:`\beta\, ELBO + (1 - \beta)\, L_k`.
+    r"""A convex combination of two bounds, :math:`-(\beta\, ELBO + (1 - \beta)\, L_k)`.
 
-    From the same k samples; ``ciwae(1, k)`` is the ELBO, ``ciwae(0, k)`` is ``iwae(k)``.
-    Conditions and errors are as those of :func:`iwae`. Source: Rainforth et al. (2018), arXiv
-    1802.04537, section 5.
+    Both bounds use the same k samples. ``ciwae(1, k)`` is the negative ELBO, and ``ciwae(0, k)``
+    is ``iwae(k)``. Units and conditions are those of :func:`iwae`.
+
+    Source: Rainforth et al. (2018), arXiv 1802.04537, section 5.
+
+    Arguments:
+        beta: Coefficient of the ELBO, from 0 to 1.
+        k: Number of weights for each example.
+
+    Returns:
+        A Pyro ELBO.
 
     Raises:
-        ValueError: `beta` is no number from 0 to 1.
+        ValueError: `beta` is not a number from 0 to 1; otherwise as :func:`iwae`.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), objectives.ciwae(0.5, 8))
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("k", k)
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
@@ -76,11 +140,28 @@ def ciwae(beta: float, k: int) -> ImportanceWeightedELBO:
 
 @named
 def piwae(m: int, k: int) -> PathwiseELBO:
-    r"""``iwae(m * k)`` for the model, ``miwae(m, k)`` for the guide, from the same m k samples.
+    r"""Trains the model by ``iwae(m * k)`` and the guide by ``miwae(m, k)``.
 
-    The value is that of ``iwae(m * k)``; the gradient belongs to no one loss. Parameters that
-    model and guide share get both. Conditions and errors are as those of :func:`iwae`. Source:
-    Rainforth et al. (2018), arXiv 1802.04537, section 5.
+    Both use the same m k samples. The value of the loss is that of ``iwae(m * k)``,
+    :math:`-L_{mk}`; the gradient is not that of a single loss. Parameters that model and guide
+    share get the sum of both gradients. Units and conditions are those of :func:`iwae`.
+
+    Source: Rainforth et al. (2018), arXiv 1802.04537, section 5.
+
+    Arguments:
+        m: Number of the guide's bounds for each example.
+        k: Number of weights for each of them.
+
+    Returns:
+        A Pyro ELBO.
+
+    Raises:
+        ValueError: `m` is not a positive integer; otherwise as :func:`iwae`.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), objectives.piwae(2, 8))
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("m", m)
     check_count("k", k)
@@ -91,21 +172,35 @@ def piwae(m: int, k: int) -> PathwiseELBO:
 def renyi(alpha: float, k: int) -> ImportanceWeightedELBO:
     r"""Renyi's bound, :math:`-\frac{1}{1 - \alpha} E[\log \frac1k \sum_i w_i^{1 - \alpha}]`.
 
-    ``renyi(0, k)`` is ``iwae(k)``; towards :math:`\alpha = 1` it is the ELBO. For
-    :math:`\alpha < 0` the limit of many samples is above log p(x), but at finite k the value is no
-    bound of either kind. Conditions and errors are as those of :func:`iwae`. Value and gradient
-    are those of Pyro's ``RenyiELBO``, which cannot be compiled or given to a torch optimizer, and
-    loses its digits near one. Source: Li and Turner (2016), arXiv 1602.02311, sections 3 and 4.
+    ``renyi(0, k)`` is ``iwae(k)``, and the limit at :math:`\alpha = 1` is the negative ELBO. For
+    :math:`\alpha < 0`, the limit of many samples is above log p(x), but at finite k the value is
+    neither an upper nor a lower bound. Units and conditions are those of :func:`iwae`. Value and
+    gradient are those of Pyro's ``RenyiELBO``, which can neither be compiled nor used with a torch
+    optimizer, and is inaccurate for :math:`\alpha` near 1.
+
+    Source: Li and Turner (2016), arXiv 1602.02311, sections 3 and 4.
+
+    Arguments:
+        alpha: The order of Renyi's divergence.
+        k: Number of weights for each example.
+
+    Returns:
+        A Pyro ELBO.
 
     Raises:
-        ValueError: `alpha` is no finite number, or within 1e-9 of one: that is
-            :func:`trace_elbo`.
+        ValueError: `alpha` is not finite, or within 1e-9 of 1, where :func:`trace_elbo` is the
+            objective; otherwise as :func:`iwae`.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), objectives.renyi(0.5, 8))
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("k", k)
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     if not number or not math.isfinite(alpha) or abs(1 - alpha) < 1e-9:
         raise ValueError(
-            f"alpha: got {alpha!r}, expected a finite number other than 1, which is trace_elbo()"
+            f"alpha: got {alpha!r}, expected a finite number other than 1: use trace_elbo() there"
         )
     return ImportanceWeightedELBO(k, partial(_power_mean, alpha=float(alpha)))
 
@@ -123,7 +218,7 @@ def _mixed(log_w: Tensor, beta: float) -> Tensor:
 
 
 def _power_mean(log_w: Tensor, alpha: float) -> Tensor:
-    # In float64: near one the logarithm is all but zero, and divided by as little.
+    # In float64, because for alpha near 1 this divides a number near 0 by another one.
     return (_log_mean((1 - alpha) * log_w.double()) / (1 - alpha)).to(log_w.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The engine of importance-weighted objectives: bounds that are functions of log-weights."""
+"""The base class of importance-weighted objectives, whose bounds are functions of log-weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +16,26 @@ from pyro_vae.distributions import describe_distribution
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.utils.traces import log_prob_sum
 
+__all__ = ["ImportanceWeightedELBO"]
+
 
 class ImportanceWeightedELBO(ELBO):
     r"""A negative bound that is a function of log-weights, :math:`-\sum_n B(\log w_{1n}, \dots)`.
 
-    The weights are :math:`w_k = p(x, z_k) / q(z_k|x)` for each element of the plates that all
-    sites are in, a VAE's examples; particles are vectorized. The gradient is that of the bound
-    itself, and so the objective is right for reparameterized guides alone; others raise.
+    There are weights :math:`w_k = p(x, z_k) / q(z_k|x)` for each element of the plates that
+    contain all sites; for a VAE, these elements are the examples. Particles are vectorized. The
+    gradient is that of the bound itself, so the guide must be reparameterized.
 
     Arguments:
         num_particles: Number of weights for each element.
-        bound: B, from log-weights of shape ``(num_particles, ...)`` to the bound, ``(...)``.
-        linear: Whether the bound is one where log-weights are scaled, by ``poutine.scale`` or a
-            subsampled plate; else that raises.
+        bound: B, which maps log-weights of shape ``(num_particles, ...)`` to bounds of shape
+            ``(...)``, in nats.
+        linear: Whether the bound stays one if log-probabilities are scaled, by ``poutine.scale``
+            or a subsampled plate. If not, scaled sites raise.
+
+    Raises:
+        ValueError: At a loss: a latent site is not reparameterized or is missing in the guide, or
+            a site is scaled and the bound is not linear.
     """
 
     def __init__(
@@ -40,34 +47,37 @@ class ImportanceWeightedELBO(ELBO):
 
     @property
     def traits(self) -> Traits:
-        """A linear bound is the ELBO."""
+        """The traits of the objective; a linear bound is the ELBO."""
         return Traits(is_linear=self.linear, is_static=True)
 
     @torch.no_grad()
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number, in nats, summed over examples."""
-        log_p, log_q = self._log_probs(*self._trace_pair(model, guide, args, kwargs))
+        log_p, log_q = self._log_probs(*self._vectorized_traces(model, guide, args, kwargs))
         loss = -self.bound(log_p - log_q).sum()
         warn_if_nan(loss, "loss")
         return torch_item(loss)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss as a tensor whose gradient is the estimator's."""
-        log_p, log_q = self._log_probs(*self._trace_pair(model, guide, args, kwargs))
+        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
+        log_p, log_q = self._log_probs(*self._vectorized_traces(model, guide, args, kwargs))
         loss = -self.bound(log_p - log_q).sum()
         warn_if_nan(loss, "loss")
         return loss
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number; adds its gradients to those of the parameters."""
+        """The loss as a number, in nats; adds its gradient to those of the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward(retain_graph=self.retain_graph)
         return torch_item(loss)
 
-    def _trace_pair(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        (pair,) = self._get_traces(model, guide, args, kwargs)
-        return pair
+    def _vectorized_traces(
+        self, model: Any, guide: Any, args: Any, kwargs: Any
+    ) -> tuple[Trace, Trace]:
+        """The traces of the model and the guide, with all particles in each."""
+        (traces,) = self._get_traces(model, guide, args, kwargs)
+        return traces
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -86,25 +96,25 @@ class ImportanceWeightedELBO(ELBO):
         return model_trace, guide_trace
 
     def _for_model(self, guide_trace: Trace) -> Trace:
-        """The trace whose values the model gets."""
+        """The trace whose values are replayed in the model."""
         return guide_trace
 
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
-        """Raises ValueError where the weights of these traces would not be those of the bound."""
+        """Raises ValueError if the bound does not hold for these traces."""
         if is_validation_enabled():
             check_if_enumerated(guide_trace)
         for name in guide_trace.stochastic_nodes:
             q = guide_trace.nodes[name]["fn"]
             if not q.has_rsample:
                 raise ValueError(
-                    f'site "{name}": the guide\'s {describe_distribution(q)} has no rsample, expected a '
-                    "reparameterized guide; use objectives.trace_elbo() instead"
+                    f'site "{name}": the guide\'s {describe_distribution(q)} has no rsample, '
+                    "expected a reparameterized guide; use objectives.trace_elbo() instead"
                 )
         for name in model_trace.stochastic_nodes:
             if name not in guide_trace.nodes:
                 raise ValueError(
                     f'site "{name}": latent in the model, and not in the guide, expected a guide '
-                    "that draws it: else it would be weighed twice"
+                    "that draws it: its prior density would stay in the importance weights"
                 )
         for trace in () if self.linear else (model_trace, guide_trace):
             for name, site in trace.nodes.items():
@@ -112,12 +122,12 @@ class ImportanceWeightedELBO(ELBO):
                 if isinstance(scale, Tensor) or scale != 1:
                     raise ValueError(
                         f'site "{name}": its log-probability is scaled by {scale}, expected no '
-                        "poutine.scale and no subsampled plate: the log of a mean of such weights "
-                        "is no bound"
+                        "poutine.scale and no subsampled plate: the bound holds for unscaled "
+                        "importance weights only"
                     )
 
     def _log_probs(self, model_trace: Trace, guide_trace: Trace) -> tuple[Tensor, Tensor]:
-        """log p(x, z) and log q(z|x), of shape ``(num_particles, ...)``, plates kept in place."""
+        """Returns log p(x, z) and log q(z|x), each of shape ``(num_particles, *plates)``."""
         dims = get_dependent_plate_dims(model_trace.nodes.values())
         sums = []
         for trace in (model_trace, guide_trace):

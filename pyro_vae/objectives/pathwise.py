@@ -1,4 +1,4 @@
-"""Bounds whose gradient treats model and guide apart, and the paths by which z moves them."""
+"""Importance-weighted objectives with pathwise gradients, which reach the guide through z."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,19 @@ from torch.distributions import Transform, TransformedDistribution
 
 from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
 
+__all__ = ["PathwiseELBO", "Surrogate"]
+
 
 @dataclass
 class Surrogate:
-    """What the gradient of a :class:`PathwiseELBO` is made of.
+    """The terms whose gradients add up to that of a :class:`PathwiseELBO`.
 
     Attributes:
-        direct: Its gradient goes to the parameters that stand in it, of model and guide; that by
-            the model's z is multiplied by `ratio`, and goes on to the guide's.
-        path: Its gradient goes by way of z alone, to the guide's parameters.
-        ratio: Of shape ``(num_particles, ...)``, or a number.
+        direct: A scalar. Its gradient reaches the parameters of the densities of model and guide.
+            Its derivative by the model's z is multiplied by `ratio` and reaches the guide through
+            z.
+        path: A scalar. Its gradient reaches the guide's parameters through z alone.
+        ratio: A tensor of shape ``(num_particles, ...)``, or a number.
     """
 
     direct: Tensor
@@ -31,18 +34,18 @@ class Surrogate:
 
 
 class PathwiseELBO(ImportanceWeightedELBO):
-    r"""A bound whose gradient treats model and guide apart, and the ways by which z moves it.
+    r"""A bound with separate gradients of the model, of the guide's density, and through z.
 
-    A guide's parameters :math:`\phi` move a bound by way of :math:`z_\phi`, and directly where
-    they stand in :math:`\log q_\phi(z)`. The latter is zero in the mean for the ELBO and can be
-    made part of the former for others; leaving it out takes its noise away. Parameters of the
-    model keep all of their gradient, those that it shares with the guide (``VampPrior``) too.
-    Latent sites may depend on each other.
+    The guide's parameters :math:`\phi` change a bound through the draw :math:`z_\phi`, and through
+    the density :math:`\log q_\phi(z)`. The gradient through the density is zero in the mean for
+    the ELBO, and can be rewritten as one through :math:`z_\phi` for other bounds. Leaving it out
+    removes its noise. The model's parameters keep their whole gradient, also those that the model
+    shares with the guide (``VampPrior``). Latent sites may depend on each other.
 
     Arguments:
-        num_particles, bound, linear: As of :class:`ImportanceWeightedELBO`.
-        surrogate: What the gradient is made of, from log p(x, z) and log q(z|x), each of shape
-            ``(num_particles, ...)``.
+        num_particles, bound, linear: See :class:`ImportanceWeightedELBO`.
+        surrogate: Maps log p(x, z) and log q(z|x), each of shape ``(num_particles, ...)``, to the
+            terms of the gradient.
     """
 
     def __init__(
@@ -56,8 +59,8 @@ class PathwiseELBO(ImportanceWeightedELBO):
         self.surrogate = surrogate
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss as a tensor whose gradient is the estimator's."""
-        model_trace, guide_trace = self._trace_pair(model, guide, args, kwargs)
+        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
+        model_trace, guide_trace = self._vectorized_traces(model, guide, args, kwargs)
         log_p, log_q = self._log_probs(model_trace, guide_trace)
         loss = -self.bound((log_p - log_q).detach()).sum()
         surrogate = self.surrogate(log_p, log_q)
@@ -86,7 +89,7 @@ class PathwiseELBO(ImportanceWeightedELBO):
         return trace
 
     def _ratio(self, ratio: Tensor | float, event_dim: int) -> Tensor | float:
-        """A ratio for each weight beside a value of z."""
+        """A ratio for each weight, in a shape that broadcasts against z."""
         if isinstance(ratio, Tensor):
             ratio = ratio if self.num_particles > 1 else ratio.squeeze(0)
             return ratio[(..., *[None] * event_dim)]
@@ -94,31 +97,34 @@ class PathwiseELBO(ImportanceWeightedELBO):
 
 
 class _Gate:
-    """What a gradient is multiplied by where it crosses; None lets none through."""
+    """The factor of the model's gradient at a crossing; None stops all gradients."""
 
     ratio: Tensor | float | None = None
 
 
 class _Crossing:
-    """Where a latent value leaves the guide for the model, and for what follows in the guide.
+    """The point where a latent passes from its draw to the model and to later sites of the guide.
 
-    Until its gate has a ratio no gradient crosses: then partial derivatives by its ends are those
-    that hold all other latents fixed, whatever these depend on.
+    No gradient passes until the gate has a ratio. Until then, a derivative by one of the ends is a
+    partial one: all other latents are constant, also those that depend on this one.
 
     Arguments:
-        start: What was drawn.
-        event_dim: Dimensions of one draw.
-        transforms: What makes the latent value of it. They have no parameters, so that it is the
-            same to cross before them; and behind a saturated sigmoid there is no derivative left.
+        start: The draw.
+        event_dim: Number of event dimensions of the draw.
+        transforms: Transforms from the draw to the latent. They have no parameters, so the
+            crossing may lie before them. It has to, because no derivative passes a saturated
+            sigmoid.
     """
 
     def __init__(self, start: Tensor, event_dim: int, transforms: Sequence[Transform]) -> None:
         self.start = start
         self.event_dim = event_dim
-        # The graph keeps the gate alone: with all of this it would keep itself, as garbage.
+        # The autograd graph refers to the gate only. A reference to the crossing, which holds
+        # the graph, would be a cycle that stays in memory until the garbage collector runs.
         self.gate = _Gate()
         self.ends: tuple[Tensor, Tensor] = _Fork.apply(start, self.gate)
-        # The guide's last: a transform that keeps the y of its last value then scores by that.
+        # The guide's end comes last: a transform may cache its last call, and it is the guide's
+        # density that uses the cache.
         self.values = tuple(_through(transforms, end) for end in self.ends)
 
 
@@ -129,7 +135,7 @@ def _through(transforms: Sequence[Transform], value: Tensor) -> Tensor:
 
 
 class _Fork(torch.autograd.Function):
-    """The same value for the model and for the guide, whose gradients differ."""
+    """Copies a value for the model and for the guide, with different gradients."""
 
     @staticmethod
     def forward(value: Tensor, gate: _Gate) -> tuple[Tensor, Tensor]:
@@ -146,7 +152,7 @@ class _Fork(torch.autograd.Function):
 
 
 class _Cross(Messenger):
-    """Draws a guide's latents, and lets the trace see them beyond their crossings."""
+    """Draws a guide's latents and puts a crossing behind each of them."""
 
     def _pyro_sample(self, msg: Any) -> None:
         done = msg["done"] or msg["is_observed"] or msg["value"] is not None

@@ -1,10 +1,12 @@
-"""Objectives by their names and numbers, as a command line writes them."""
+"""Objectives by name, as the command line writes them: ``"iwae:8"``."""
 
 from collections.abc import Callable
 from inspect import Parameter, signature
 from typing import TypeVar
 
 from pyro.infer import ELBO
+
+__all__ = ["named", "named_outer", "names", "parse"]
 
 Make = TypeVar("Make", bound=Callable[..., ELBO])
 
@@ -13,19 +15,28 @@ _OUTER: dict[str, Callable[..., ELBO]] = {}
 
 
 def named(make: Make) -> Make:
-    """Registers a function that makes an objective of numbers, under its own name."""
+    """Registers a function from numbers to an objective, under the function's name."""
     _NAMED[make.__name__] = make
     return make
 
 
 def named_outer(make: Make) -> Make:
-    """Registers a function that makes an objective of another one and a number of steps."""
+    """Registers a function from an objective and a number of steps to another objective."""
     _OUTER[make.__name__] = make
     return make
 
 
 def names() -> list[str]:
-    """The objectives that :func:`parse` knows, as a user writes them: ``"ciwae:beta:k"``."""
+    """The names of the objectives for :func:`parse`, with their arguments.
+
+    Returns:
+        A list of names such as ``"ciwae:beta:k"``. Brackets enclose optional arguments.
+
+    Example:
+        >>> objectives.names()[:4]
+        ['trace_elbo[:num_particles]', 'analytic_kl[:num_particles]',
+         'sticking_the_landing[:num_particles]', 'iwae:k']
+    """
     numbers = [
         name + "".join(map(_place, signature(make).parameters.values()))
         for name, make in _NAMED.items()
@@ -38,15 +49,23 @@ def _place(number: Parameter) -> str:
 
 
 def parse(text: str) -> ELBO:
-    """An objective by its name and numbers: ``"trace_elbo"``, ``"iwae:8"``, ``"ciwae:0.5:8"``.
+    """Makes an objective from its name and numbers, as the command line takes them.
 
-    ``"warm_up:500:trace_elbo"`` is ``warm_up(trace_elbo(), 500)``.
+    Arguments:
+        text: One of :func:`names` with numbers, such as ``"trace_elbo"``, ``"iwae:8"`` or
+            ``"ciwae:0.5:8"``. ``"warm_up:500:trace_elbo"`` is ``warm_up(trace_elbo(), 500)``.
 
-    >>> parse("iwae:8").num_particles
-    8
+    Returns:
+        A Pyro ELBO.
 
     Raises:
-        ValueError: The name is unknown, or the numbers do not belong to it or are out of range.
+        ValueError: The name is unknown, or its numbers are missing, too many or out of range.
+
+    Example:
+        >>> objectives.parse("iwae:8").num_particles
+        8
+        >>> objectives.parse("warm_up:500:trace_elbo").steps
+        500
     """
     name, *numbers = text.split(":")
     inner = numbers[1:2]
@@ -58,6 +77,7 @@ def parse(text: str) -> ELBO:
         signature(make).bind(*values)
     except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"objective: got {text!r}, expected one of {', '.join(names())}, with numbers"
+            f"objective: got {text!r}, expected one of {', '.join(names())} with numbers for "
+            "the arguments"
         ) from None
     return make(*values)

@@ -1,4 +1,4 @@
-"""What fit, compilation and annealing ask of an objective; an objective says it of itself."""
+"""Traits of objectives, on which fit, compilation and annealing depend."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,24 @@ from pyro.infer import (
     TraceTailAdaptive_ELBO,
 )
 
+__all__ = ["Traits", "check_elbo", "traits"]
+
 
 @dataclass(frozen=True)
 class Traits:
-    """What is known of an objective; any ELBO may have these as its attribute ``traits``.
+    """The traits of an objective. Any ELBO may have them as an attribute ``traits``.
 
     Attributes:
-        kl_by_difference: Its value is the negative ELBO with a KL that may be in closed form: the
-            KL is the value less the reconstruction. Else it is taken from the samples.
-        is_linear: It is linear in the log-weights, so that a weight at its KL is one at the
-            bound's KL; False for a bound of importance weights, None where it is not known.
-        is_static: It compiles, for a model and guide of static structure.
+        kl_by_difference: The value is a negative ELBO, whose KL may be in closed form. ``fit``
+            then reports the value minus the reconstruction as KL. If False, it reports the KL of
+            the samples.
+        is_linear: The bound is linear in the log-weights, so :func:`warm_up` can scale its KL.
+            False for an importance-weighted bound, None if unknown.
+        is_static: The objective can be compiled if the model and guide are static.
+
+    Example:
+        >>> objectives.Traits(is_static=True).is_linear is None
+        True
     """
 
     kl_by_difference: bool = False
@@ -29,7 +36,17 @@ class Traits:
 
 
 def traits(objective: object) -> Traits:
-    """The traits of an objective: its own, or those that Pyro's classes are known to have."""
+    """The traits of an objective: its attribute ``traits``, or those of Pyro's own classes.
+
+    Arguments:
+        objective: An objective. Unknown ones get the default :class:`Traits`.
+
+    Example:
+        >>> objectives.traits(objectives.iwae(8)).is_linear
+        False
+        >>> objectives.traits(pyro.infer.Trace_ELBO()).is_linear
+        True
+    """
     own = getattr(objective, "traits", None)
     if isinstance(own, Traits):
         return own
@@ -46,5 +63,5 @@ def check_elbo(objective: object, argument: str) -> None:
     """Raises TypeError unless `objective` is a Pyro ELBO."""
     if not isinstance(objective, ELBO):
         raise TypeError(
-            f"{argument}: got {objective!r}, expected a pyro.infer.ELBO, Trace_ELBO() for instance"
+            f"{argument}: got {objective!r}, expected a pyro.infer.ELBO such as Trace_ELBO()"
         )

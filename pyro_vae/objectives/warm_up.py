@@ -1,4 +1,4 @@
-"""KL annealing: an ELBO whose latent sites count less at first."""
+"""KL annealing: an ELBO whose KL has a weight that rises to one."""
 
 from typing import Any
 
@@ -14,33 +14,53 @@ from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.wrapper import Wrapper
 from pyro_vae.utils.checks import check_count
 
+__all__ = ["Annealed", "schedule_of", "warm_up"]
+
 
 @named_outer
 def warm_up(objective: ELBO, steps: int, start: float = 0.0) -> "Annealed":
-    r"""An ELBO whose KL counts less at first, :math:`-E_q[\log p(x|z)] + \beta_t\, KL(q, p)`.
+    r"""KL annealing, :math:`-E_q[\log p(x|z)] + \beta_t\, KL(q, p)` with a rising weight.
 
-    :math:`\beta_t = \min(1, start + (1 - start)\, t / steps)` in step t = 0, 1, ...: latent sites
-    of model and guide are scaled, observed ones are not. A step is a loss with gradients; ``loss``
-    takes none. An object anneals once: ``taken`` counts its steps, and goes into a pickle. To
-    compile, ``compiled(warm_up(...))``. It is over the ELBO only: inside an importance-weighted
-    bound it would change the target, and so that raises. Source: Bowman et al. (2016), arXiv
-    1511.06349, section 3.1; Sonderby et al. (2016), arXiv 1602.02282, section 2.3.
+    The weight in step t = 0, 1, ... is :math:`\beta_t = \min(1, start + (1 - start)\, t / steps)`.
+    It scales the latent sites of model and guide. The loss is in nats, summed over examples. Each
+    loss with gradients is a step; ``loss`` is not one.
+
+    The steps are counted in the attribute ``taken``, which is pickled. Use a new object for each
+    training. To compile it, write ``compiled(warm_up(...))``. An importance-weighted bound raises,
+    because a weight inside its logarithm would change the target.
+
+    Source: Bowman et al. (2016), arXiv 1511.06349, section 3.1; Sonderby et al. (2016), arXiv
+    1602.02282, section 2.3.
 
     Arguments:
         objective: ``trace_elbo()``, ``analytic_kl()``, ``sticking_the_landing()``, or Pyro's
             ``Trace_ELBO`` or ``TraceMeanField_ELBO``.
-        steps: Steps until the weight is one.
-        start: The first step's weight, from 0 to 1.
+        steps: Number of steps until the weight is one.
+        start: Weight of the first step, from 0 to 1.
+
+    Returns:
+        A Pyro ELBO.
 
     Raises:
-        TypeError: `objective` is compiled, or no such ELBO.
-        ValueError: `objective` is importance-weighted; `steps` or `start` is out of range.
+        TypeError: `objective` is compiled, or is not one of these ELBOs.
+        ValueError: `objective` is importance-weighted, or `steps` or `start` is out of range.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> objective = objectives.warm_up(objectives.trace_elbo(), steps=500)
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objective)
+        >>> loss = svi.step(torch.zeros(7, 28, 28))
+        >>> int(objective.taken)
+        1
     """
     check_count("steps", steps)
     if isinstance(start, bool) or not isinstance(start, int | float) or not 0 <= start <= 1:
         raise ValueError(f"start: got {start!r}, expected a number from 0 to 1")
     if isinstance(objective, Compiled):
-        raise TypeError("objective: got a compiled one, expected compiled(warm_up(...))")
+        raise TypeError(
+            "objective: got a compiled objective, expected one that is not: use "
+            "compiled(warm_up(...))"
+        )
     linear = traits(objective).is_linear
     if linear is None:
         raise TypeError(
@@ -49,24 +69,24 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0) -> "Annealed":
         )
     if not linear:
         raise ValueError(
-            f"objective: got a {type(objective).__name__} of importance weights, expected an "
-            "ELBO: a weight at the KL inside of a logarithm would change what is estimated"
+            f"objective: got a {type(objective).__name__}, which is importance-weighted, expected "
+            "an ELBO: a weight of the KL inside the logarithm would change the target"
         )
     return Annealed(objective, steps, float(start))
 
 
 class Annealed(Wrapper):
-    r"""An ELBO with a weight at its KL, :math:`-E_q[\log p(x|z)] + \beta_t\, KL(q, p)`.
+    r"""An ELBO with a weighted KL, :math:`-E_q[\log p(x|z)] + \beta_t\, KL(q, p)`.
 
     See :func:`objectives.warm_up`.
 
     Arguments:
-        elbo: The ELBO that does the work.
-        steps: Losses with gradients until the weight is one.
-        start: The weight of the first of them.
+        elbo: The ELBO to wrap.
+        steps: Number of losses with gradients until the weight is one.
+        start: Weight of the first of them.
 
     Attributes:
-        taken: How many there were; a tensor, changed in place.
+        taken: Number of losses with gradients so far; a scalar tensor, changed in place.
     """
 
     def __init__(self, elbo: ELBO, steps: int, start: float) -> None:
@@ -77,13 +97,13 @@ class Annealed(Wrapper):
 
     @property
     def traits(self) -> Traits:
-        """Not the ELBO until its weight is one."""
+        """The traits of the objective, which is not an ELBO until its weight is one."""
         return Traits(is_static=True)
 
     @property
     def weight(self) -> Tensor:
-        """The weight at the KL, :math:`\\beta_t = \\min(1, start + (1 - start)\\,t / steps)`."""
-        return torch.lerp(  # which ends at one exactly
+        r"""The weight of the KL, :math:`\beta_t = \min(1, start + (1 - start)\,t / steps)`."""
+        return torch.lerp(  # Its last value is exactly one.
             torch.full_like(self.taken, self.start),
             torch.ones_like(self.taken),
             (self.taken / self.steps).clamp(max=1.0),
@@ -94,24 +114,24 @@ class Annealed(Wrapper):
         return getattr(self.elbo, method)(annealed(model), annealed(guide), *args, **kwargs)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number, at the weight of the next step, which it does not take."""
+        """The loss as a number, in nats, with the weight of the next step."""
         return self._call("loss", model, guide, args, kwargs)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number; adds its gradients to those of the parameters."""
+        """The loss as a number, in nats; adds its gradient to those of the parameters."""
         loss = self._call("loss_and_grads", model, guide, args, kwargs)
         self.taken += 1
         return loss
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a tensor whose gradient is the estimator's."""
+        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
         loss = self._call("differentiable_loss", model, guide, args, kwargs)
         self.taken += 1
         return loss
 
 
 def schedule_of(elbo: ELBO) -> Annealed | None:
-    """The annealed part of an objective, compiled or not; None where it has none."""
+    """The annealed layer of an objective that may be compiled, or None."""
     while isinstance(elbo, Wrapper):
         if isinstance(elbo, Annealed):
             return elbo
@@ -120,7 +140,7 @@ def schedule_of(elbo: ELBO) -> Annealed | None:
 
 
 class _Weighted(Messenger):
-    """Scales latent sites alone, and by zero too, which ``poutine.scale`` does not."""
+    """Scales latent sites only. Unlike ``poutine.scale``, it also takes a scale of zero."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""ELBOs that leave the work to another ELBO."""
+"""The base class of ELBOs that wrap another ELBO."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +7,14 @@ from pyro.infer import ELBO
 
 from pyro_vae.objectives.traits import Traits, traits
 
+__all__ = ["Wrapper", "layers"]
+
 
 class Wrapper(ELBO):
-    """An ELBO that leaves the work to another one.
+    """An ELBO that wraps another one, which makes the traces and computes the loss.
 
     Arguments:
-        elbo: The ELBO that does the work and makes the traces.
+        elbo: The ELBO to wrap.
     """
 
     def __init__(self, elbo: ELBO) -> None:
@@ -26,17 +28,17 @@ class Wrapper(ELBO):
 
     @property
     def traits(self) -> Traits:
-        """Those of the ELBO that does the work."""
+        """The traits of the wrapped ELBO."""
         return traits(self.elbo)
 
     @property
     def num_particles(self) -> int:
-        """The number of particles of the ELBO that does the work."""
+        """The number of particles of the wrapped ELBO."""
         return self.elbo.num_particles
 
     @num_particles.setter
     def num_particles(self, number: int) -> None:
-        """Sets it."""
+        """Sets the number of particles of the wrapped ELBO."""
         self.elbo.num_particles = number
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
@@ -44,7 +46,7 @@ class Wrapper(ELBO):
 
 
 def layers(elbo: ELBO) -> Iterator[ELBO]:
-    """An ELBO, the one that it wraps, and so on to the one that makes the traces."""
+    """Yields an ELBO, the one that it wraps, and so on to the one that makes the traces."""
     yield elbo
     if isinstance(elbo, Wrapper):
         yield from layers(elbo.elbo)
