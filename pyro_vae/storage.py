@@ -73,11 +73,11 @@ def save(
         NotADirectoryError: `folder` is a file.
 
     Example:
-        >>> from tempfile import mkdtemp
+        >>> from tempfile import TemporaryDirectory
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
-        >>> folder = mkdtemp()
-        >>> save(vae, folder)
-        >>> sorted(os.listdir(folder))
+        >>> with TemporaryDirectory() as folder:
+        ...     save(vae, folder)
+        ...     print(sorted(os.listdir(folder)))
         ['config.json', 'model.safetensors']
     """
     check_vae(vae)
@@ -120,11 +120,12 @@ def load(folder: str | Path, into: VAE | None = None) -> VAE:
             is missing. `into` is unchanged then.
 
     Example:
-        >>> from tempfile import mkdtemp
+        >>> from tempfile import TemporaryDirectory
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
-        >>> folder = mkdtemp()
-        >>> save(vae, folder)
-        >>> torch.equal(load(folder).embed(torch.zeros(28, 28)), vae.embed(torch.zeros(28, 28)))
+        >>> with TemporaryDirectory() as folder:
+        ...     save(vae, folder)
+        ...     loaded = load(folder)
+        >>> torch.equal(loaded.embed(torch.zeros(28, 28)), vae.embed(torch.zeros(28, 28)))
         True
     """
     if into is not None:

@@ -1,4 +1,4 @@
-"""Training: the SVI loop, the data that it takes, its history and its callbacks."""
+"""Training: the SVI loop, its data, history, callbacks and precision."""
 
 from pyro_vae.training.callbacks import Callback, TensorBoard
 from pyro_vae.training.epoch_terms import NonFiniteLoss
@@ -15,3 +15,7 @@ __all__ = [
     "fit",
     "program",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""Callbacks of ``fit``, which are called after each epoch."""
+"""Callbacks for ``fit``, which calls them after each epoch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,26 +6,37 @@ from pathlib import Path
 from pyro_vae.training.history import History
 from pyro_vae.vae import VAE
 
+__all__ = ["Callback", "TensorBoard"]
+
 Callback = Callable[[VAE, History], object]
-"""Called after each epoch with the VAE and the history so far."""
+"""A function that :func:`fit` calls after each epoch with the VAE and the history so far."""
 
 
 class TensorBoard:
-    """A callback of :func:`fit` that writes the history's columns as TensorBoard scalars.
+    """A callback for :func:`fit` that writes the history as TensorBoard scalars.
 
-    `avg_loss` is the lecture's name for the cost; the other scalars have the columns' names. The
-    step is the epoch; units are nats per example, and seconds.
+    Each column of :class:`History` is one scalar, in nats per example, or seconds. The cost is
+    named ``avg_loss``, as in the lecture. The step is the epoch.
 
     Arguments:
-        folder: Where the event file goes.
+        folder: The folder of the event file; it is created if it does not exist.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from pyro_vae.training import TensorBoard
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> x = torch.zeros(7, 28, 28)
+        >>> with TemporaryDirectory() as folder:
+        ...     history = fit(vae, x, epochs=1, batch_size=7, callbacks=[TensorBoard(folder)])
     """
 
     def __init__(self, folder: str | Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and seldom asked for
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely used
 
         self._writer = SummaryWriter(str(folder))
 
     def __call__(self, vae: VAE, history: History) -> None:
+        """Writes the last row of the history."""
         for name, values in history.items():
             if name != "epoch":
                 tag = "avg_loss" if name == "cost" else name

@@ -1,4 +1,4 @@
-"""Data for training: from what the user gave to batches of x."""
+"""Data for training: checks them, and turns them into batches of x."""
 
 import torch
 from torch import Tensor
@@ -11,19 +11,22 @@ from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
+__all__ = ["Levels"]
+
 
 class Levels:
-    """Data as the user gave them, checked and on the VAE's device, and the batches of x in them.
+    """Checked data on the VAE's device, and the batches of x that they give.
 
     Arguments:
-        argument: What the caller calls the data.
-        data: uint8 levels with `pixels`, or float data as they are, shape ``(N, *x_shape)``.
-        pixels: What levels become, see :func:`datasets.to_pixels`.
-        vae: The VAE that they have to fit.
+        argument: The name of the data in error messages.
+        data: uint8 levels, which need `pixels`, or float data, which are x already; of shape
+            ``(N, *x_shape)``.
+        pixels: How levels become x, see :func:`datasets.to_pixels`.
+        vae: The VAE to train.
 
     Raises:
-        TypeError, ValueError: The data and `pixels` do not go together, or the data do not fit
-            the VAE, or lie off the set that its likelihood scores.
+        TypeError, ValueError: `pixels` does not fit the data's dtype, or the data do not fit the
+            VAE, or are off the set that its likelihood scores.
     """
 
     def __init__(self, argument: str, data: Tensor, pixels: Pixels | None, vae: VAE) -> None:
@@ -42,8 +45,8 @@ class Levels:
             raise TypeError(f"{argument}: got {data.dtype}, expected torch.uint8 levels")
         elif pixels is not None:
             raise ValueError(
-                f"pixels: got {pixels!r} with {data.dtype} as {argument}, expected None: only "
-                "uint8 levels are turned into pixels, float data are taken as they are"
+                f"pixels: got {pixels!r} with {data.dtype} as {argument}, expected None: float "
+                "data are x already, and only uint8 levels are turned into pixels"
             )
         self.given = data
         self.data = data.to(device_of(vae))
@@ -53,16 +56,16 @@ class Levels:
 
     @property
     def device(self) -> torch.device:
-        """Where the batches are."""
+        """The device of the batches."""
         return self.data.device
 
     def x(self, index: Tensor) -> Tensor:
-        """The examples of an index as x; fresh draws where the pixels are random."""
+        """The examples of an index as x, drawn anew at each call if the pixels are random."""
         return self._to_x(self.data[index])
 
     def fixed(self, seed: int | None) -> Tensor:
-        """All examples as x, by the draw of ``datasets.binarize(data, seed)``."""
-        with seeded(seed, device=self.given.device):  # where the user would draw them
+        """All examples as x, with the same draw as ``datasets.binarize(data, seed)``."""
+        with seeded(seed, device=self.given.device):  # The device on which binarize would draw.
             return self._to_x(self.given).to(self.device)
 
     def _to_x(self, data: Tensor) -> Tensor:
@@ -71,7 +74,7 @@ class Levels:
         )
 
     def _check(self, argument: str, vae: VAE) -> None:
-        """Holds the data against the three parts, once and whole."""
+        """Checks all data against the VAE, before any training step."""
         if self.pixels is None:
             checked = check(vae, self.given, argument)
             check_on_support(argument, checked.x, checked.scored_support)
@@ -79,7 +82,8 @@ class Levels:
         with seeded(0, device=self.device):
             x = self._to_x(self.data[:1])
         support = check(vae, x, argument, self.data.shape).scored_support
-        # Each level that there is, at each place: a fresh draw in each epoch stays among these.
+        # One example for each level that occurs, with that level at all places: the draws of all
+        # epochs are made of these levels.
         there = self.data.flatten().bincount(minlength=256).nonzero().to(torch.uint8)
         every = there.view(-1, *[1] * (self.data.dim() - 1)).expand(-1, *self.data.shape[1:])
         with seeded(0, device=self.device):
@@ -88,6 +92,6 @@ class Levels:
             off = there[~on].flatten().tolist()
             raise ValueError(
                 f"pixels: got {self.pixels!r}, which this likelihood does not score at {len(off)} "
-                f"of the {len(on)} levels in {argument}, {off[0]} for instance; expected x on "
+                f"of the {len(on)} levels in {argument}, {off[0]} among them; expected x on "
                 f"{describe_support(support)}"
             )

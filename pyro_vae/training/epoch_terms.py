@@ -1,4 +1,4 @@
-"""Sums of an epoch's cost, reconstruction and KL."""
+"""The cost, reconstruction and KL of an epoch."""
 
 import math
 from typing import Any
@@ -10,9 +10,15 @@ from torch import Tensor
 from pyro_vae.objectives import WithTerms
 from pyro_vae.training.history import History
 
+__all__ = ["EpochTerms", "NonFiniteLoss"]
+
 
 class NonFiniteLoss(FloatingPointError):
-    """A loss became NaN or infinite; `history` holds the epochs before."""
+    """A loss or a parameter became NaN or infinite.
+
+    Attributes:
+        history: The history of the epochs before.
+    """
 
     def __init__(self, message: str, history: History) -> None:
         super().__init__(message)
@@ -20,7 +26,14 @@ class NonFiniteLoss(FloatingPointError):
 
 
 class EpochTerms:
-    """Sums cost, reconstruction and KL over the batches of an epoch, in nats."""
+    """Sums cost, reconstruction and KL over the batches of an epoch, in nats.
+
+    Arguments:
+        objective: The objective, which keeps the terms of its last loss.
+
+    Attributes:
+        place: The epoch and batch, for error messages.
+    """
 
     def __init__(self, objective: WithTerms) -> None:
         self.objective = objective
@@ -28,11 +41,15 @@ class EpochTerms:
         self.reset()
 
     def reset(self) -> None:
-        """Begins an epoch."""
+        """Starts a new epoch."""
         self.cost = self.reconstruction = self.kl = 0.0
 
     def means(self, examples: int) -> dict[str, float]:
-        """The columns of the epoch's row, over so many examples."""
+        """The epoch's columns of the history, in nats per example.
+
+        Arguments:
+            examples: Number of examples in the epoch.
+        """
         return {
             "cost": self.cost / examples,
             "reconstruction": self.reconstruction / examples,
@@ -40,12 +57,12 @@ class EpochTerms:
         }
 
     def loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
-        """The objective's own; raises before the step if the loss is not finite."""
+        """The objective's loss and gradients, for SVI; raises if the loss is not finite."""
         try:
             cost = self.objective.loss_and_grads(model, guide, x)
         except ValueError:
-            # Pyro's validation found a distribution that cannot be. Where that comes of numbers
-            # that are not finite, the same batch without validation says in which term.
+            # Pyro's validation refused a distribution. If numbers that are not finite are the
+            # cause, the loss of the same batch without validation shows the term that has them.
             with torch.no_grad(), pyro.validation_enabled(False):
                 self._terms(WithTerms.loss(self.objective, model, guide, x))
             raise
@@ -56,11 +73,11 @@ class EpochTerms:
         return terms[0]
 
     def _terms(self, cost: float) -> tuple[float, float, float]:
-        """Cost, reconstruction and KL of the loss just computed; raises if one is not finite."""
+        """Cost, reconstruction and KL of the last loss; raises if one is not finite."""
         if isinstance(cost, tuple) or self.objective.terms is None:
             raise TypeError(
-                f"objective: a {type(self.objective.elbo).__name__} gave no loss of one number "
-                "from traces of its own, expected an ELBO"
+                f"objective: got a {type(self.objective.elbo).__name__}, expected an ELBO whose "
+                "loss is one number, computed from the traces of _get_trace"
             )
         likelihood, sampled_kl = self.objective.terms
         reconstruction = -likelihood

@@ -1,4 +1,4 @@
-"""Training: a plain ``pyro.infer.SVI`` loop over one tensor in memory."""
+"""The training loop: a plain ``pyro.infer.SVI`` over one tensor in memory."""
 
 import math
 import time
@@ -25,10 +25,12 @@ from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE, check_vae
 
-COMPILED_FROM = 2000
-"""Steps from which ``compile="auto"`` compiles: fewer do not repay the compilation."""
+__all__ = ["COMPILED_FROM", "fit"]
 
-_TEST = 0  # the random stream of the test set; epochs count from 1
+COMPILED_FROM = 2000
+"""Number of steps from which ``compile="auto"`` compiles; fewer do not repay the compilation."""
+
+_TEST = 0  # The random stream of the test set; those of the epochs are 1, 2, ...
 
 
 def fit(
@@ -46,43 +48,56 @@ def fit(
     precision: Literal["float32", "bf16"] = "float32",
     callbacks: Sequence[Callback] = (),
 ) -> History:
-    """Trains a VAE by ``pyro.infer.SVI``, one step a batch, in a new order each epoch.
+    r"""Trains a VAE by stochastic variational inference, one step for each batch.
 
-    The data stay one tensor, on the VAE's device. Each epoch has a random stream of its own, and
-    what a callback draws does not change it: the same VAE, data and seed give the same weights,
-    bit for bit, on the same machine.
+    It minimizes the objective, by default :math:`-E_q[\log p(x|z) + \log p(z) - \log q(z|x)]`,
+    with ``pyro.infer.SVI``. The data stay in one tensor on the VAE's device, and their order
+    changes in each epoch. The same VAE, data and seed give the same parameters, bit for bit, on
+    the same machine. Each epoch has a random stream of its own, so a callback that draws random
+    numbers does not change the training.
+
+    Source: Kingma and Welling (2014), arXiv 1312.6114, algorithm 1.
 
     Arguments:
-        vae: Trained in place, in train mode; each module's mode is put back at the end.
-        train: uint8 levels with `pixels`, or float data as it is, of shape ``(N, *x_shape)``.
-        test: Data of the same kind; its -ELBO is measured in eval mode after each epoch. Levels
-            become x once, by a draw that equals ``datasets.binarize(test, seed)``.
-        epochs: Passes over the training data.
-        batch_size: Examples a step; the last batch of an epoch may be smaller.
-        objective: A Pyro ELBO; None is ``objectives.trace_elbo()``.
-        optim: A Pyro optimizer; None is ``optim.Adam(lr=1e-3)``.
-        pixels: How levels become x, see :func:`datasets.to_pixels`; fresh draws in each epoch.
-        seed: Fixes order and noise, and leaves torch's global generator as it was; None draws
-            from it. The weights that the VAE starts with are its own. To go on training, pass
-            another seed: the same one would draw the same pixels and noise again.
-        compile: Whether loss and gradients are compiled, see :func:`objectives.compiled`. "auto"
-            compiles from 2,000 steps on, where the objective is a ``Trace_ELBO`` or one of
-            :mod:`objectives`, and goes on uncompiled, with a warning, where model and guide are no
-            static program. An objective that is compiled already stays so. Compilation, of seconds
-            to half a minute, counts into the first epoch's seconds.
-        precision: "bf16" computes the networks in bfloat16, with float32 parameters and
-            densities; the test set is always scored in float32.
-        callbacks: Called after each epoch with the VAE and the history so far.
+        vae: The VAE, which is trained in place. It is in train mode meanwhile; afterwards, each
+            module has its mode back.
+        train: Training data of shape ``(N, *x_shape)``: uint8 levels, which need `pixels`, or
+            float data, which are x already.
+        test: Test data of the same kind. Their -ELBO is evaluated in eval mode after each epoch.
+            Levels become x once, with the draw of ``datasets.binarize(test, seed)``.
+        epochs: Number of passes over the training data.
+        batch_size: Number of examples in a step. The last batch of an epoch may be smaller.
+        objective: A Pyro ELBO. None takes ``objectives.trace_elbo()``.
+        optim: A Pyro optimizer. None takes ``optim.Adam(lr=1e-3)``.
+        pixels: How levels become x, see :func:`datasets.to_pixels`. Random pixels are drawn anew
+            in each epoch.
+        seed: Seed of the order and the noise; torch's global generator is unchanged afterwards.
+            None draws from that generator. To continue a training, pass another seed, because the
+            same one would repeat the pixels and the noise.
+        compile: Compiles the loss and its gradient, see :func:`objectives.compiled`. ``"auto"``
+            does so from 2,000 steps on if the objective is known to be static; if model or guide
+            cannot be compiled, it warns and trains uncompiled. The seconds of the first epoch
+            include the compilation. A compiled objective stays compiled.
+        precision: ``"bf16"`` computes the networks in bfloat16, with parameters and densities in
+            float32. The test set is always evaluated in float32.
+        callbacks: Functions of the VAE and the history so far, called after each epoch.
 
     Returns:
-        The history; see :class:`History` for columns and units.
+        The history, in nats per example; see :class:`History`.
 
     Raises:
-        TypeError, ValueError: An argument is out of range, or the data do not fit the VAE or lie
-            off the set that its likelihood scores. Known before the first step.
-        RuntimeError: With ``compile=True``, model and guide are no static program.
-        NonFiniteLoss: A loss or a weight became NaN or infinite; names epoch, batch and term. The
-            step is not taken.
+        TypeError, ValueError: An argument is out of range, or the data do not fit the VAE or are
+            off the set that its likelihood scores. This is checked before the first step.
+        RuntimeError: ``compile=True``, and model or guide cannot be compiled.
+        NonFiniteLoss: A loss or a parameter became NaN or infinite. The message names the epoch,
+            the batch and the term; the step of such a loss is not taken.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> x = torch.zeros(7, 28, 28)
+        >>> history = fit(vae, x, test=x, epochs=2, batch_size=7)
+        >>> len(history.cost), len(history.test_cost)
+        (2, 2)
     """
     objective = trace_elbo() if objective is None else objective
     optim = Adam(lr=1e-3) if optim is None else optim
@@ -114,7 +129,7 @@ def fit(
                     except FloatingPointError as error:
                         raise NonFiniteLoss(str(error), history) from None
                     progress.update()
-            _check_weights(vae, epoch, history)
+            _check_parameters(vae, epoch, history)
             seconds = time.perf_counter() - start
             row = {"epoch": epoch, **terms.means(len(train))}
             if test_x is not None:
@@ -127,7 +142,7 @@ def fit(
 
 
 def _with_terms(objective: ELBO, compile: bool | Literal["auto"], steps: int) -> WithTerms:
-    """The objective with its terms, and compiled where that is asked for or pays."""
+    """The objective with its terms, compiled if requested or worth it."""
     if isinstance(objective, WithTerms):
         return objective
     pays = steps >= COMPILED_FROM and traits(objective).is_static
@@ -138,9 +153,10 @@ def _with_terms(objective: ELBO, compile: bool | Literal["auto"], steps: int) ->
 
 @contextmanager
 def _training(vae: VAE) -> Iterator[None]:
+    """Puts a VAE into train mode inside the block; afterwards each module has its mode back."""
     modes = [(module, module.training) for module in vae.modules()]
     vae.train()
-    vae.zero_grad()  # what an earlier backward left would go into the first step
+    vae.zero_grad()  # The first step would add the gradients of an earlier backward.
     try:
         yield
     finally:
@@ -153,19 +169,20 @@ def _training(vae: VAE) -> Iterator[None]:
 def _test_cost(
     vae: VAE, x: Tensor, batch_size: int, seed: int | None, epoch: int, history: History
 ) -> float:
-    """-ELBO of the test set in nats per example; raises NonFiniteLoss where it is none."""
+    """The test set's -ELBO, in nats per example; raises NonFiniteLoss if it is not finite."""
     loss = Trace_ELBO().loss
     with evaluating(vae), seeded(seed, _TEST, device=x.device):
         cost = sum(loss(vae.model, vae.guide, part) for part in x.split(batch_size)) / len(x)
     if not math.isfinite(cost):
-        raise NonFiniteLoss(f"epoch {epoch}: the test -ELBO is {cost}", history)
+        raise NonFiniteLoss(f"epoch {epoch}: the -ELBO of the test set is {cost}", history)
     return cost
 
 
-def _check_weights(vae: VAE, epoch: int, history: History) -> None:
+def _check_parameters(vae: VAE, epoch: int, history: History) -> None:
+    """Raises NonFiniteLoss if a parameter is not finite after an epoch."""
     for path, parameter in vae.named_parameters():
         if not torch.isfinite(parameter).all():
-            message = f"epoch {epoch}: after its last batch the weight {path} is not finite"
+            message = f"epoch {epoch}: the parameter {path} is not finite after the last batch"
             raise NonFiniteLoss(message, history)
 
 
@@ -185,12 +202,12 @@ def _check_settings(
     check_elbo(objective, "objective")
     if not isinstance(optim, pyro.optim.PyroOptim):
         raise TypeError(
-            f"optim: got a {type(optim).__name__}, expected a pyro.optim.PyroOptim, "
-            "pyro_vae.optim.Adam(lr=1e-3) for instance"
+            f"optim: got a {type(optim).__name__}, expected a pyro.optim.PyroOptim such as "
+            "pyro_vae.optim.Adam(lr=1e-3)"
         )
     check_seed(seed)
     if not isinstance(compile, bool) and compile != "auto":
         raise ValueError(f'compile: got {compile!r}, expected True, False or "auto"')
     for callback in callbacks:
         if not callable(callback):
-            raise TypeError(f"callbacks: got {callback!r} among them, expected functions")
+            raise TypeError(f"callbacks: got {callback!r} among them, expected only functions")

@@ -1,4 +1,4 @@
-"""The history of a training: columns of numbers, with a row for each epoch."""
+"""The history of a training: columns of numbers, with one row for each epoch."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,23 +11,42 @@ from pyro_vae.utils.tables import markdown
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["COLUMNS", "History"]
+
 COLUMNS = ("epoch", "cost", "reconstruction", "kl", "test_cost", "seconds")
+"""The columns of a history, in their order."""
 
 
 class History(Mapping[str, list[float]]):
-    r"""What ``fit`` measured: columns with a row for each epoch, in nats per example.
+    r"""The history of a training: one column for each quantity, one row for each epoch.
+
+    Columns are lists. They are attributes and mapping entries: ``history.cost`` and
+    ``history["cost"]`` are the same. Means are over the epoch's training examples, while the
+    parameters change.
 
     Attributes:
         epoch: 1, 2, ...
-        cost: The objective's value, for an ELBO :math:`-E_q[\log p(x|z)] + KL(q, p)`; the mean
-            over the epoch's training examples, while the weights change.
-        reconstruction: :math:`-E_q[\log p(x|z)]` from the same samples, the lecture's "marginal
-            loss".
-        kl: :math:`KL(q, p)` from the same samples, or in closed form; for an ELBO
-            ``cost = reconstruction + kl``.
-        test_cost: -ELBO on the test set after the epoch, one sample an example, with the same
-            noise each time; only where there was a test set.
+        cost: The objective's mean, in nats per example; for an ELBO
+            :math:`-E_q[\log p(x|z)] + KL(q, p)`.
+        reconstruction: The mean of :math:`-E_q[\log p(x|z)]`, in nats per example, from the same
+            samples as the cost. The lecture calls it "marginal loss".
+        kl: The mean of :math:`KL(q, p)`, in nats per example, from the same samples or in closed
+            form. For an ELBO, ``cost = reconstruction + kl``.
+        test_cost: The mean of -ELBO on the test set after the epoch, in nats per example, with one
+            sample for each example and the same noise in each epoch. The column is missing if
+            :func:`fit` got no test set.
         seconds: Wall-clock time of the epoch's training, without the test set.
+
+    Arguments:
+        columns: The columns by name, of equal lengths.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> history = fit(vae, torch.zeros(7, 28, 28), epochs=2, batch_size=7)
+        >>> list(history)
+        ['epoch', 'cost', 'reconstruction', 'kl', 'seconds']
+        >>> len(history.cost), history.rows()[1]["epoch"]
+        (2, 2)
     """
 
     def __init__(self, columns: Mapping[str, Sequence[float]]) -> None:
@@ -40,7 +59,9 @@ class History(Mapping[str, list[float]]):
         columns = vars(self).get("_columns", {})
         if column in columns:
             return columns[column]
-        raise AttributeError(f"history has no column {column!r}, it has {', '.join(columns)}")
+        raise AttributeError(
+            f"history has no column {column!r}, expected one of {', '.join(columns)}"
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
@@ -49,23 +70,46 @@ class History(Mapping[str, list[float]]):
         return len(self._columns)
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Adds an epoch."""
+        """Adds the row of an epoch.
+
+        Arguments:
+            row: A number for each column.
+        """
         for name, value in row.items():
             self._columns[name].append(value)
 
     def rows(self) -> list[dict[str, float]]:
-        """The history epoch by epoch."""
+        """The rows of the history, one dict for each epoch."""
         return [
             dict(zip(self._columns, row, strict=True))
             for row in zip(*self._columns.values(), strict=True)
         ]
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draws the columns in nats per example against the epoch."""
+        """Draws the columns in nats per example against the epoch.
+
+        Arguments:
+            ax: The axes to draw on; None makes new ones.
+
+        Returns:
+            The axes.
+        """
         return plots.training_curves(self, ax=ax)
 
     def save_csv(self, path: str | Path) -> None:
-        """Writes the columns as a CSV file with a header, all digits kept."""
+        """Writes the columns to a CSV file with a header and all digits.
+
+        Arguments:
+            path: The file.
+
+        Example:
+            >>> from tempfile import TemporaryDirectory
+            >>> history = History({"epoch": [1, 2], "cost": [3.0, 2.0]})
+            >>> with TemporaryDirectory() as folder:
+            ...     history.save_csv(f"{folder}/metrics.csv")
+            ...     print(History.load_csv(f"{folder}/metrics.csv").epoch)
+            [1, 2]
+        """
         with Path(path).open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(self._columns)
@@ -73,22 +117,25 @@ class History(Mapping[str, list[float]]):
 
     @classmethod
     def load_csv(cls, path: str | Path) -> "History":
-        """Reads what :meth:`save_csv` wrote.
+        """Reads a CSV file that :meth:`save_csv` wrote.
+
+        Arguments:
+            path: The file.
 
         Raises:
-            ValueError: The file is none of these.
+            ValueError: The columns are others, or the file is damaged.
         """
         with Path(path).open(newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
         if "epoch" not in header or not set(header) <= set(COLUMNS):
             raise ValueError(
-                f"{path}: got columns {header}, expected epoch and more of {list(COLUMNS)}"
+                f"{path}: got columns {header}, expected epoch and others of {list(COLUMNS)}"
             )
         try:
             values = [[float(cell) for cell in row] for row in rows]
             columns = dict(zip(header, zip(*values, strict=True), strict=True)) if rows else {}
         except ValueError as error:
-            raise ValueError(f"{path}: damaged table of epochs ({error})") from error
+            raise ValueError(f"{path}: damaged, expected a table of numbers ({error})") from error
         history = cls({name: columns.get(name, ()) for name in header})
         history._columns["epoch"] = [int(epoch) for epoch in history["epoch"]]
         return history

@@ -1,4 +1,4 @@
-"""Networks in bfloat16, with float32 parameters and densities."""
+"""Training precision: networks in bfloat16, with parameters and densities in float32."""
 
 import warnings
 from collections.abc import Callable
@@ -12,10 +12,15 @@ from pyro_vae.networks import bfloat16
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.vae import VAE
 
+__all__ = ["check_precision", "program"]
+
 
 @dataclass(frozen=True)
 class _InBfloat16:
-    """A method of a VAE with its networks in bfloat16; equal where VAE and method are."""
+    """A method of a VAE that computes its networks in bfloat16.
+
+    Two of them are equal if VAE and method are, so compiled code is found again.
+    """
 
     vae: VAE
     method: Callable[..., Any]
@@ -26,17 +31,26 @@ class _InBfloat16:
 
 
 def program(vae: VAE, precision: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The model and guide that :func:`fit` trains, networks in the precision asked for."""
+    """The model and the guide of a VAE, with the networks in a precision.
+
+    Arguments:
+        vae: The VAE.
+        precision: ``"float32"`` or ``"bf16"``.
+    """
     if precision == "float32":
         return vae.model, vae.guide
     return _InBfloat16(vae, vae.model), _InBfloat16(vae, vae.guide)
 
 
 def check_precision(vae: VAE, precision: str) -> None:
-    """Raises ValueError unless a VAE can be trained in a precision; warns where it is slow.
+    """Raises ValueError unless a VAE can be trained in a precision.
+
+    Arguments:
+        vae: The VAE.
+        precision: ``"float32"`` or ``"bf16"``.
 
     Warns:
-        UserWarning: The processor has no bfloat16 products.
+        UserWarning: The processor has no matrix products in bfloat16.
     """
     if precision not in ("float32", "bf16"):
         raise ValueError(f'precision: got {precision!r}, expected "float32" or "bf16"')
@@ -46,7 +60,7 @@ def check_precision(vae: VAE, precision: str) -> None:
         raise ValueError(
             f"precision: got 'bf16' for a VAE of {dtype_of(vae)}, expected one of torch.float32"
         )
-    with bfloat16(vae):  # raises where there is no network
+    with bfloat16(vae):  # It raises if no part has a network.
         pass
     device = device_of(vae)
     fast = (
@@ -56,7 +70,7 @@ def check_precision(vae: VAE, precision: str) -> None:
     )
     if not fast:
         warnings.warn(
-            "precision: this processor has no bfloat16 products, so 'bf16' is slower than "
-            "'float32' here",
+            "precision: got 'bf16' on a processor without matrix products in bfloat16, where it "
+            "is slower than 'float32'",
             stacklevel=4,
         )
