@@ -222,7 +222,7 @@ def test_wrong_settings_are_named() -> None:
     vae, x = bernoulli_vae(), binary(8)
     with pytest.raises(TypeError, match=r"train: got torch.float64, expected the VAE's torch.fl"):
         fit(vae, x.double(), epochs=1, batch_size=4)
-    with pytest.raises(TypeError, match="objective: a ReweightedWakeSleep gave no loss of one"):
+    with pytest.raises(TypeError, match="objective: got a ReweightedWakeSleep, expected an ELBO"):
         fit(vae, x, epochs=1, batch_size=4, objective=ReweightedWakeSleep(num_particles=2))
     with pytest.raises(TypeError, match="vae: got a method, expected a VAE"):
         fit(vae.model, x, epochs=1, batch_size=4)
