@@ -1,11 +1,12 @@
-"""The comparison of objectives: the same weights, batches and seeds, and what comes of each."""
+"""The comparison of objectives, with the same initial parameters, batches and seeds."""
 
 import copy
 import csv
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,23 +37,31 @@ def __dir__() -> list[str]:
 
 
 OnRun = Callable[[str, int, History, LogLikelihood], object]
-"""Called after each run with its objective's name, its seed, and what came of it."""
+"""Called after each run with the objective's name, the seed, its history and log-likelihood."""
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """What :func:`compare` measured, by the name of the objective and in the order of the seeds.
+    """The results of :func:`compare`. Printing one shows its tables.
 
     Attributes:
-        seeds: The seeds, the same for each objective.
-        histories: The training of each run.
-        log_likelihoods: The test set's importance-weighted log-likelihood after each run.
-        pixels: The pixels on which the log-likelihood is taken; None where data came as floats.
-        gradients: By epoch, objective and part (``"encoder"``, ``"decoder"``), all at the weights
-            that the first objective has on the first seed.
-        peak_bytes: The most that one uncompiled step holds in tensors beside weights and data.
-        steps: In an epoch.
-        goal: Test -ELBO in nats per example, the time to which is taken.
+        seeds: The seeds, the same for all objectives.
+        histories: The histories by objective, in the order of the seeds.
+        log_likelihoods: The log-likelihoods of the test set by objective, in the same order.
+        pixels: The pixels of the x in the log-likelihoods; None for float data.
+        gradients: The gradients by epoch, objective and part (``"encoder"`` or ``"decoder"``), all
+            at the parameters that the first objective has on the first seed.
+        peak_bytes: The peak memory of the tensors of one uncompiled step by objective, without
+            data and parameters, in bytes.
+        steps: The number of training steps in an epoch.
+        goal: A test -ELBO in nats per example; the table has the seconds of training up to it.
+
+    Example:
+        >>> from pyro_vae.comparison import compare
+        >>> make_vae, x = lambda: presets.build("pyro-mlp", z_dim=2, shape=16), torch.eye(16)
+        >>> result = compare(make_vae, x, x, seeds=(0,), epochs=2, batch_size=8, draws=20)
+        >>> result.steps, len(result.seconds_to_goal("trace_elbo"))
+        (2, 1)
     """
 
     seeds: tuple[int, ...]
@@ -65,54 +74,47 @@ class Comparison:
     goal: float
 
     def seconds_a_step(self, name: str) -> float:
-        """Median over epochs, the first of each run left out, in which compilation may be."""
+        """Returns the median over epochs of the seconds of a training step.
+
+        The first epoch of a run is left out, since it may include the compilation.
+        """
         runs = self.histories[name]
         return statistics.median(s for h in runs for s in h.seconds[1:] or h.seconds) / self.steps
 
     def seconds_to_goal(self, name: str) -> list[float]:
-        """Seconds of training of each run until an epoch reached the goal; NaN where none did."""
-        return [_seconds_to(self.goal, history) for history in self.histories[name]]
+        """Returns the seconds of training of each run up to the goal; NaN if not reached."""
+        found = []
+        for history in self.histories[name]:
+            times = zip(accumulate(history.seconds), history.test_cost, strict=True)
+            found.append(next((time for time, cost in times if cost <= self.goal), math.nan))
+        return found
 
     def table(self) -> str:
-        """Means over seeds in Markdown, and each objective's paired differences from the first.
+        """Returns a Markdown table of means over seeds, with differences from the first objective.
 
-        In nats per example; ± is the standard error over seeds.
+        The unit is nats per example. Differences are paired by seed; ± is the standard error over
+        seeds.
         """
-        header = [
-            "objective",
-            "test −ELBO",
-            "difference",
-            "log-likelihood",
-            "difference",
-            "ms/step",
-            f"s to {self.goal:.1f}",
-            "MiB/step",
-        ]
-        rows = []
-        first = next(iter(self.histories))
+        header = ["objective", "test −ELBO", "difference", "log-likelihood", "difference"]
+        header += ["ms/step", f"s to {self.goal:.1f}", "MiB/step"]
+        costs = {n: [h.test_cost[-1] for h in runs] for n, runs in self.histories.items()}
+        means = {n: [r.mean for r in runs] for n, runs in self.log_likelihoods.items()}
+        rows, first = [], next(iter(self.histories))
         for name in self.histories:
-            ends = [
-                [[h.test_cost[-1] for h in self.histories[n]] for n in (name, first)],
-                [[r.mean for r in self.log_likelihoods[n]] for n in (name, first)],
-            ]
             row = [name]
-            for own, other in ends:
-                apart = [a - b for a, b in zip(own, other, strict=True)]
-                row += [mean_and_error(own), "" if name == first else mean_and_error(apart)]
-            row += [
-                f"{1e3 * self.seconds_a_step(name):.2f}",
-                _seconds(self.seconds_to_goal(name)),
-                f"{self.peak_bytes[name] / 2**20:.1f}",
-            ]
-            rows.append(row)
+            for values in (costs, means):
+                own, other = values[name], values[first]
+                difference = mean_and_error([a - b for a, b in zip(own, other, strict=True)])
+                row += [mean_and_error(own), "" if name == first else difference]
+            step, memory = 1e3 * self.seconds_a_step(name), self.peak_bytes[name] / 2**20
+            to_goal = _seconds(self.seconds_to_goal(name))
+            rows.append([*row, f"{step:.2f}", to_goal, f"{memory:.1f}"])
         return markdown(header, rows)
 
     def gradient_table(self) -> str:
-        """Each objective's gradient by epoch in Markdown, encoder and decoder apart.
+        """Returns a Markdown table of each objective's gradients by epoch and part.
 
-        Bias is the squared distance of the mean gradient from the first objective's, relative to
-        the latter's squared length, ± its standard error; it scatters about 0 for objectives of
-        one target.
+        See :class:`pyro_vae.gradients.Gradient` for the columns. ± is the standard error.
         """
         header = ["epoch", "objective"]
         parts = list(next(iter(next(iter(self.gradients.values())).values())))
@@ -120,87 +122,66 @@ class Comparison:
             header += [f"{part}: bias", "variance", "signal / noise"]
         rows = []
         for epoch, by_name in self.gradients.items():
-            for place, (name, by_part) in enumerate(by_name.items()):
+            for index, (name, by_part) in enumerate(by_name.items()):
                 row = [str(epoch), name]
                 for part in parts:
                     g = by_part[part]
-                    row += [
-                        f"{g.bias:z.4f} ± {g.bias_error:.4f}" if place else "",
-                        f"{g.variance:.3g}",
-                        f"{g.snr:.3g}",
-                    ]
+                    bias = f"{g.bias:z.4f} ± {g.bias_error:.4f}" if index else ""
+                    row += [bias, f"{g.variance:.3g}", f"{g.snr:.3g}"]
                 rows.append(row)
         return markdown(header, rows)
 
     def save_csv(self, path: str | Path) -> None:
-        """Writes a row a run: what it ended with, all digits kept."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(
-                [
-                    "objective",
-                    "seed",
-                    "cost",
-                    "test_cost",
-                    "log_likelihood",
-                    "mc_error",
-                    "bias",
-                    "khat_above",
-                    "seconds",
-                    "seconds_to_goal",
-                ]
-            )
-            for name, histories in self.histories.items():
-                for seed, h, r, to_goal in zip(
-                    self.seeds,
-                    histories,
-                    self.log_likelihoods[name],
-                    self.seconds_to_goal(name),
-                    strict=True,
-                ):
-                    above = "" if r.khat.isnan().all() else int(r.unreliable.sum())
-                    judged = [r.mean, r.mc_error, r.bias, above]
-                    ends = [h.cost[-1], h.test_cost[-1], *judged, sum(h.seconds)]
-                    writer.writerow([name, seed, *ends, "" if math.isnan(to_goal) else to_goal])
+        """Writes a CSV file with a row for each run, with all digits."""
+        header = ["objective", "seed", "cost", "test_cost", "log_likelihood", "mc_error", "bias"]
+        rows: list[list[object]] = [[*header, "khat_above", "seconds", "seconds_to_goal"]]
+        for name, histories in self.histories.items():
+            results, times = self.log_likelihoods[name], self.seconds_to_goal(name)
+            for seed, h, r, time in zip(self.seeds, histories, results, times, strict=True):
+                above = "" if r.khat.isnan().all() else int(r.unreliable.sum())
+                ends = [h.cost[-1], h.test_cost[-1], r.mean, r.mc_error, r.bias, above]
+                to_goal = "" if math.isnan(time) else time
+                rows.append([name, seed, *ends, sum(h.seconds), to_goal])
+        _write_csv(path, rows)
 
     def save_gradients_csv(self, path: str | Path) -> None:
-        """Writes a row for each gradient, all digits kept."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            columns = ("norm", "variance", "snr", "bias", "bias_error")
-            writer.writerow(["epoch", "objective", "part", *columns])
-            for epoch, by_name in self.gradients.items():
-                for name, by_part in by_name.items():
-                    for part, gradient in by_part.items():
-                        numbers = [getattr(gradient, column) for column in columns]
-                        writer.writerow([epoch, name, part, *numbers])
+        """Writes a CSV file with a row for each gradient, with all digits."""
+        columns = ("norm", "variance", "snr", "bias", "bias_error")
+        rows: list[list[object]] = [["epoch", "objective", "part", *columns]]
+        for epoch, by_name in self.gradients.items():
+            for name, by_part in by_name.items():
+                for part, gradient in by_part.items():
+                    rows.append([epoch, name, part, *(getattr(gradient, c) for c in columns)])
+        _write_csv(path, rows)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Test -ELBO against the epoch: the mean over seeds, and their range."""
+        """Plots the mean and range of the test -ELBO over seeds against the epoch."""
         curves = {name: [h.test_cost for h in runs] for name, runs in self.histories.items()}
         epochs = next(iter(self.histories.values()))[0].epoch
         return plots.bands(epochs, curves, "test −ELBO in nats per example", ax=ax)
 
     def plot_gradients(self, part: str = "encoder", ax: "Axes | None" = None) -> "Axes":
-        """Signal-to-noise ratio of each objective's gradient for one part against the epoch."""
-        epochs = list(self.gradients)
-        curves = {
-            name: [[self.gradients[epoch][name][part].snr for epoch in epochs]]
-            for name in self.histories
-        }
+        """Plots the signal-to-noise ratio of each objective's gradient against the epoch.
+
+        Arguments:
+            part: ``"encoder"`` or ``"decoder"``.
+            ax: The matplotlib axes to draw on; None makes a new figure.
+        """
+        points = self.gradients.values()
+        curves = {n: [[point[n][part].snr for point in points]] for n in self.histories}
         label = f"signal / noise of the {part}'s gradient"
-        return plots.bands(epochs, curves, label, log=True, ax=ax)
+        return plots.bands(list(self.gradients), curves, label, log=True, ax=ax)
 
     @property
     def doubt(self) -> str | None:
-        """What k-hat says against the log-likelihoods, of the worst run; None where nothing."""
+        """What k-hat says against the log-likelihoods of the worst run; None if nothing does."""
         results = [r for runs in self.log_likelihoods.values() for r in runs]
         worst = max(results, key=lambda r: int(r.unreliable.sum()))
         if worst.doubt is None:
             return None
         biases = [r.bias for r in results if math.isfinite(r.bias)]
         bias = f" Estimated bias: up to {max(biases, key=abs):.2f}." if biases else ""
-        return f"Of the log-likelihoods, in the worst run: {worst.doubt}.{bias}"
+        return f"Log-likelihoods of the worst run: {worst.doubt}.{bias}"
 
     def __repr__(self) -> str:
         parts = (self.table(), self.doubt, self.gradient_table())
@@ -223,42 +204,56 @@ def compare(
     goal: float | None = None,
     on_run: OnRun | None = None,
 ) -> Comparison:
-    """Trains with each objective on each seed, and compares what comes out.
+    """Trains a VAE with each objective on each seed, and compares the results.
 
-    For one seed every objective starts with the same weights and sees the same batches and pixels,
-    so their differences are paired. Gradients are measured on one batch at a few points of the
-    first objective's first run, all objectives at its weights, and a ``warm_up`` at the KL's
-    weight of that step.
+    On each seed, all objectives start with the same parameters and see the same batches and
+    pixels, so that differences between them are paired. The gradients of all objectives are
+    measured on one batch, at several points of the first objective's first run. A ``warm_up`` then
+    has the weight of the KL at that step.
 
     Arguments:
-        vae_factory: Makes a VAE with new weights; called once a run, inside the run's seed.
+        vae_factory: Returns a VAE with new parameters; called once for each run, within the run's
+            seed.
         train, test, epochs, batch_size, pixels: As in :func:`pyro_vae.fit`.
-        objectives: Pyro ELBOs by name; None is ``trace_elbo`` and ``analytic_kl``. Each run has a
-            copy of its own.
-        seeds: A run for each.
-        num_samples: Importance samples for the log-likelihood of the test set, which is drawn
-            once, with seed 0, on pixels on which the model has a density.
-        draws: Gradients of each objective, see :func:`pyro_vae.gradients.measure`.
-        gradient_epochs: After which epochs, 0 being before training; None is 0, a tenth of all,
-            and all.
-        goal: Test -ELBO in nats per example, the time to which is taken; None is what the first
-            objective ends with in its worst run.
-        on_run: Called after each run, for a program to say how far it is.
+        objectives: Pyro ELBOs by name; each run has its own copy. None compares ``trace_elbo`` and
+            ``analytic_kl``.
+        seeds: The seeds, with a run for each.
+        num_samples: The number of importance samples for the log-likelihood of the test set. With
+            `pixels`, x is drawn once with seed 0, of pixels on which the model has a density.
+        draws: The number of gradients for each objective, see :func:`pyro_vae.gradients.measure`.
+        gradient_epochs: The epochs after which gradients are measured, 0 for before training; None
+            is 0, a tenth of `epochs`, and `epochs`.
+        goal: A test -ELBO in nats per example, up to which the seconds of training are counted;
+            None is the final one of the first objective's worst run.
+        on_run: Called after each run, for instance to report progress.
+
+    Returns:
+        The histories, log-likelihoods, gradients and memory of all objectives.
 
     Raises:
-        TypeError, ValueError: No function, no ELBOs by name, or no seeds, each of them once; what
-            :func:`pyro_vae.fit` and :func:`pyro_vae.gradients.measure` raise.
+        TypeError: `vae_factory` is not a function that returns a VAE, `objectives` is not a
+            mapping to ELBOs, or an argument has the wrong type.
+        ValueError: `objectives` or `seeds` is empty, a seed is given twice, an argument is out of
+            range, or the data do not fit the VAE.
+        pyro_vae.training.NonFiniteLoss: A loss or a parameter became NaN or infinite.
+
+    Example:
+        >>> from pyro_vae.comparison import compare
+        >>> make_vae, x = lambda: presets.build("pyro-mlp", z_dim=2, shape=16), torch.eye(16)
+        >>> bounds = {"elbo": objectives.trace_elbo(), "iwae": objectives.iwae(5)}
+        >>> result = compare(make_vae, x, x, bounds, (0, 1), epochs=1, batch_size=8, draws=20)
+        >>> list(result.histories), list(result.gradients), len(result.histories["iwae"])
+        (['elbo', 'iwae'], [0, 1], 2)
     """
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
     _check_arguments(vae_factory, objectives, seeds)
     check_count("epochs", epochs)
-    points = _points(gradient_epochs, epochs)
-    steps = math.ceil(len(train) / batch_size)
+    points, steps = _points(gradient_epochs, epochs), math.ceil(len(train) / batch_size)
     measured = _Measured(objectives, points, steps, draws)
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
-    judged = pixels
+    density_pixels = pixels
     for seed in seeds:
         for name, objective in objectives.items():
             with seeded(seed):
@@ -266,7 +261,7 @@ def compare(
             check_vae(vae)
             callbacks = []
             if not measured.peaks:  # the first objective's first run
-                callbacks = [measured.along(vae, _batch(vae, train[:batch_size], pixels))]
+                callbacks = [measured.along(vae, train[:batch_size], pixels)]
             history = fit(
                 vae,
                 train,
@@ -280,7 +275,7 @@ def compare(
             )
             x = test
             if pixels is not None:
-                x, judged = density_draw(vae, test, pixels, seed=0)
+                x, density_pixels = density_draw(vae, test, pixels, seed=0)
             likelihood = estimated(vae, x, num_samples, seed=seed)
             histories[name].append(history)
             likelihoods[name].append(likelihood)
@@ -291,7 +286,7 @@ def compare(
         tuple(seeds),
         histories,
         likelihoods,
-        judged,
+        density_pixels,
         measured.gradients,
         measured.peaks,
         steps,
@@ -299,45 +294,44 @@ def compare(
     )
 
 
+@dataclass
 class _Measured:
-    """What is measured along one run, for all objectives at its weights.
-
-    Arguments:
-        objectives: By name.
-        epochs: After which gradients are measured; 0 is before training.
-        steps: In an epoch.
-        draws: Gradients of each objective.
+    """Measures gradients and memory of all objectives in one run, at the run's parameters.
 
     Attributes:
-        gradients: By epoch, objective and part.
-        peaks: Bytes that a step of each objective holds.
+        objectives: The objectives by name.
+        epochs: The epochs after which gradients are measured; 0 is before training.
+        steps: The number of training steps in an epoch.
+        draws: The number of gradients for each objective.
+        gradients: The measured gradients by epoch, objective and part.
+        peaks: The peak memory of a step in bytes, by objective.
     """
 
-    def __init__(
-        self, objectives: Mapping[str, ELBO], epochs: Sequence[int], steps: int, draws: int
-    ) -> None:
-        self.objectives, self.epochs = objectives, epochs
-        self.steps, self.draws = steps, draws
-        self.gradients: dict[int, dict[str, dict[str, Gradient]]] = {}
-        self.peaks: dict[str, int] = {}
+    objectives: Mapping[str, ELBO]
+    epochs: Sequence[int]
+    steps: int
+    draws: int
+    gradients: dict[int, dict[str, dict[str, Gradient]]] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
 
-    def along(self, vae: VAE, x: Tensor) -> Callback:
-        """Measures before a run, on one batch; returns the callback that does so along it."""
-        if 0 in self.epochs:
-            self.gradients[0] = gradients.measure(vae, x, self.objectives, self.draws)
-        self.peaks = {name: _peak(vae, x, each) for name, each in self.objectives.items()}
+    def along(self, vae: VAE, batch: Tensor, pixels: Pixels | None) -> Callback:
+        """Measures on a batch before a run; returns a callback that does so during the run."""
+        if pixels is not None:
+            batch = datasets.to_pixels(batch, pixels, seed=0).to(dtype_of(vae))
+        x = batch.to(device_of(vae))
 
-        def watch(vae: VAE, history: History) -> None:
-            epoch = int(history.epoch[-1])
+        def measure(epoch: int) -> None:
             if epoch in self.epochs:
-                there = _after(epoch * self.steps, self.objectives)
-                self.gradients[epoch] = gradients.measure(vae, x, there, self.draws)
+                objectives = _after(epoch * self.steps, self.objectives)
+                self.gradients[epoch] = gradients.measure(vae, x, objectives, self.draws)
 
-        return watch
+        measure(0)
+        self.peaks = {name: _peak(vae, x, each) for name, each in self.objectives.items()}
+        return lambda vae, history: measure(int(history.epoch[-1]))
 
 
 def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:
-    """After which epochs gradients are measured; raises ValueError unless they are trained."""
+    """Returns the epochs after which gradients are measured, or raises ValueError."""
     if gradient_epochs is None:
         return sorted({0, max(1, epochs // 10), epochs})
     points = list(gradient_epochs)
@@ -351,8 +345,8 @@ def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:
 def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> None:
     if isinstance(vae_factory, nn.Module) or not callable(vae_factory):
         raise TypeError(
-            f"vae_factory: got a {type(vae_factory).__name__}, expected a function that makes a "
-            "VAE with new weights at each call"
+            f"vae_factory: got a {type(vae_factory).__name__}, expected a function that returns a "
+            "VAE with new parameters at each call"
         )
     if not isinstance(objectives, Mapping):
         raise TypeError(
@@ -361,25 +355,18 @@ def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> 
     for name, objective in objectives.items():
         check_elbo(objective, f"objectives[{name!r}]")
     if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-        raise TypeError(f"seeds: got {seeds!r}, expected a sequence of ints, a run for each")
+        raise TypeError(f"seeds: got {seeds!r}, expected a sequence of ints")
     for argument, given in (("objectives", objectives), ("seeds", seeds)):
         if not given:
             raise ValueError(f"{argument}: got none, expected at least one")
     for seed in seeds:
         check_seed(seed)
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: got {list(seeds)}, expected each once: a run twice says nothing")
-
-
-def _batch(vae: VAE, data: Tensor, pixels: Pixels | None) -> Tensor:
-    """The first examples as x, on the VAE's device."""
-    if pixels is not None:
-        data = datasets.to_pixels(data, pixels, seed=0).to(dtype_of(vae))
-    return data.to(device_of(vae))
+        raise ValueError(f"seeds: got {list(seeds)}, expected each once")
 
 
 def _after(steps: int, objectives: Mapping[str, ELBO]) -> dict[str, ELBO]:
-    """The objectives, with what changes over the steps as it is after so many."""
+    """Returns copies of the objectives, with their schedules moved on by a number of steps."""
     after = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
     for objective in after.values():
         if (schedule := schedule_of(objective)) is not None:
@@ -388,29 +375,25 @@ def _after(steps: int, objectives: Mapping[str, ELBO]) -> dict[str, ELBO]:
 
 
 def _peak(vae: VAE, x: Tensor, objective: ELBO) -> int:
-    """Of a step's loss and gradients; the weights' own gradients count too."""
+    """Returns the peak bytes of a step, which include the gradients of the parameters."""
     objective = copy.deepcopy(objective)
     with seeded(0, device=x.device):
-        objective.loss(vae.model, vae.guide, x)  # Pyro's first looks at the plates
+        objective.loss(vae.model, vae.guide, x)  # the first call counts the plates
         vae.zero_grad()
         peak = peak_bytes(lambda: objective.loss_and_grads(vae.model, vae.guide, x))
         vae.zero_grad()
     return peak
 
 
-def _seconds_to(goal: float, history: History) -> float:
-    seconds = 0.0
-    for cost, epoch in zip(history.test_cost, history.seconds, strict=True):
-        seconds += epoch
-        if cost <= goal:
-            return seconds
-    return math.nan
-
-
 def _seconds(times: Sequence[float]) -> str:
-    """The mean of the runs that reached the goal, and how many did where not all."""
+    """Formats the mean over the runs that reached the goal, and their number if not all did."""
     reached = [t for t in times if not math.isnan(t)]
     if not reached:
         return "not reached"
     mean = f"{sum(reached) / len(reached):.1f}"
     return mean if len(reached) == len(times) else f"{mean} ({len(reached)} of {len(times)})"
+
+
+def _write_csv(path: str | Path, rows: Sequence[Sequence[object]]) -> None:
+    with Path(path).open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

@@ -1,4 +1,4 @@
-"""Gradients of objectives: how far their means are apart, and how much noise they have."""
+"""Gradients of objectives: their bias in relation to each other, and their noise."""
 
 import copy
 import math
@@ -24,23 +24,31 @@ def __dir__() -> list[str]:
     return __all__
 
 
-_GROUPS = 10  # of draws, whose means are the sample for unbiased squares and their errors
+_GROUPS = 10  # groups of draws; unbiased squares and their errors come from the groups' means
 
 MIN_DRAWS = 2 * _GROUPS
-"""Gradients for each objective, at least."""
+"""The smallest number of gradients that are drawn for each objective."""
 
 
 @dataclass(frozen=True)
 class Gradient:
-    r"""The gradient g of one objective by one part's parameters, of the loss per example.
+    r"""Statistics of the gradient g of an objective, in nats per example.
+
+    g is the gradient of the loss per example by the parameters of the encoder or the decoder.
 
     Attributes:
-        norm: Length of the mean gradient, :math:`\|E g\|`, its noise taken out.
-        variance: Of one draw, :math:`\mathrm{tr}\,\mathrm{Cov}(g)`.
-        bias: Squared distance of the mean gradient from that of the first objective, relative to
-            the latter's squared length, :math:`\|E g - E g_1\|^2 / \|E g_1\|^2`. The estimate is
-            unbiased, so that it scatters about 0 for objectives of one target.
-        bias_error: Its standard error, by the jackknife over groups of draws.
+        norm: The length of the mean gradient, :math:`\|E g\|`, corrected for noise.
+        variance: The total variance of one draw, :math:`\mathrm{tr}\,\mathrm{Cov}(g)`.
+        bias: The squared distance of the mean gradient from that of the first objective, relative
+            to the latter's squared length, :math:`\|E g - E g_1\|^2 / \|E g_1\|^2`. The squared
+            distance is estimated without bias, so `bias` may be negative. It is near 0 for
+            objectives with the same expected gradient.
+        bias_error: The standard error of `bias`, by the jackknife over groups of draws.
+
+    Example:
+        >>> from pyro_vae.gradients import Gradient
+        >>> Gradient(norm=2.0, variance=16.0, bias=0.0, bias_error=0.0).snr
+        0.5
     """
 
     norm: float
@@ -50,9 +58,9 @@ class Gradient:
 
     @property
     def snr(self) -> float:
-        r"""Signal-to-noise ratio, :math:`\|E g\| / \sqrt{\mathrm{tr}\,\mathrm{Cov}(g)}`.
+        r"""The signal-to-noise ratio, :math:`\|E g\| / \sqrt{\mathrm{tr}\,\mathrm{Cov}(g)}`.
 
-        Infinite where there is no noise.
+        Infinite if there is no noise.
         """
         return self.norm / math.sqrt(self.variance) if self.variance > 0 else math.inf
 
@@ -66,31 +74,44 @@ def measure(
     batch_size: int | None = None,
     seed: int | None = 0,
 ) -> dict[str, dict[str, Gradient]]:
-    r"""The gradients of some objectives at the weights that a VAE has, in eval mode.
+    r"""Measures the gradients of objectives at the current parameters of a VAE, in eval mode.
 
-    Encoder are the posterior's parameters (a ``VampPrior`` shares them), decoder all others. For
-    each draw the objectives have the same noise, as far as they use it alike, so that their
-    differences have less. Weights, gradients and modes are left as they were.
+    .. math:: \mathrm{SNR} = \frac{\|E g\|}{\sqrt{\mathrm{tr}\,\mathrm{Cov}(g)}}, \quad
+        \mathrm{bias} = \frac{\|E g - E g_1\|^2}{\|E g_1\|^2}
+
+    The encoder's parameters are those of the posterior (a ``VampPrior`` shares them), the
+    decoder's are all others. Each draw has the same random numbers for all objectives, so that
+    their differences are less noisy. The VAE's parameters, gradients and modes are not changed.
+
+    Source: Rainforth et al. (2018), arXiv 1802.04537, section 3, who define the signal-to-noise
+    ratio of each parameter.
 
     Arguments:
         vae: The VAE.
         x: Data of shape ``(N, *x_shape)``.
-        objectives: Pyro ELBOs by name; copies are measured, a ``warm_up`` at the weight that it
-            has.
-        draws: Gradients for each objective, 20 or more.
-        batch_size: Examples that each draw picks at random, so that the noise is that of a step of
-            training; None is all of x in each, and then the noise is that of z alone.
-        seed: Fixes the noise; None draws from torch's global generator.
+        objectives: Pyro ELBOs by name. Copies are measured. A ``warm_up`` keeps its current
+            weight of the KL.
+        draws: The number of gradients for each objective, 20 or more.
+        batch_size: The size of the random batch of each draw, whose noise is that of a training
+            step. None takes all of x in each draw: the noise is then that of z alone.
+        seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
+            generator.
 
     Returns:
-        By objective, ``"encoder"`` and ``"decoder"``, of those that have parameters to train.
+        A :class:`Gradient` by objective and part, ``"encoder"`` or ``"decoder"``. A part without
+        trainable parameters is left out.
 
     Raises:
-        TypeError, ValueError: x is no data for the VAE; no objective; `draws`, `batch_size` or
-            `seed` is out of range.
+        TypeError: `vae` is not a VAE, or x has another dtype.
+        ValueError: There are no objectives, or an argument is out of range.
 
-    Source: signal-to-noise ratios of estimators: Rainforth et al. (2018), arXiv 1802.04537,
-    section 3 (there for each parameter).
+    Example:
+        >>> from pyro_vae.gradients import measure
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> bounds = {"elbo": objectives.trace_elbo(), "iwae": objectives.iwae(5)}
+        >>> gradients = measure(vae, torch.ones(7, 16), bounds, draws=20)
+        >>> list(gradients), list(gradients["iwae"])
+        (['elbo', 'iwae'], ['encoder', 'decoder'])
     """
     check_vae(vae)
     check_data(x)
@@ -117,7 +138,7 @@ def measure(
             for name, objective in objectives.items():
                 objective = copy.deepcopy(objective)
                 with seeded(seed, device=x.device):
-                    # Pyro's first looks at the plates.
+                    # At its first call, a Pyro ELBO runs model and guide to count the plates.
                     objective.loss(vae.model, vae.guide, x[:batch_size])
                 samples[name] = {part: _Sample() for part in parts}
                 schedule = schedule_of(objective)
@@ -130,7 +151,7 @@ def measure(
                             batch = x[torch.randperm(len(x), device=x.device)[:batch_size]]
                         objective.loss_and_grads(vae.model, vae.guide, batch)
                     if schedule is not None:
-                        schedule.taken.copy_(taken)  # a draw is no step
+                        schedule.taken.copy_(taken)  # draws do not count as training steps
                     for part, own in parts.items():
                         samples[name][part].add(_flat(own) / len(batch), draw * _GROUPS // draws)
                     progress.update()
@@ -145,13 +166,21 @@ def measure(
 
 
 def check_draws(draws: int) -> None:
-    """Raises ValueError unless :func:`measure` can do with so many draws."""
+    """Raises ValueError unless :func:`measure` accepts this number of draws.
+
+    Example:
+        >>> from pyro_vae.gradients import check_draws
+        >>> check_draws(19)
+        Traceback (most recent call last):
+        ValueError: draws: got 19, expected 20 or more
+    """
     check_count("draws", draws)
     if draws < MIN_DRAWS:
         raise ValueError(f"draws: got {draws}, expected {MIN_DRAWS} or more")
 
 
 def _parts(vae: VAE) -> dict[str, list[nn.Parameter]]:
+    """Returns the trainable parameters of the encoder and the decoder."""
     encoder = [p for p in vae.posterior.parameters() if p.requires_grad]
     ids = {id(p) for p in encoder}
     return {
@@ -161,13 +190,14 @@ def _parts(vae: VAE) -> dict[str, list[nn.Parameter]]:
 
 
 def _flat(parameters: list[nn.Parameter]) -> Tensor:
+    """Returns the gradients of the parameters as one vector, in float64."""
     return torch.cat(
         [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
     ).double()
 
 
 class _Sample:
-    """Sums of gradients by group, and of their squares."""
+    """Sums of gradients by group, and the sum of their squares."""
 
     def __init__(self) -> None:
         self.sums: list[Tensor] = []
@@ -183,7 +213,7 @@ class _Sample:
         self.squares += gradient.square().sum().item()
 
     def means(self) -> Tensor:
-        """The mean of each group, shape (groups, numbers)."""
+        """Returns the mean gradient of each group, shape ``(groups, parameters)``."""
         return torch.stack([s / n for s, n in zip(self.sums, self.counts, strict=True)])
 
     def variance(self) -> float:
@@ -194,19 +224,23 @@ class _Sample:
 
 
 def _squared_length(means: Tensor) -> float:
-    """An unbiased estimate of the squared length of an expected vector, from independent means."""
+    """Returns an unbiased estimate of the squared length of an expected vector.
+
+    `means` are independent estimates of the vector. Products of two different ones are averaged.
+    """
     count = len(means)
     products = means @ means.T
     return ((products.sum() - products.trace()) / (count * (count - 1))).item()
 
 
 def _compared(sample: _Sample, first: _Sample) -> Gradient:
+    """Returns the statistics of an objective's gradients, compared with the first objective's."""
     own, other = sample.means(), first.means()
 
     def bias(keep: Tensor) -> float:
         length = _squared_length(other[keep])
-        apart = _squared_length(own[keep] - other[keep])
-        return apart / length if length > 0 else (0.0 if apart == 0 else math.nan)
+        distance = _squared_length(own[keep] - other[keep])
+        return distance / length if length > 0 else (0.0 if distance == 0 else math.nan)
 
     every = torch.arange(len(own))
     left_out = torch.tensor([bias(every[every != group]) for group in every])

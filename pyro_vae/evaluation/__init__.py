@@ -1,7 +1,8 @@
-"""Evaluation: log-likelihood and ELBO, how far to trust them, and criticism of trained VAEs.
+"""Evaluation: log-likelihood and ELBO with their errors, and criticism of trained VAEs.
 
-``log_likelihood`` takes its weights from ``estimators``, one a file, which draw and score samples
-in ``blocks`` by the ``log_densities`` of a model and guide.
+:func:`log_likelihood` takes importance weights from an estimator (``estimators/``, one a file). An
+estimator draws and scores samples of ``blocks`` of examples, with the ``log_densities`` of a model
+and guide.
 """
 
 from pyro_vae.evaluation.certify import Certificate, certify

@@ -1,4 +1,7 @@
-"""Examples and samples in blocks, whose noise is their own and whose memory is bounded."""
+"""Blocks of examples, each with random streams of its own, evaluated in bounded memory.
+
+A *draw* is one sample of the latents for one example: K samples of N examples are K N draws.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,32 +19,32 @@ from pyro_vae.evaluation.scorer import Scorer
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 
-# The noise of an estimate belongs to blocks of so many examples and samples, whatever the memory.
+# Each block of examples and chunk of samples has a random stream of its own. The sizes are fixed,
+# so that the noise of an estimate does not depend on the memory limit.
 EXAMPLES = 64
 SAMPLES = CHUNK
 
-_DRAWN = 8  # samples of all examples of a block that a model draws at once
-# On a processor, steps that outgrow its caches are slower (1.5 times at twice as many bytes); and
-# so are those of fewer pairs of sample and example than pay for the calls (a spline prior 1.9
-# times). Compiled code takes half of what it is counted for, or less.
+_PRIOR_SAMPLES = 8  # samples that the model draws in one call, for all examples of a block
+# A CPU step is slow if it outgrows the caches, or if it has too few draws to repay its calls.
+# Compiled code allocates at most half of the bytes that are counted for it.
 _CPU_STEP_BYTES = 2**26
-_CPU_STEP_PAIRS = 512
+_CPU_STEP_DRAWS = 512
 
 
-OfPairs = Callable[[Tensor, Latents], tuple[Tensor, ...]]
-"""A function of x and z, to tensors that begin with ``(samples, N)``."""
+DrawFunction = Callable[[Tensor, Latents], tuple[Tensor, ...]]
+"""A function of x and z that returns tensors of shape ``(samples, N, ...)``."""
 
 
 @dataclass
 class Block:
-    """Some examples of a program, and the random streams that are theirs.
+    """A block of examples with its random streams.
 
     Attributes:
-        scorer: Of the model and guide.
-        x: The examples, shape ``(N, ...)``.
-        seed: Of the estimate.
-        index: Of the block.
-        max_bytes: Bound on what a step of the model allocates.
+        scorer: Draws and scores samples of the latents.
+        x: The examples, shape ``(N, *x_shape)``.
+        seed: The seed of the estimate, or None.
+        index: The number of the block, from 0.
+        max_bytes: A bound on the bytes that one step of the model allocates.
     """
 
     scorer: Scorer
@@ -52,15 +55,18 @@ class Block:
 
     @property
     def densities(self) -> LogDensities:
-        """Of the model and guide."""
+        """The log-densities of the model and guide."""
         return self.scorer.densities
 
     def stream(self, *key: int) -> AbstractContextManager[None]:
-        """A random stream of this block's."""
+        """Returns a context with the random stream `key` of this block."""
         return seeded(self.seed, self.index, *key, device=self.x.device)
 
     def samples(self, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields log p(x|z) and log q(z|x) - log p(z) for z of the guide, ``(samples, N)``."""
+        """Draws z from the guide; yields log p(x|z) and log q(z|x) - log p(z) in chunks.
+
+        Both have the shape ``(samples, N)`` and are in nats.
+        """
         for start, count, stream in self._streams(num_samples):
             with stream:
                 z, log_q = self.scorer.draw(self.x, count)
@@ -70,89 +76,107 @@ class Block:
     def _streams(
         self, num_samples: int
     ) -> Iterator[tuple[int, int, AbstractContextManager[None]]]:
-        """Chunks of samples, each with a stream.
+        """Yields the start and size of each chunk of samples, with its random stream.
 
-        They are made by the dozen: one by one each takes ten times as long, as NumPy's code has
-        left the processor's caches since the last chunk.
+        Twelve streams are made at a time. Made one by one, each is slower, since NumPy's code has
+        left the CPU's caches since the last chunk.
         """
         all_chunks = chunks(num_samples)
         while some := list(islice(all_chunks, 12)):
             yield from [(start, count, self.stream(start)) for start, count in some]
 
     def draw_prior(self, count: int) -> tuple[Latents, Tensor]:
-        """So many samples of z from the model for each x, and log p(x|z), ``(count, N)``.
+        """Draws `count` samples of z from the prior for each x.
 
-        The model draws and scores at once, in parts of 8 samples of all examples, whatever the
-        memory, so that a stream gives the same draws.
+        The model draws and scores 8 samples of all examples at a time, whatever the memory limit,
+        so that a stream always gives the same draws.
+
+        Returns:
+            The samples, and log p(x|z) in nats, shape ``(count, N)``.
         """
         drawn = [
-            self.densities.draw_prior(self.x, min(_DRAWN, count - first))
-            for first in range(0, count, _DRAWN)
+            self.densities.draw_prior(self.x, min(_PRIOR_SAMPLES, count - first))
+            for first in range(0, count, _PRIOR_SAMPLES)
         ]
         z = {name: torch.cat([part[name] for part, _ in drawn]) for name in drawn[0][0]}
         return z, torch.cat([log_p_x for _, log_p_x in drawn])
 
     def score(self, z: Latents, check: bool = False) -> tuple[Tensor, Tensor]:
-        """log p(z) and log p(x|z), part by part; with `check` x is held against the supports."""
+        """Returns log p(z) and log p(x|z) in nats, each of shape ``(samples, N)``.
+
+        Arguments:
+            z: Samples of the latents for each example.
+            check: Also check that x is on the supports of the observed sites.
+
+        Raises:
+            ValueError: x is off a support.
+            FloatingPointError: A log-probability is NaN.
+        """
         if check:
             self.check(z)
-        # The program's own allocations count, not a compiled function's.
+        # A compiled function hides what it allocates, so the uncompiled one is measured.
         compiled = self.scorer.compiles
-        log_p_z, log_p_x = self.in_parts(self.scorer.score, z, self.densities.score, compiled)
+        log_p_z, log_p_x = self.in_steps(self.scorer.score, z, self.densities.score, compiled)
         return log_p_z, log_p_x
 
     def check(self, z: Latents) -> None:
-        """Raises ValueError unless x is on the supports that it has at the first sample of z."""
-        examples = self._pairs(self.densities.score, z)
-        for first in range(0, len(self.x), examples):
-            of = slice(first, first + examples)
-            self.densities.check(self.x[of], self.densities.part(z, slice(1), of))
+        """Raises ValueError unless x is on the supports that the first sample of z gives."""
+        step = self._draws_per_step(self.densities.score, z)
+        for first in range(0, len(self.x), step):
+            examples = slice(first, first + step)
+            self.densities.check(self.x[examples], self.densities.part(z, slice(1), examples))
 
-    def in_parts(
+    def in_steps(
         self,
-        function: OfPairs,
+        function: DrawFunction,
         z: Latents,
-        counted: OfPairs | None = None,
+        measured: DrawFunction | None = None,
         compiled: bool = False,
     ) -> tuple[Tensor, ...]:
-        """A function of x and z, for as many pairs of sample and example at once as memory has.
+        """Evaluates a function of x and z in steps of bounded memory.
 
-        It gives tensors that begin with ``(samples, N)``, and so does this. How many pairs these
-        are follows from what `counted` allocates, or else the function; on a processor twice as
-        many of a function that is compiled.
+        Arguments:
+            function: Returns tensors of shape ``(samples, N, ...)``.
+            z: Samples of the latents for each example.
+            measured: The function whose allocations set the number of draws a step; None is
+                `function` itself.
+            compiled: Whether `function` is compiled, which doubles the bytes of a CPU step.
+
+        Returns:
+            The tensors of `function` for all samples and examples.
         """
         count = len(next(iter(z.values())))
-        pairs = self._pairs(counted or function, z, compiled)
-        examples = min(pairs, len(self.x))
-        samples = max(1, pairs // examples)
-        together: tuple[Tensor, ...] = ()
-        for first in range(0, len(self.x), examples):
-            of = slice(first, first + examples)
-            for start in range(0, count, samples):
-                some = slice(start, start + samples)
-                parts = function(self.x[of], self.densities.part(z, some, of))
-                # In one place: kept as they come, they would lie between what steps allocate and
-                # free, and keep the allocator from using it again.
-                together = together or tuple(
+        draws = self._draws_per_step(measured or function, z, compiled)
+        num_examples = min(draws, len(self.x))
+        num_samples = max(1, draws // num_examples)
+        results: tuple[Tensor, ...] = ()
+        for first in range(0, len(self.x), num_examples):
+            examples = slice(first, first + num_examples)
+            for start in range(0, count, num_samples):
+                samples = slice(start, start + num_samples)
+                parts = function(self.x[examples], self.densities.part(z, samples, examples))
+                # Results are copied into one tensor. Kept as they come, they would lie between
+                # the blocks that steps allocate and free, and fragment the memory.
+                results = results or tuple(
                     part.new_empty(count, len(self.x), *part.shape[2:]) for part in parts
                 )
-                for whole, part in zip(together, parts, strict=True):
-                    whole[some, of] = part
-        return together
+                for result, part in zip(results, parts, strict=True):
+                    result[samples, examples] = part
+        return results
 
-    def _pairs(self, function: OfPairs, z: Latents, compiled: bool = False) -> int:
-        known, key = self.scorer.bytes_of_a_pair, function.__code__
+    def _draws_per_step(self, function: DrawFunction, z: Latents, compiled: bool = False) -> int:
+        known, key = self.scorer.bytes_per_draw, function.__code__
         if key not in known:
-            known[key] = self._bytes_of_a_pair(function, z)
-        pairs = max(1, self.max_bytes // known[key])
+            known[key] = self._bytes_per_draw(function, z)
+        draws = max(1, self.max_bytes // known[key])
         if self.x.device.type == "cpu":
-            few = max(_CPU_STEP_PAIRS, (1 + compiled) * _CPU_STEP_BYTES // known[key])
-            # A power of two, as chunks and blocks have: so that steps are of one shape.
-            pairs = min(pairs, 2 ** round(math.log2(few)))
-        return pairs
+            most = max(_CPU_STEP_DRAWS, (1 + compiled) * _CPU_STEP_BYTES // known[key])
+            # Chunks and blocks are powers of two: so is this, and steps have the same shape.
+            draws = min(draws, 2 ** round(math.log2(most)))
+        return draws
 
-    def _bytes_of_a_pair(self, function: OfPairs, z: Latents) -> int:
-        """What a further pair makes torch allocate."""
+    def _bytes_per_draw(self, function: DrawFunction, z: Latents) -> int:
+        """Returns the bytes that torch allocates for one more draw."""
         first = self.densities.part(z, slice(1), slice(1))
         twice = {name: torch.cat((value, value)) for name, value in first.items()}
 
@@ -165,7 +189,7 @@ class Block:
 
 
 class _Allocated(TorchDispatchMode):
-    """Counts the bytes of all that torch's operations return: a bound of what is alive at once."""
+    """Counts the bytes that torch's operations return, a bound on those in use at one time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +204,7 @@ class _Allocated(TorchDispatchMode):
 
 
 def chunks(num_samples: int) -> Iterator[tuple[int, int]]:
-    """The first of each chunk of samples, and how many there are in it."""
+    """Yields the start and the size of each chunk of samples."""
     for start in range(0, num_samples, SAMPLES):
         yield start, min(SAMPLES, num_samples - start)
 
@@ -193,7 +217,16 @@ def blocks(
     desc: str,
     num_samples: int = 0,
 ) -> Iterator[Block]:
-    """The data in blocks of examples, with a progress bar; so many samples of each will come."""
+    """Yields the data in blocks of 64 examples, with a progress bar.
+
+    Arguments:
+        densities: The log-densities of the model and guide.
+        x: Data of shape ``(N, *x_shape)``.
+        seed: The seed of the estimate, or None.
+        max_bytes: A bound on the bytes that one step of the model allocates.
+        desc: The label of the progress bar.
+        num_samples: Samples of each example that will be scored: many of them are compiled for.
+    """
     scorer = Scorer(densities, len(x) * num_samples)
     with progress_bar(len(x), "examples", desc) as progress:
         for index, part in enumerate(x.split(EXAMPLES)):

@@ -1,4 +1,4 @@
-"""Certificates: what an estimator of log p(x) is worth, on data that the model has made."""
+"""Certificates: bounds on the error of an estimator of log p(x), on simulated data."""
 
 import math
 from dataclasses import dataclass
@@ -21,18 +21,29 @@ from pyro_vae.vae import VAE, check_vae
 
 @dataclass(frozen=True, repr=False)
 class Certificate:
-    r"""Two bounds of log p(x) of simulated data, between which it lies in the mean, in nats.
+    r"""Stochastic lower and upper bounds of log p(x) on simulated data, in nats.
+
+    .. math:: E[\text{lower}] \le E[\log p(x)] \le E[\text{upper}]
 
     Attributes:
         x: The simulated data, shape ``(N, *x_shape)``.
-        lower: The estimator's values, shape ``(N,)``; in the mean below log p(x).
-        upper: Values that are above it in the mean, shape ``(N,)``.
-        lower_mean, upper_mean: Over examples.
-        gap, gap_error: Mean of ``upper - lower`` and its standard error: what the estimator is
-            below log p(x) is no more in the mean.
-        num_samples: K.
-        estimator: Its name.
-        seed: What fixed data and noise, or None.
+        lower: The estimates of log p(x), shape ``(N,)``.
+        upper: The upper bounds of log p(x), shape ``(N,)``.
+        lower_mean, upper_mean: Their means over examples.
+        gap, gap_error: The mean of ``upper - lower`` and its standard error over examples. On
+            average, the estimator is below log p(x) by no more than the expected gap.
+        num_samples: K, the number of weights of each example.
+        estimator: The name of the estimator.
+        seed: The seed of data and noise, or None.
+
+    Example:
+        >>> from pyro_vae.evaluation import certify
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = certify(vae, num_examples=7, num_samples=8, estimator="prior", seed=0)
+        >>> result.lower.shape, result.upper.shape
+        (torch.Size([7]), torch.Size([7]))
+        >>> abs(result.upper_mean - result.lower_mean - result.gap) < 1e-6
+        True
     """
 
     x: Tensor
@@ -59,27 +70,42 @@ def certify(
     seed: int | None = None,
     max_bytes: int = 2**28,
 ) -> Certificate:
-    r"""How far an estimator can be trusted, on data that the model itself has made.
+    r"""Bounds the error of an estimator of log p(x), on data simulated from the model.
 
-    For x drawn together with its z, that z is an exact draw of the posterior. Among K weights one
-    that begins there makes :math:`\log \frac1K \sum_k w_k` an upper bound in the mean, where K of
-    the estimator's own make it a lower one: for AIS the chain runs backward (bidirectional Monte
-    Carlo). It holds for simulated data, so it says what a setting of the estimator is worth for
-    this model; it is no estimate of log p(x) of real data.
+    .. math:: E\Big[\log \frac1K \sum_{k=1}^K w_k\Big] \le \log p(x)
+        \le E\Big[\log \frac1K \Big(w^* + \sum_{k=2}^K w_k\Big)\Big]
 
-    Arguments:
-        vae: The VAE, in eval mode.
-        num_examples: N, of simulated x.
-        num_samples: K.
-        estimator: As of :func:`log_likelihood`, but the exact one.
-        seed: Fixes data and noise and leaves torch's global generator as it was.
-        max_bytes: As of :func:`log_likelihood`.
-
-    Raises:
-        TypeError, ValueError: An argument is out of range; the VAE does not serve the estimator.
+    If x and z are drawn together from the model, then z is an exact draw of the posterior. Its
+    weight :math:`w^*` in place of one of the estimator's own makes an upper bound. For AIS, the
+    weight is that of a reversed chain (bidirectional Monte Carlo). The bounds hold for simulated
+    data. They show how accurate an estimator and its settings are for this model, and do not
+    estimate log p(x) of real data.
 
     Source: Grosse, Ghahramani and Adams (2015), arXiv 1511.02543, section 3; Wu et al. (2017),
     arXiv 1611.04273, section 4.2.
+
+    Arguments:
+        vae: The VAE; it is evaluated in eval mode.
+        num_examples: N, the number of simulated examples.
+        num_samples: K, the number of weights of each example.
+        estimator: A name or an estimator, as in :func:`log_likelihood`, except ``"exact"``.
+        seed: Fixes data and noise, and leaves torch's global generator as it was; None draws from
+            that generator.
+        max_bytes: A bound on the bytes of one step, as in :func:`log_likelihood`.
+
+    Returns:
+        The simulated data, both bounds for each example, and their gap, in nats.
+
+    Raises:
+        TypeError: `vae` is not a VAE, or an argument has the wrong type.
+        ValueError: An argument is out of range, or the estimator does not work for the VAE.
+
+    Example:
+        >>> from pyro_vae.evaluation import certify
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = certify(vae, num_examples=7, num_samples=4, estimator="ais:5:2", seed=0)
+        >>> result.x.shape, result.estimator
+        (torch.Size([7, 16]), 'ais')
     """
     check_vae(vae)
     check_count("num_examples", num_examples)
@@ -88,7 +114,9 @@ def certify(
     check_seed(seed)
     chosen = estimators.parse(estimator)
     if chosen is None:
-        raise ValueError('estimator: got "exact", which has no error to certify')
+        raise ValueError(
+            'estimator: got "exact", which has no error to bound, expected one that takes samples'
+        )
     lowers, uppers = [], []
     with torch.no_grad(), evaluating(vae):
         with seeded(seed, _SIMULATED, device=device_of(vae)):
@@ -119,4 +147,4 @@ def certify(
     )
 
 
-_SIMULATED = 2**31  # a random stream apart from those of blocks
+_SIMULATED = 2**31  # the random stream of the data, which no block has

@@ -1,4 +1,4 @@
-"""Criticism of trained VAEs: which latents are used, and whether replications are like x."""
+"""Criticism of trained VAEs: active latent units, and posterior predictive checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,20 @@ from pyro_vae.vae import VAE
 
 @dataclass(frozen=True, repr=False)
 class ActiveUnits:
-    r"""Which latent dimensions say something of x.
+    r"""The latent dimensions that depend on x.
 
     Attributes:
         statistic: :math:`A_u = \mathrm{Var}_x(E_{q(z|x)}[z_u])`, shape ``(z_dim,)``.
-        active: Which are above the threshold, shape ``(z_dim,)``.
-        count: How many.
-        threshold: The least statistic of an active one.
+        active: Whether each dimension's statistic is above the threshold, shape ``(z_dim,)``.
+        count: The number of active dimensions.
+        threshold: The statistic above which a dimension is active.
+
+    Example:
+        >>> from pyro_vae.evaluation import active_units
+        >>> vae = presets.build("pyro-mlp", z_dim=5, shape=16)
+        >>> result = active_units(vae, torch.eye(16))
+        >>> result.count == int((result.statistic > result.threshold).sum())
+        True
     """
 
     statistic: Tensor
@@ -38,29 +45,41 @@ class ActiveUnits:
 def active_units(
     vae: VAE, x: Tensor, *, threshold: float = 0.01, seed: int | None = None
 ) -> ActiveUnits:
-    r"""The latent dimensions whose posterior mean moves with x.
+    r"""Finds the active latent dimensions, whose posterior mean varies over the data.
 
     .. math:: A_u = \mathrm{Var}_x\big(E_{q(z|x)}[z_u]\big) > 0.01
 
-    It takes :meth:`VAE.embed` for the mean: where a posterior has none in closed form, the average
-    of 32 draws, whose noise adds a 32nd of the posterior's variance.
-
-    Arguments:
-        vae: The VAE, in eval mode.
-        x: Data of shape ``(N, *x_shape)``, two or more.
-        threshold: The least statistic of an active dimension.
-        seed: Fixes what noise there is and leaves torch's global generator as it was.
-
-    Raises:
-        TypeError, ValueError: x does not fit the VAE, or is one example.
+    :meth:`VAE.embed` gives the posterior mean. For a posterior without a mean in closed form, this
+    is the average of 32 draws, whose noise adds 1/32 of the posterior's variance to the statistic.
 
     Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 5.2.
+
+    Arguments:
+        vae: The VAE; it is evaluated in eval mode.
+        x: Data of shape ``(N, *x_shape)``, with N of 2 or more.
+        threshold: The statistic above which a dimension is active.
+        seed: Fixes the noise of a posterior without a mean, and leaves torch's global generator as
+            it was; None draws from that generator.
+
+    Returns:
+        The statistic of each dimension, and which ones are active.
+
+    Raises:
+        TypeError: `vae` is not a VAE, or x has another dtype.
+        ValueError: x does not fit the VAE or has one example only, or `threshold` or `seed` is
+            out of range.
+
+    Example:
+        >>> from pyro_vae.evaluation import active_units
+        >>> vae = presets.build("pyro-mlp", z_dim=5, shape=16)
+        >>> active_units(vae, torch.eye(16)).statistic.shape
+        torch.Size([5])
     """
     if not threshold >= 0:
         raise ValueError(f"threshold: got {threshold!r}, expected a number from 0 up")
     with opened(vae, x) as (_, x):
         if len(x) < 2:
-            raise ValueError("x: got one example, expected two or more, over which to vary")
+            raise ValueError("x: got one example, expected two or more for a variance")
         with seeded(seed, device=x.device):
             means = torch.cat([vae.embed(part) for part in x.split(1024)])
     statistic = means.double().var(0)
@@ -70,14 +89,21 @@ def active_units(
 
 @dataclass(frozen=True, repr=False)
 class PredictiveCheck:
-    r"""A statistic of the data beside that of replications from their posteriors.
+    r"""A statistic T of the data, compared with that of their replications.
 
     Attributes:
         observed: T(x) of each example, shape ``(N,)``.
         replicated: T of each replication, shape ``(num_samples, N)``.
-        p_values: For each example the share of replications with a greater T, and half of those
-            with the same, shape ``(N,)``.
-        p_value: The same of the mean of T over all examples.
+        p_values: The share of each example's replications with a larger T, plus half of the share
+            with an equal T, shape ``(N,)``.
+        p_value: The p-value of the mean of T over all examples.
+
+    Example:
+        >>> from pyro_vae.evaluation import posterior_predictive
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = posterior_predictive(vae, torch.eye(16), lambda x: x.mean(-1), seed=0)
+        >>> bool(((result.p_values >= 0) & (result.p_values <= 1)).all())
+        True
     """
 
     observed: Tensor
@@ -97,23 +123,38 @@ def posterior_predictive(
     *,
     seed: int | None = None,
 ) -> PredictiveCheck:
-    r"""Whether the model, given x, makes data like x, as far as a statistic can tell.
+    r"""Posterior predictive check: compares a statistic of x with that of replications of x.
 
-    Replications :math:`\tilde x \sim p(\tilde x|z)` with z of the guide, beside the data that the
-    guide saw: values near 0 or 1 say that the model does not make what the statistic looks at. As
-    the data are used twice, p-values of a right model gather around 1/2.
+    .. math:: p = P(T(\tilde x) > T(x)) + \tfrac12 P(T(\tilde x) = T(x)),
+        \quad \tilde x \sim p(\tilde x|z), \; z \sim q(z|x)
 
-    Arguments:
-        vae: The VAE, in eval mode.
-        x: Data of shape ``(N, *x_shape)``.
-        statistic: T, from ``(*batch, *x_shape)`` to ``(*batch,)``: a function of one x.
-        num_samples: Replications of each example.
-        seed: Fixes the noise and leaves torch's global generator as it was.
-
-    Raises:
-        TypeError, ValueError: x does not fit the VAE; T gives another shape.
+    A p-value near 0 or 1 shows that the model does not reproduce the statistic. Since x is used
+    twice, the p-values of a correct model are not uniform but concentrate near 1/2.
 
     Source: Gelman, Meng and Stern (1996), Statistica Sinica 6, section 2.
+
+    Arguments:
+        vae: The VAE; it is evaluated in eval mode.
+        x: Data of shape ``(N, *x_shape)``.
+        statistic: T, a function of each example, from ``(*batch, *x_shape)`` to ``(*batch,)``.
+        num_samples: The number of replications of each example.
+        seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
+            generator.
+
+    Returns:
+        T of the data and of the replications, and the p-values.
+
+    Raises:
+        TypeError: `vae` is not a VAE, or x has another dtype.
+        ValueError: x does not fit the VAE, T returns another shape, or an argument is out of
+            range.
+
+    Example:
+        >>> from pyro_vae.evaluation import posterior_predictive
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = posterior_predictive(vae, torch.eye(16), lambda x: x.mean(-1), num_samples=10)
+        >>> result.replicated.shape
+        torch.Size([10, 16])
     """
     check_count("num_samples", num_samples)
     check_seed(seed)

@@ -1,4 +1,4 @@
-"""The ELBO of each example and its two terms, with their errors."""
+"""The ELBO of each example and its two terms, with standard errors."""
 
 import math
 from dataclasses import dataclass
@@ -21,19 +21,25 @@ from pyro_vae.vae import VAE
 class Elbo:
     r"""The ELBO of each example and its two terms, in nats: ``values = -(reconstruction + kl)``.
 
+    A standard error over one example is NaN, and so is a Monte Carlo error from one sample.
+
     Attributes:
         values: Estimates of :math:`E_q[\log p(x|z)] - KL(q, p)`, shape ``(N,)``.
         reconstruction: Estimates of :math:`-E_q[\log p(x|z)]`, shape ``(N,)``.
-        kl: :math:`KL(q(z|x), p(z))`, shape ``(N,)``: exact, or an estimate.
-        mean, stderr, mc_error: Of `values`: the mean over examples, its standard error over
-            examples, and the Monte Carlo standard error of the mean for these examples.
-        reconstruction_mean, reconstruction_stderr, reconstruction_mc_error: The same of
+        kl: :math:`KL(q(z|x), p(z))`, exact or estimated, shape ``(N,)``.
+        mean, stderr, mc_error: The mean of `values` over examples, its standard error over
+            examples, and its Monte Carlo standard error for these examples.
+        reconstruction_mean, reconstruction_stderr, reconstruction_mc_error: The same for
             `reconstruction`.
-        kl_mean, kl_stderr, kl_mc_error: The same of `kl`.
-        num_samples: Samples of z for each example.
-        seed: What fixed the noise, or None.
+        kl_mean, kl_stderr, kl_mc_error: The same for `kl`.
+        num_samples: The number of samples of z for each example.
+        seed: The seed of the noise, or None.
 
-    A standard error over one example, or a Monte Carlo error from one sample, is NaN.
+    Example:
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = elbo(vae, torch.ones(7, 16), num_samples=10, seed=0)
+        >>> torch.allclose(result.values, -(result.reconstruction + result.kl))
+        True
     """
 
     values: Tensor
@@ -64,24 +70,37 @@ def elbo(
     seed: int | None = None,
     max_bytes: int = 2**28,
 ) -> Elbo:
-    r"""Estimates each example's ELBO, reconstruction and KL apart, in eval mode.
+    r"""Estimates the ELBO of each example, and its reconstruction and KL terms.
 
-    .. math:: \log p(x) \ge E_q[\log p(x|z)] - KL(q(z|x), p(z))
-
-    Arguments:
-        vae: The VAE.
-        x: Data of shape ``(N, *x_shape)`` on the likelihood's support.
-        num_samples: Samples of z for each example.
-        kl: ``"sampled"`` from the same samples, or ``"analytic"``, in closed form.
-        seed: Fixes the noise and leaves torch's global generator as it was; None draws from it.
-        max_bytes: Bound on what one step of prior and likelihood allocates (the posterior takes 64
-            examples at a time); changes numbers by float rounding only.
-
-    Raises:
-        TypeError, ValueError: x does not fit the VAE or is off the likelihood's support; the KL
-            has no closed form; an argument is out of range.
+    .. math:: \log p(x) \ge E_{q(z|x)}[\log p(x|z)] - KL(q(z|x), p(z))
 
     Source: Kingma and Welling (2014), section 2.3.
+
+    Arguments:
+        vae: The VAE; it is evaluated in eval mode.
+        x: Data of shape ``(N, *x_shape)`` on the likelihood's support.
+        num_samples: The number of samples of z for each example.
+        kl: ``"sampled"`` estimates the KL from the same samples; ``"analytic"`` takes its closed
+            form.
+        seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
+            generator.
+        max_bytes: A bound on the bytes that one step of the prior and the likelihood allocates. It
+            changes the numbers by float rounding only. The posterior takes 64 examples at a time.
+
+    Returns:
+        The estimates for each example in nats, shape ``(N,)``, and their means and errors.
+
+    Raises:
+        TypeError: `vae` is not a VAE, or x has another dtype.
+        ValueError: x does not fit the VAE or is off the likelihood's support, the KL has no closed
+            form, or an argument is out of range.
+        FloatingPointError: A log-probability is NaN.
+
+    Example:
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = elbo(vae, torch.ones(7, 16), num_samples=10, kl="analytic", seed=0)
+        >>> result.values.shape, result.num_samples
+        (torch.Size([7]), 10)
     """
     if kl not in ("sampled", "analytic"):
         raise ValueError(f'kl: got {kl!r}, expected "sampled" or "analytic"')
@@ -96,7 +115,7 @@ def elbo(
                 sums = sums + torch.stack((negative.sum(1), negative.square().sum(1)))
             assert isinstance(sums, Tensor)
             mean = sums[0] / num_samples
-            # The sum of squares about the mean, then the variance of the mean of K samples.
+            # The sum of squared deviations, and from it the variance of the mean of K samples.
             spread = (sums[1] - num_samples * mean.square()).clamp(min=0)
             variance = (
                 spread / (num_samples * (num_samples - 1))

@@ -1,4 +1,4 @@
-"""The gap between log p(x) and the ELBO, split into what the guide's family and encoder miss."""
+"""The gap between log p(x) and the ELBO, split into approximation and amortization gaps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,16 +23,27 @@ from pyro_vae.vae import VAE
 
 @dataclass(frozen=True, repr=False)
 class ElboGap:
-    r"""How far the ELBO is below log p(x), and whose fault it is; all in nats, shape ``(N,)``.
+    r"""The gap between log p(x) and the ELBO, and its two parts, in nats.
 
     Attributes:
-        log_likelihood: An estimate of log p(x).
-        refined: The ELBO of :math:`q^*`, the best of the guide's family for each example.
-        elbo: The ELBO of the guide.
-        approximation: ``log_likelihood - refined``: what the family cannot do.
-        amortization: ``refined - elbo``: what the encoder does not find.
-        approximation_mean, approximation_stderr: Over examples.
-        amortization_mean, amortization_stderr: Over examples.
+        log_likelihood: Estimates of log p(x), shape ``(N,)``.
+        refined: The ELBO of :math:`q^*`, the best member of the guide's family for each example,
+            shape ``(N,)``.
+        elbo: The ELBO of the guide, shape ``(N,)``.
+        approximation: ``log_likelihood - refined``, the gap that the guide's family leaves, shape
+            ``(N,)``.
+        amortization: ``refined - elbo``, the gap that the encoder leaves, shape ``(N,)``.
+        approximation_mean, approximation_stderr: The mean of `approximation` and its standard
+            error over examples.
+        amortization_mean, amortization_stderr: The same for `amortization`.
+
+    Example:
+        >>> from pyro_vae.evaluation import elbo_gap
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> gap = elbo_gap(vae, torch.ones(7, 16), num_samples=100, steps=3, seed=0)
+        >>> total = gap.log_likelihood - gap.elbo
+        >>> torch.allclose(gap.approximation + gap.amortization, total)
+        True
     """
 
     log_likelihood: Tensor
@@ -65,28 +76,43 @@ def elbo_gap(
     .. math:: \log p(x) - ELBO(q) =
         [\log p(x) - ELBO(q^*)] + [ELBO(q^*) - ELBO(q)]
 
-    The numbers that the guide's network gives for an example (means and scales, or what a flow
-    takes) are refined for each by Adam on its ELBO, with a rate that falls to nothing along half a
-    cosine; what else the guide has, a flow's own weights, stays. log p(x) is estimated from below
-    and the refinement ends where it ends, so that both gaps are what was found, not limits.
+    To find :math:`q^*`, Adam maximizes the ELBO of each example over the output of the guide's
+    network for it: means and scales, or the inputs of a flow. The learning rate decays to zero
+    along half a cosine. Other parameters of the guide, such as a flow's own, stay fixed. Both gaps
+    are estimates: log p(x) is estimated from below, and the refinement may not converge.
+
+    Source: Cremer, Li and Duvenaud (2018), arXiv 1801.03558, section 3.
 
     Arguments:
-        vae: The VAE, in eval mode; left as it is. Its posterior has the network that maps x to
-            numbers as ``network``, or is around a posterior that has (``Squashed``).
+        vae: The VAE; it is evaluated in eval mode and not changed. Its posterior has the network
+            that maps x to numbers as its attribute ``network``, or wraps a posterior that has one
+            (``Squashed``).
         x: Data of shape ``(N, *x_shape)``.
-        num_samples: Of the log-likelihood, and of each ELBO.
-        steps, learning_rate, particles: Of the refinement.
-        estimator: As of :func:`log_likelihood`.
-        seed: Fixes the noise and leaves torch's global generator as it was.
+        num_samples: The number of samples for the log-likelihood and for each ELBO.
+        steps: Steps of Adam for each block of 64 examples.
+        learning_rate: The initial learning rate of Adam.
+        particles: Samples of z for each example in a step.
+        estimator: The estimator of log p(x), as in :func:`log_likelihood`.
+        seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
+            generator.
+
+    Returns:
+        log p(x), both ELBOs and both gaps of each example in nats, and the gaps' means.
 
     Raises:
-        TypeError, ValueError: x does not fit; the posterior has no ``network``, or no ``rsample``;
+        TypeError: `vae` is not a VAE, or x has another dtype.
+        ValueError: x does not fit the VAE, the posterior has no ``network`` or no ``rsample``, or
             an argument is out of range.
 
     Warns:
-        UnreliableWeights: Of the log-likelihood, whose error is that of the approximation gap.
+        UnreliableWeights: The estimate of log p(x) is unreliable, and so is the approximation gap.
 
-    Source: Cremer, Li and Duvenaud (2018), arXiv 1801.03558, section 3.
+    Example:
+        >>> from pyro_vae.evaluation import elbo_gap
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> gap = elbo_gap(vae, torch.ones(7, 16), num_samples=100, steps=3, seed=0)
+        >>> gap.approximation.shape, gap.amortization.shape
+        (torch.Size([7]), torch.Size([7]))
     """
     for argument, count in (("steps", steps), ("particles", particles)):
         check_count(argument, count)
@@ -105,7 +131,7 @@ def elbo_gap(
                 with seeded(seed, index, device=x.device):
                     elbos.append(bound.mean(part, num_samples))
                     numbers = network(part).clone().requires_grad_()
-                    hook = network.register_forward_hook(_give(numbers))
+                    hook = network.register_forward_hook(_replace_output(numbers))
                     try:
                         optimizer = torch.optim.Adam([numbers], learning_rate)
                         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -131,47 +157,49 @@ def elbo_gap(
     )
 
 
-_CHUNK = 64  # samples at a time
+_CHUNK = 64  # samples that are drawn at a time
 
 
 class _Bound:
-    """Samples of log p(x, z) - log q(z|x) of a VAE, by reparameterized z."""
+    """Samples of log p(x, z) - log q(z|x) of a VAE, with reparameterized z."""
 
     def __init__(self, vae: VAE) -> None:
         self.vae = vae
         self.p_z = call(vae, "prior")
 
     def __call__(self, x: Tensor, count: int) -> Tensor:
-        """So many samples for each x, shape ``(count, N)``."""
+        """Returns `count` samples for each x in nats, shape ``(count, N)``."""
         q_z = call(self.vae, "posterior", x)
         if not q_z.has_rsample:
             raise ValueError(
-                f"posterior: {describe_distribution(q_z)} has no rsample, expected a reparameterized one"
+                f"posterior: got {describe_distribution(q_z)}, which has no rsample, expected a "
+                "reparameterized distribution"
             )
         z = q_z.rsample((count,))
         log_p_x = call(self.vae, "likelihood", z).log_prob(x)
         return log_p_x + self.p_z.log_prob(z) - q_z.log_prob(z)
 
     def mean(self, x: Tensor, num_samples: int) -> Tensor:
-        """Their mean for each x, shape ``(N,)``, in float64."""
+        """Returns the mean of the samples for each x in float64, shape ``(N,)``."""
         sizes = [_CHUNK] * (num_samples // _CHUNK) + [num_samples % _CHUNK]
         sums = [self(x, size).double().sum(0) for size in sizes if size]
         return torch.stack(sums).sum(0) / num_samples
 
 
 def _network(posterior: nn.Module) -> nn.Module:
+    """Returns the network of a posterior, or of the posterior that it wraps."""
     inner: object = posterior
     while isinstance(inner, nn.Module) and not hasattr(inner, "network"):
         inner = getattr(inner, "posterior", None)
     network = getattr(inner, "network", None)
     if not isinstance(network, nn.Module):
         raise ValueError(
-            f"posterior: got a {type(posterior).__name__} without a network, expected one that "
-            "maps x to numbers by its attribute network, whose numbers can be refined"
+            f"posterior: got a {type(posterior).__name__} without a network, expected one whose "
+            "attribute network maps x to numbers, which can be refined"
         )
     return network
 
 
-def _give(numbers: Tensor) -> Callable[[Module, object, Tensor], Tensor]:
-    """A hook that replaces a network's output."""
+def _replace_output(numbers: Tensor) -> Callable[[Module, object, Tensor], Tensor]:
+    """Returns a hook that replaces the output of a network."""
     return lambda module, arguments, output: numbers

@@ -1,4 +1,4 @@
-"""Importance weights, streamed: what they say of the evidence, and how far to trust it."""
+"""Statistics of a stream of importance weights: estimates of log p(x) and their errors."""
 
 import math
 from dataclasses import dataclass
@@ -9,28 +9,31 @@ from torch import Tensor
 from pyro_vae.evaluation.psis import khat, tail_length
 
 CHUNK = 64
-"""Samples that are added at a time."""
+"""Number of log-weights of each example that are added at a time."""
 
-_AT_ONCE = 16 * CHUNK  # samples that are summed together: fewer cost as many calls
-_TOP = 64  # largest weights that are kept at least: all others are below a 65th of the sum
-_POWERS = 4  # of the others in the jackknife's series, whose rest is below 65**-4 / 5 = 1e-8
+_BUFFERED = 16 * CHUNK  # log-weights that are summed in one go, to save calls
+_TOP = 64  # the fewest largest weights that are kept: each other is below 1/65 of the sum
+_POWERS = 4  # terms of the jackknife's series for the others; the rest is below 65**-4 / 5 = 1e-8
 
 
 @dataclass(frozen=True)
 class Statistics:
-    r"""What K weights :math:`w_k` of each of N examples say, all of shape ``(N,)`` or ``(S, N)``.
+    r"""Statistics of K weights :math:`w_k` of each of N examples, in float64.
 
     Attributes:
-        value: :math:`\log \frac1K \sum_k w_k`.
-        log_mean: :math:`\frac1K \sum_k \log w_k`.
-        ess: Effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`; 0 where all are zero.
-        khat: Shape of the generalized Pareto tail, see :func:`khat`.
-        jackknife: `value` with its bias of first order taken out, see :func:`_jackknife`.
-        variance: Of `value` over draws of the weights, by the delta method,
-            :math:`(K / \mathrm{ESS} - 1) / (K - 1)`; NaN for one weight.
-        sizes: Numbers of weights k = 1, 2, 4, ..., of which there are two groups or more.
-        bounds: For each of them the mean of :math:`\log \frac1k \sum w` over disjoint groups.
-        bound_variances: Of `bounds`, from the groups' scatter.
+        value: :math:`\log \frac1K \sum_k w_k` in nats, shape ``(N,)``.
+        log_mean: :math:`\frac1K \sum_k \log w_k` in nats, shape ``(N,)``.
+        ess: Effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, shape ``(N,)``; 0 if all
+            weights are zero.
+        khat: Shape of the generalized Pareto tail, shape ``(N,)``, see :func:`khat`.
+        jackknife: `value` without its first-order bias, shape ``(N,)``, see
+            :meth:`Weights._jackknife`.
+        variance: Monte Carlo variance of `value` by the delta method,
+            :math:`(K / \mathrm{ESS} - 1) / (K - 1)`, shape ``(N,)``; NaN for one weight.
+        sizes: The group sizes k = 1, 2, 4, ... for which there are two groups or more.
+        bounds: The mean of :math:`\log \frac1k \sum w` over disjoint groups of each size, shape
+            ``(sizes, N)``.
+        bound_variances: The variance of `bounds`, estimated from the groups, of the same shape.
     """
 
     value: Tensor
@@ -45,22 +48,28 @@ class Statistics:
 
 
 class Weights:
-    r"""Sums over a stream of log-weights, from which :meth:`statistics` follow.
+    r"""Sums over a stream of log-weights, from which :meth:`statistics` are computed.
 
-    Memory is for the largest weights of each example, as many as its tail takes,
-    :math:`3 \sqrt K`, and a few sums of all others.
+    Only the largest weights of each example are kept, as many as its tail has
+    (:math:`3 \sqrt K`), and a few sums over all others.
 
     Arguments:
-        num_samples: K, the number of weights that will come.
+        num_samples: K, the number of weights of each example.
+
+    Attributes:
+        top: The largest log-weights in descending order, shape ``(kept, N)``.
+        rest: Logarithms of the sums of the other weights' powers 1, 2, ..., shape ``(powers, N)``.
+        logs: Sums of log-weights, shape ``(N,)``.
+        groups: Sums over groups of 1, 2, 4, ... weights.
+        waiting: A group without a partner yet, for each level at which there is one.
+        count: The number of weights that are summed.
     """
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples = num_samples
         self.tail = tail_length(num_samples)
         self.top = torch.empty(0)
-        """Log-weights in falling order, shape ``(kept, N)``."""
         self.rest = torch.empty(0)
-        """Logarithms of the sums of the others' powers 1, 2, ..., shape ``(powers, N)``."""
         self.logs = torch.empty(0)
         self.groups: list[_Groups] = []
         self.waiting: dict[int, Tensor] = {}
@@ -68,22 +77,27 @@ class Weights:
         self._new: list[Tensor] = []
 
     def add(self, log_w: Tensor) -> None:
-        """Takes the next log-weights of each example, shape ``(CHUNK, N)``, the last ones fewer.
+        """Adds the next log-weights of each example.
+
+        Arguments:
+            log_w: Log-weights of shape ``(CHUNK, N)``; the last ones may be fewer.
 
         Raises:
-            FloatingPointError: One is NaN or positively infinite.
+            FloatingPointError: A log-weight is NaN or positive infinity.
         """
-        if not log_w.amax().item() < math.inf:  # and NaN is below nothing
+        if not log_w.amax().item() < math.inf:  # NaN compares as False
             wrong = (~(log_w < math.inf)).any(0).nonzero().flatten().tolist()
             raise FloatingPointError(
-                f"log-weights of the examples {wrong[:5]} of a block are NaN or infinite"
+                f"log-weights: those of the examples {wrong[:5]} of a block are NaN or infinite, "
+                "expected finite numbers or -inf"
             )
-        self._new.append(log_w.to(torch.float64, copy=True))  # it may be filled anew
-        if len(self._new) * CHUNK == _AT_ONCE:
+        # A copy, since compiled code may write its next output into the same memory.
+        self._new.append(log_w.to(torch.float64, copy=True))
+        if len(self._new) * CHUNK == _BUFFERED:
             self._sum()
 
     def _sum(self) -> None:
-        """Takes what is new into the sums."""
+        """Moves the buffered log-weights into the sums."""
         if not self._new:
             return
         log_w = torch.cat(self._new)
@@ -103,19 +117,19 @@ class Weights:
         self._group(log_w)
 
     def _group(self, log_w: Tensor) -> None:
-        """Adds sums of pairs, of pairs of pairs, and so on, to the groups of their sizes."""
+        """Sums groups of 1, 2, 4, ... weights and adds them to the groups of their size."""
         level, sums = 0, log_w
         while len(sums):
             self._add_groups(level, sums)
             if len(sums) == 1:
-                # What is whole waits for another, and two of them for two others. The last ones,
-                # if they are fewer, find none: they end at a lower level.
+                # A complete group waits for a partner to form the next larger group with. The
+                # groups of a last, smaller chunk find none, and stay at a lower level.
                 if level not in self.waiting:
                     self.waiting[level] = sums
                     return
                 sums = torch.cat((self.waiting.pop(level), sums))
-            pairs = len(sums) // 2 * 2
-            sums = torch.logaddexp(sums[0:pairs:2], sums[1:pairs:2])
+            even = len(sums) // 2 * 2
+            sums = torch.logaddexp(sums[0:even:2], sums[1:even:2])
             level += 1
 
     def _add_groups(self, level: int, sums: Tensor) -> None:
@@ -124,14 +138,14 @@ class Weights:
         self.groups[level].add(sums - level * math.log(2))
 
     def statistics(self) -> Statistics:
-        """Of the weights that have come, K of them."""
+        """Returns the statistics of the K weights that were added."""
         self._sum()
         count = self.count
         rest, rest_squares = self.rest[:2]
         log_sum = torch.logaddexp(self.top.logsumexp(0), rest)
         squares = torch.logaddexp((2 * self.top).logsumexp(0), rest_squares)
         ess = torch.where(log_sum.isneginf(), 0.0, (2 * log_sum - squares).exp())
-        # Where all weights are equal, rounding leaves a little less than nothing.
+        # Rounding may give a small negative number if all weights are equal.
         spread = (count / ess - 1).clamp(min=0)
         groups = [g for g in self.groups if g.count > 1]
         return Statistics(
@@ -149,19 +163,22 @@ class Weights:
         )
 
     def _jackknife(self, log_sum: Tensor) -> Tensor:
-        r"""The jackknifed bound, :math:`K L_K - \frac{K - 1}{K} \sum_k L_{K - 1}^{(-k)}`.
+        r"""Returns the jackknife estimate of log p(x) in nats, shape ``(N,)``.
 
-        Its bias is of order :math:`K^{-2}`; it is no bound, and infinite where all but one of the
-        weights are nothing. With normalized weights v it takes the sum of :math:`\log(1 - v_k)`,
-        which the largest give exactly and the others by their powers' sums :math:`p_j`,
-        :math:`-\sum_j p_j / j`. Source: Nowozin (2018), Debiasing evidence approximations, ICLR,
-        equation 14.
+        .. math:: K L_K - \frac{K - 1}{K} \sum_k L_{K - 1}^{(-k)}
+
+        Its bias is of order :math:`K^{-2}`. It is not a bound, and it is infinite if all weights
+        but one are zero. It needs the sum of :math:`\log(1 - v_k)` over the normalized weights v.
+        The sum is exact for the largest weights. For the others it is the series
+        :math:`-\sum_j p_j / j`, where :math:`p_j` is the sum of their powers j.
+
+        Source: Nowozin (2018), Debiasing evidence approximations, ICLR, equation 14.
         """
         count = self.count
         if count == 1:
             return torch.full_like(log_sum, math.nan)
         normalized = self.top - log_sum
-        # One less the largest is the sum of all others, of which rounding takes nothing.
+        # 1 - v of the largest weight is the sum of all others, which loses no digits.
         others = torch.cat((self.top[1:], self.rest[:1])).logsumexp(0) - log_sum
         logs = others + torch.log1p(-normalized[1:].exp()).sum(0)
         for power in range(1, _POWERS + 1):
@@ -171,7 +188,7 @@ class Weights:
 
 
 class _Groups:
-    """Sums over groups, for their mean and the scatter of it."""
+    """Sums over groups, for the mean of their values and its variance."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -181,21 +198,21 @@ class _Groups:
 
     def add(self, values: Tensor) -> None:
         if not self.count:
-            # Near all others, so that squares about it lose no digits.
+            # Differences from the first value are small, so their squares lose no digits.
             self._first = torch.where(values[0].isfinite(), values[0], 0.0)
-        apart = values - self._first
+        difference = values - self._first
         self.count += len(values)
-        self._sum = self._sum + apart.sum(0)
-        self._squares = self._squares + apart.square().sum(0)
+        self._sum = self._sum + difference.sum(0)
+        self._squares = self._squares + difference.square().sum(0)
 
     def mean(self) -> Tensor:
         return torch.as_tensor(self._first + self._sum / self.count)
 
     def variance(self) -> Tensor:
-        """Of the mean; NaN for one group."""
+        """Returns the variance of the mean; NaN for one group."""
         if self.count == 1:
             return torch.as_tensor(self._first) * math.nan
         spread = torch.as_tensor(self._squares - self._sum * self._sum / self.count).nan_to_num(
-            nan=math.inf  # of -inf, among numbers or alone
+            nan=math.inf  # some or all values are -inf
         )
         return spread.clamp(min=0) / (self.count * (self.count - 1))

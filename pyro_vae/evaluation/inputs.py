@@ -1,4 +1,4 @@
-"""What every evaluation takes: data held against a model, hashes, means over examples."""
+"""What evaluations share: checks of the data, hashes, and means over examples."""
 
 import hashlib
 import math
@@ -22,7 +22,12 @@ from pyro_vae.vae import VAE, check_vae
 
 
 def check_arguments(x: Tensor | None, seed: int | None, max_bytes: int) -> Tensor:
-    """What an estimator was given, x with examples in it; raises TypeError, ValueError."""
+    """Returns x, after checks of what every estimate takes.
+
+    Raises:
+        TypeError: x is not a tensor, or the seed is neither an int nor None.
+        ValueError: x has no examples, or `seed` or `max_bytes` is out of range.
+    """
     check_seed(seed)
     check_count("max_bytes", max_bytes)
     if not isinstance(x, Tensor):
@@ -34,19 +39,23 @@ def check_arguments(x: Tensor | None, seed: int | None, max_bytes: int) -> Tenso
 
 @contextmanager
 def opened(vae: VAE, x: Tensor) -> Iterator[tuple[LogDensities, Tensor]]:
-    """A VAE in eval mode as log-densities, and data on its device that fit it; no gradients.
+    """A context in which a VAE is in eval mode, with gradients off.
+
+    Yields the VAE's log-densities, and x on its device.
 
     Raises:
-        TypeError, ValueError: It is no VAE; x does not fit it or is off its likelihood's support;
-            the posterior is a point mass.
+        TypeError: `vae` is not a VAE, or x has another dtype.
+        ValueError: x does not fit the VAE or is off its likelihood's support, or the posterior is
+            a point mass.
     """
     check_vae(vae)
     with torch.no_grad(), evaluating(vae):
         checked = check(vae, x)
-        if "Delta" in describe_distribution(checked.posterior):
+        posterior = describe_distribution(checked.posterior)
+        if "Delta" in posterior:
             raise ValueError(
-                f"posterior: got {describe_distribution(checked.posterior)}, expected a density: a point mass "
-                "has no importance weights"
+                f"posterior: got {posterior}, expected a density: a point mass has no importance "
+                "weights"
             )
         check_on_support("x", checked.x, checked.support)
         yield LogDensities(vae.model, vae.guide, checked.x), checked.x
@@ -56,17 +65,20 @@ def opened(vae: VAE, x: Tensor) -> Iterator[tuple[LogDensities, Tensor]]:
 def opened_pair(
     model: Callable[[Tensor], Any], guide: Callable[[Tensor], Any], x: Tensor
 ) -> Iterator[tuple[LogDensities, Tensor]]:
-    """A model and guide as log-densities, those that are modules in eval mode; no gradients."""
+    """A context in which a model and guide are in eval mode if they are modules or methods.
+
+    Gradients are off. Yields their log-densities, and x.
+    """
     with torch.no_grad(), _evaluating_owner(model), _evaluating_owner(guide):
         yield LogDensities(model, guide, x), x
 
 
 @contextmanager
 def _evaluating_owner(program: Callable[..., Any]) -> Iterator[None]:
-    """Eval mode for a module, or for the one whose method a program is, whatever wraps it."""
+    """A context in which the module that a program is, or is a method of, is in eval mode."""
     owner: Any = program
     while owner is not None and not isinstance(owner, nn.Module):
-        # A handler such as `poutine.mask(model)` keeps what it wraps as `fn`, a partial as `func`.
+        # A handler such as `poutine.mask(model)` wraps a function `fn`, a partial one `func`.
         owner = next(
             (
                 getattr(owner, name)
@@ -83,7 +95,21 @@ def _evaluating_owner(program: Callable[..., Any]) -> Iterator[None]:
 
 
 def data_hash(x: Tensor) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a tensor's shape, dtype and bytes."""
+    """Returns 16 hexadecimal digits that identify a tensor.
+
+    They are the first digits of the SHA-256 of its dtype, shape and bytes, and the same on every
+    device.
+
+    Arguments:
+        x: A tensor of any shape and dtype.
+
+    Example:
+        >>> from pyro_vae.evaluation import data_hash
+        >>> len(data_hash(torch.zeros(7, 28, 28)))
+        16
+        >>> data_hash(torch.zeros(7, 784)) == data_hash(torch.zeros(7, 28, 28))
+        False
+    """
     digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())
     digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -92,10 +118,31 @@ def data_hash(x: Tensor) -> str:
 def density_draw(
     vae: VAE, levels: Tensor, pixels: Pixels, seed: int | None
 ) -> tuple[Tensor, Pixels]:
-    """8-bit levels as x on which the VAE has a density, and which pixels these are.
+    """Returns 8-bit levels as an x on which the VAE has a density, and the pixels it has.
 
-    They are those it was trained on, but for grey ones, on which there is no density: then they
-    are binarized for a likelihood on {0, 1}, and dequantized for any other.
+    These are the pixels that the VAE was trained on, unless these are ``"grey"``, on which there
+    is no density. Grey pixels are replaced by ``"binary"`` for a likelihood on {0, 1}, and by
+    ``"dequantized"`` for any other likelihood.
+
+    Arguments:
+        vae: The VAE.
+        levels: uint8 levels of shape ``(N, *x_shape)``.
+        pixels: The pixels that the VAE was trained on, see :func:`pyro_vae.datasets.to_pixels`.
+        seed: Fixes the draw of x and leaves torch's global generator as it was; None draws from
+            that generator.
+
+    Returns:
+        x of shape ``(N, *x_shape)`` in the VAE's dtype, and its pixels.
+
+    Raises:
+        TypeError, ValueError: `levels` are not uint8, or `pixels` or `seed` is out of range.
+
+    Example:
+        >>> from pyro_vae.evaluation import density_draw
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16, pixels="grey")
+        >>> x, pixels = density_draw(vae, torch.zeros(7, 16, dtype=torch.uint8), "grey", seed=0)
+        >>> pixels, x.shape
+        ('binary', torch.Size([7, 16]))
     """
     if pixels == "grey":
         with torch.no_grad(), evaluating(vae), seeded(0, device=device_of(vae)):
@@ -106,12 +153,17 @@ def density_draw(
 
 
 def over_examples(values: Tensor, variances: Tensor) -> tuple[float, float, float]:
-    """Mean, its standard error over examples, and its Monte Carlo error from each variance."""
+    """Returns the mean of values, its standard error over examples, and its Monte Carlo error.
+
+    Arguments:
+        values: Estimates, shape ``(N,)``.
+        variances: The Monte Carlo variance of each estimate, shape ``(N,)``.
+    """
     return *mean_and_stderr(values), math.sqrt(variances.sum().item()) / len(values)
 
 
 def mean_and_stderr(values: Tensor) -> tuple[float, float]:
-    """Mean and its standard error over examples, which is NaN for one."""
+    """Returns the mean of values and its standard error over examples (NaN for one example)."""
     count = len(values)
     error = values.std().item() / math.sqrt(count) if count > 1 else math.nan
     return values.mean().item(), error

@@ -1,4 +1,4 @@
-"""A Pyro model and guide as log-densities of each example, whatever their sites are."""
+"""Log-densities of a Pyro model and guide for each example, with any latent sites."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -27,28 +27,29 @@ from pyro_vae.utils.traces import log_prob_sum
 _SAMPLES = "pyro_vae.samples"
 
 Latents = Mapping[str, Tensor]
-"""Values of latent sites by name, samples in their first dimension."""
+"""Values of latent sites by name, with the samples in their first dimension."""
 
 
 class LogDensities:
-    r"""A model p(x, z) and a guide q(z|x), as densities of each of N examples.
+    r"""Log-densities of a Pyro model p(x, z) and guide q(z|x), for each of N examples, in nats.
 
-    By effect handlers alone: there may be any number of latent and observed sites, which depend
-    on each other as they like, all inside of the plate ``"data"``, and in further plates inside or
-    outside of it. What ``poutine.mask`` masks counts for nothing. A plate around all holds
-    samples.
+    Pyro's effect handlers find the sites. There may be any number of latent and observed sites,
+    which may depend on each other. All of them have to be in the plate ``"data"``; further plates
+    may be inside or outside it. Masked elements (``poutine.mask``) contribute zero. Samples are
+    drawn in a plate outside all others.
 
     Arguments:
-        model, guide: Called with x, or a part of its examples.
-        x: Examples of shape ``(N, ...)``, the first of which shows what the sites are.
+        model, guide: Pyro programs, called with x or some of its examples.
+        x: Examples of shape ``(N, *x_shape)``. The first one is used to find the sites.
 
     Attributes:
         latents: Names of the latent sites, in the guide's order.
 
     Raises:
-        ValueError: A site is outside of the plate, or the plate does not have the size of x; sites
-            change from call to call; a latent is not in both model and guide; a log-probability is
-            scaled, or not that of an example by itself; more samples at once do not do.
+        ValueError: A site is outside the plate ``"data"``, or the plate's size is not that of x;
+            the sites change between calls; a latent site is missing in the model or the guide; a
+            log-probability is scaled, or depends on other examples; the model or the guide fails
+            on one example, or on two samples of two examples.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class LogDensities:
         self._programs = {"model": model, "guide": guide}
         self._sites: dict[str, tuple[str, ...]] = {}
         self._sample_dim, self._data_dim = -1, -1
-        # The first example twice: what is fixed where x is not shows itself.
+        # Two copies of the first example show whether a shape is fixed that should follow x.
         one, two = x[:1], x[:1].expand(2, *x.shape[1:])
         with torch.no_grad(), seeded(0, device=x.device):
             with explained("fail on the first example alone"):
@@ -72,37 +73,57 @@ class LogDensities:
             with explained("fail on the first example alone"):
                 self._log_prob(guide_trace, guide_trace.nodes)
                 self._log_prob(model_trace, model_trace.nodes)
-            with explained("do one example alone, but not two with two samples"):
+            with explained("work on one example, but fail on two samples of two examples"):
                 z, log_q = self.draw(two, 2)
                 log_p_z, log_p_x = self.score(two, z)
             for program, log_prob in (("guide", log_q), ("model", log_p_z + log_p_x)):
                 if log_prob.shape != (2, 2):
                     raise ValueError(
-                        f"{program}: two samples of two examples gave log-probabilities of shape "
-                        f"{tuple(log_prob.shape)}, expected (2, 2)"
+                        f"{program}: got log-probabilities of shape {tuple(log_prob.shape)} for "
+                        "two samples of two examples, expected (2, 2)"
                     )
             if len(x) > 1:
-                self._check_apart(x[:2])
+                self._check_independent(x[:2])
 
     def draw(self, x: Tensor, count: int, *, nan: bool = False) -> tuple[Latents, Tensor]:
-        """So many samples of z from the guide, and log q(z|x), shape ``(count, N)``.
+        """Draws `count` samples of z from the guide for each x.
 
-        Without `nan` no number raises FloatingPointError, here and below.
+        Arguments:
+            x: Examples of shape ``(N, *x_shape)``.
+            count: The number of samples.
+            nan: Allow NaN in the log-probabilities.
+
+        Returns:
+            The samples, and log q(z|x), shape ``(count, N)``.
+
+        Raises:
+            FloatingPointError: A log-probability is NaN, and `nan` is False.
         """
         trace = self._traced("guide", self._programs["guide"], x, count)
         return self._values(trace), self._log_prob(trace, trace.nodes, nan)
 
     def draw_prior(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
-        """So many samples of z from the model for each x, and log p(x|z), ``(count, N)``."""
+        """Draws `count` samples of z from the model for each x.
+
+        Returns:
+            The samples, and log p(x|z), shape ``(count, N)``.
+
+        Raises:
+            FloatingPointError: A log-probability is NaN.
+        """
         trace = self._traced("model", self._programs["model"], x, count)
         return self._values(trace), self._log_prob(trace, self._observed())
 
     def score_guide(self, x: Tensor, z: Latents) -> Tensor:
-        """log q(z|x) of samples of z, shape ``(samples, N)``."""
+        """Returns log q(z|x), shape ``(samples, N)``; raises FloatingPointError if it is NaN."""
         return self._log_prob(trace := self._conditioned("guide", x, z), trace.nodes)
 
     def score(self, x: Tensor, z: Latents, *, nan: bool = False) -> tuple[Tensor, Tensor]:
-        """log p(z) and log p(x|z) of samples of z, each of shape ``(samples, N)``."""
+        """Returns log p(z) and log p(x|z), each of shape ``(samples, N)``.
+
+        Raises:
+            FloatingPointError: A log-probability is NaN, and `nan` is False.
+        """
         trace = self._conditioned("model", x, z)
         return (
             self._log_prob(trace, self.latents, nan),
@@ -110,34 +131,34 @@ class LogDensities:
         )
 
     def check(self, x: Tensor, z: Latents) -> None:
-        """Raises ValueError unless x is on the supports that its sites have at samples of z."""
+        """Raises ValueError unless x is on the supports of the observed sites, given z."""
         self._check_observed(self._conditioned("model", x, z))
 
     def priors(self, x: Tensor, z: Latents) -> dict[str, Distribution]:
-        """The distributions of the model's latent sites, at some values of them."""
+        """Returns the distributions of the model's latent sites by name, given their values z."""
         trace = self._conditioned("model", x, z)
         return {name: trace.nodes[name]["fn"] for name in self.latents}
 
     def part(self, z: Latents, samples: slice, examples: slice) -> Latents:
-        """Some samples of some examples."""
+        """Returns the given samples of the given examples."""
         index = (samples, *[slice(None)] * (self.example_axis - 1), examples)
         return {name: value[index] for name, value in z.items()}
 
     @property
     def example_axis(self) -> int:
-        """The dimension of the examples in values of latents, whose first is that of samples."""
+        """The dimension of the examples in a latent site's value."""
         return self._data_dim - self._sample_dim
 
-    def per_pair(self, value: Tensor) -> Tensor:
-        """Sums all that belongs to the same sample and example, to shape ``(samples, N)``."""
+    def sum_per_draw(self, value: Tensor) -> Tensor:
+        """Sums over all dimensions but those of samples and examples: ``(samples, N)``."""
         others = [dim for dim in range(1, value.dim()) if dim != self.example_axis]
         return value.sum(others) if others else value
 
-    def beside(self, pairs: Tensor, value: Tensor) -> Tensor:
-        """Numbers of each ``(samples, N)`` in a shape that broadcasts with a latent's value."""
+    def broadcastable(self, numbers: Tensor, value: Tensor) -> Tensor:
+        """Reshapes a ``(samples, N)`` tensor so that it broadcasts with a latent site's value."""
         shape = [1] * value.dim()
-        shape[0], shape[self.example_axis] = pairs.shape
-        return pairs.reshape(shape)
+        shape[0], shape[self.example_axis] = numbers.shape
+        return numbers.reshape(shape)
 
     def _conditioned(self, program: str, x: Tensor, z: Latents) -> Trace:
         conditioned = poutine.condition(self._programs[program], data=dict(z))
@@ -146,7 +167,7 @@ class LogDensities:
     def _traced(
         self, program: str, call: Callable[[Tensor], Any], x: Tensor, count: int | None = None
     ) -> Trace:
-        """The sites of a call, held against those of the first."""
+        """Returns the trace of a call, whose sites are checked against the first call's."""
         return self._checked(program, self._called(call, x, count), x)
 
     def _called(self, call: Callable[[Tensor], Any], x: Tensor, count: int | None = None) -> Trace:
@@ -166,42 +187,42 @@ class LogDensities:
         check_same_sites(program, trace.nodes, sites)
         return trace
 
-    def _check_apart(self, pair: Tensor) -> None:
-        """Raises ValueError where log-probabilities depend on other examples, or on the place."""
+    def _check_independent(self, two: Tensor) -> None:
+        """Raises ValueError if a log-probability depends on other examples or on its index."""
         with explained("fail on the first two examples"):
-            z, _ = self.draw(pair, 1, nan=True)
-            # Copies: a flow that remembers what it drew would score a part of it otherwise.
+            z, _ = self.draw(two, 1, nan=True)
+            # Copies, since a flow that caches its last draw scores a part of it differently.
             z = {name: value.clone() for name, value in z.items()}
-            trace = self._conditioned("model", pair, z)
+            trace = self._conditioned("model", two, z)
         self._check_observed(trace)
         with explained("fail on the first two examples"):
-            both = self._scores(pair, z)
+            both = self._scores(two, z)
             for index in range(2):
                 own = slice(index, index + 1)
-                alone = self._scores(pair[own], self.part(z, slice(None), own))
+                alone = self._scores(two[own], self.part(z, slice(None), own))
                 for name in both.keys() & alone.keys():
-                    beside = both[name][..., own]
-                    if beside.shape != alone[name].shape or not torch.allclose(
-                        beside, alone[name], rtol=1e-3, atol=1e-3, equal_nan=True
+                    batched = both[name][..., own]
+                    if batched.shape != alone[name].shape or not torch.allclose(
+                        batched, alone[name], rtol=1e-3, atol=1e-3, equal_nan=True
                     ):
                         raise Refused(
                             f"model, guide: {name} of example {index} is {_numbers(alone[name])}, "
-                            f"and {_numbers(beside)} in a batch of two, expected the same: each "
-                            "example by itself and wherever it stands, no batch norm or dropout "
-                            "in train mode"
+                            f"and {_numbers(batched)} in a batch of two, expected the same: it "
+                            "must not depend on other examples or on the index (batch norm and "
+                            "dropout in train mode do)"
                         )
 
     def _scores(self, x: Tensor, z: Latents) -> dict[str, Tensor]:
-        """log p(x, z), and log q(z|x) where the guide can score what it did not just draw.
+        """Returns log p(x, z), and log q(z|x) if the guide can score any z.
 
-        Without point masses, which a rounding moves off their point.
+        Point masses are left out, since rounding moves a value off their point.
         """
         model = self._conditioned("model", x, z)
         scores = {"log p(x, z)": self._log_prob(model, _densities(model), nan=True)}
         try:
             guide = self._conditioned("guide", x, z)
             scores["log q(z|x)"] = self._log_prob(guide, _densities(guide), nan=True)
-        except Exception:  # flows without an inverse raise what they like
+        except Exception:  # a flow without an inverse may raise any exception
             pass
         return scores
 
@@ -215,7 +236,8 @@ class LogDensities:
         dims = sorted({frame.dim for frame in frames if frame.name == PLATE})
         if len(dims) > 1:
             raise ValueError(
-                f'plate "{PLATE}": has the dimensions {dims}, expected one in model and guide'
+                f'plate "{PLATE}": got the dimensions {dims}, expected the same one in model and '
+                "guide"
             )
         (self._data_dim,) = dims
         self._sample_dim = min(frame.dim for frame in frames) - 1
@@ -225,14 +247,14 @@ class LogDensities:
             check_observed(name, model.nodes[name])
 
     def _observed(self) -> list[str]:
-        """The model's other sites, in their order, in which they are summed."""
+        """Returns the model's observed sites, in the order in which they are summed."""
         return [name for name in self._sites["model"] if name not in self.latents]
 
     def _values(self, trace: Trace) -> Latents:
         return {name: trace.nodes[name]["value"] for name in self.latents}
 
     def _log_prob(self, trace: Trace, names: Collection[str], nan: bool = False) -> Tensor:
-        """The sum over sites and over all plates but those of samples and examples."""
+        """Returns the sum over sites and all plates but those of samples and examples."""
         sample_dim, data_dim = self._sample_dim, self._data_dim
 
         def others(count: int) -> list[int]:
@@ -246,9 +268,9 @@ class LogDensities:
                 )
             if log_prob.dim() > -sample_dim:
                 raise Refused(
-                    f'site "{name}": has a log-probability of shape {tuple(log_prob.shape)} '
-                    "outside of all plates, expected its dimensions in plates or in the event: "
-                    ".to_event(1) makes one of an event"
+                    f'site "{name}": got a log-probability of shape {tuple(log_prob.shape)}, with '
+                    "dimensions outside of all plates, expected each in a plate or in the event: "
+                    ".to_event(1) makes the last one an event dimension"
                 )
 
         total = log_prob_sum([(name, trace.nodes[name]) for name in names], others, check=check)
@@ -268,5 +290,5 @@ def _numbers(value: Tensor) -> str:
 
 
 def _counts(site: Mapping[str, Any]) -> bool:
-    """Whether a node of a trace has a log-probability of its own."""
+    """Returns whether a node of a trace has a log-probability."""
     return site["type"] == "sample" and not site["infer"].get("_deterministic")

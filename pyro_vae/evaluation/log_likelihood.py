@@ -1,8 +1,8 @@
-"""The log-likelihood of each example, by importance weighting or another estimator."""
+"""Estimates of the log-likelihood of each example, by importance weighting or otherwise."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -23,6 +23,27 @@ from pyro_vae.utils.checks import check_count
 from pyro_vae.vae import VAE
 
 
+@overload
+def log_likelihood(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 1000,
+    *,
+    estimator: str | Estimator = "importance",
+    seed: int | None = None,
+    max_bytes: int = 2**28,
+) -> LogLikelihood: ...
+@overload
+def log_likelihood(
+    *,
+    x: Tensor,
+    num_samples: int = 1000,
+    model: Callable[[Tensor], Any],
+    guide: Callable[[Tensor], Any],
+    estimator: str | Estimator = "importance",
+    seed: int | None = None,
+    max_bytes: int = 2**28,
+) -> LogLikelihood: ...
 def log_likelihood(
     vae: VAE | None = None,
     x: Tensor | None = None,
@@ -34,47 +55,64 @@ def log_likelihood(
     seed: int | None = None,
     max_bytes: int = 2**28,
 ) -> LogLikelihood:
-    r"""Estimates each example's log p(x), by importance weighting or another estimator.
+    r"""Estimates log p(x) of each example, by importance weighting or another estimator.
 
     .. math:: L_K = \log \frac1K \sum_{k=1}^K w_k, \quad E[w_k] = p(x)
 
-    Its mean is a lower bound of log p(x) that grows with K. Of a VAE, in eval mode, or of any Pyro
-    ``model(x)`` and ``guide(x)`` whose sites are all in the plate ``"data"``, of the size of x:
-    any latents in it, masked observations too. Modules that these call are in the mode that they
-    are in, but for `model` and `guide` themselves and the modules whose methods they are, which
-    are in eval mode. Samples are streamed: memory depends on `max_bytes`, not on the number of
-    samples or examples. From 2**23 pairs of sample and example on the model is compiled, where it
-    is a static program, which changes numbers by float rounding only. An interruption (Ctrl-C)
-    returns what is done.
+    The expectation of :math:`L_K` is a lower bound of log p(x) that grows with K. Its Monte Carlo
+    standard error is :math:`\sqrt{(K/\mathrm{ESS} - 1) / (K - 1)}`, by the delta method.
+
+    It takes a VAE, or any pair of a Pyro ``model(x)`` and ``guide(x)``. All sites of a pair have
+    to be in the plate ``"data"``, whose size is that of x. A pair may have any latent sites and
+    masked observations. A VAE is evaluated in eval mode, and so are `model` and `guide` if they
+    are modules or methods of modules. Other modules that they call keep their mode.
+
+    Samples are streamed: the memory depends on `max_bytes`, not on the number of samples or
+    examples. From 2**23 draws (samples times examples), a model that is a static program is
+    compiled, which changes the numbers by float rounding only. An interruption (Ctrl-C) returns
+    the examples that are done.
+
+    Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 3;
+    :mod:`pyro_vae.estimators` has the sources of the other estimators.
 
     Arguments:
-        vae: The VAE; or else `model` and `guide`.
-        x: Data of shape ``(N, *x_shape)``. For a VAE on the likelihood's support, the set on which
-            it is a density: binarized pixels for a relaxed Bernoulli too.
-        num_samples: K.
-        model, guide: A Pyro pair, in the place of `vae`.
-        estimator: ``"importance"``, ``"prior"``, ``"ais"`` (``"ais:100:5"`` with 100 temperatures
-            and 5 leapfrog steps), or one of :mod:`estimators`; ``"exact"`` for a VAE that is
-            linear and Gaussian, which takes no samples.
-        seed: Fixes the noise and leaves torch's global generator as it was; None draws from it.
-        max_bytes: Bound on what one step of the model allocates (the guide takes 64 examples at a
-            time, and 64 samples; a model that draws from its prior 64 and 8); changes numbers by
-            float rounding only.
+        vae: The VAE; leave it out to give `model` and `guide`.
+        x: Data of shape ``(N, *x_shape)``. For a VAE, x has to be on the likelihood's support,
+            the set on which it is a density: even a relaxed Bernoulli takes binary pixels here.
+        num_samples: K, the number of samples of z for each example.
+        model, guide: A Pyro model and guide, in place of `vae`.
+        estimator: ``"importance"``, ``"prior"``, ``"ais"`` or an object of
+            :mod:`pyro_vae.estimators`. ``"ais:100:5"`` is AIS with 100 temperatures and 5 leapfrog
+            steps. ``"exact"`` is the closed form for a linear-Gaussian VAE, and takes no samples.
+        seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
+            generator.
+        max_bytes: A bound on the bytes that one step of the model allocates. It changes the
+            numbers by float rounding only. The guide takes 64 examples and 64 samples at a time, a
+            model that draws from its prior 64 examples and 8 samples.
+
+    Returns:
+        The estimates for each example in nats, shape ``(N,)``, their mean with its errors, and
+        k-hat.
 
     Raises:
-        TypeError, ValueError: x does not fit, or is off its support; neither a VAE nor a pair; a
-            pair has latents or observations outside of the plate, plates of a fixed size,
-            subsampled or scaled ones, sites that change from call to call, latents that only one
-            of both has; an argument is out of range.
+        TypeError: Neither a VAE nor a pair was given, or both; an argument has the wrong type.
+        ValueError: x does not fit or is off its support; an argument is out of range; a pair has
+            a site outside the plate, a plate of a fixed size, subsampled or scaled sites, sites
+            that change between calls, or a latent site in only one of model and guide.
         FloatingPointError: A log-probability is NaN.
 
     Warns:
-        UnreliableWeights: For how many examples `khat` is above its threshold, or that samples
-            are too few for it.
+        UnreliableWeights: The `khat` of some examples is above its threshold, or there are too few
+            samples for a k-hat.
 
-    Source: Burda, Grosse and Salakhutdinov (2016), section 3; Monte Carlo error of a log-mean by
-    the delta method, :math:`\sqrt{(K/\mathrm{ESS} - 1) / (K - 1)}`; :mod:`pyro_vae.estimators` has
-    those of the estimators.
+    Example:
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = log_likelihood(vae, torch.ones(7, 16), num_samples=100, seed=0)
+        >>> result.values.shape, result.num_samples
+        (torch.Size([7]), 100)
+        >>> pair = log_likelihood(x=torch.ones(7, 16), model=vae.model, guide=vae.guide, seed=0)
+        >>> pair.estimator, pair.num_samples
+        ('importance', 1000)
     """
     result = estimated(
         vae,
@@ -103,7 +141,10 @@ def estimated(
     max_bytes: int = 2**28,
     interruptible: bool = False,
 ) -> LogLikelihood:
-    """:func:`log_likelihood` for code: it warns of nothing, and an interruption is raised."""
+    """Does the work of :func:`log_likelihood`, for callers in this package.
+
+    It does not warn. Unless `interruptible`, an interruption (Ctrl-C) is raised.
+    """
     check_count("num_samples", num_samples)
     chosen = estimators.parse(estimator)
     x = check_arguments(x, seed, max_bytes)
@@ -120,12 +161,12 @@ def estimated(
     complete = True
     digest = data_hash(x)
     if vae is not None:
-        door = opened(vae, x)
+        context = opened(vae, x)
     else:
         assert model is not None
         assert guide is not None
-        door = opened_pair(model, guide, x)
-    with door as (densities, x):
+        context = opened_pair(model, guide, x)
+    with context as (densities, x):
         try:
             for block in blocks(densities, x, seed, max_bytes, "log-likelihood", num_samples):
                 weights = Weights(num_samples)
@@ -136,10 +177,10 @@ def estimated(
             if not done or not interruptible:
                 raise
             complete = False
-    return _gathered(done, num_samples, chosen, seed, digest, complete)
+    return _result(done, num_samples, chosen, seed, digest, complete)
 
 
-def _gathered(
+def _result(
     blocks: list[Statistics],
     num_samples: int,
     estimator: Estimator,
@@ -147,6 +188,7 @@ def _gathered(
     data_hash: str,
     complete: bool,
 ) -> LogLikelihood:
+    """Joins the statistics of all blocks of examples."""
     values, log_mean, ess, khat, jackknife, variance = (
         torch.cat([getattr(block, name) for block in blocks])
         for name in ("value", "log_mean", "ess", "khat", "jackknife", "variance")
@@ -176,6 +218,7 @@ def _gathered(
 
 
 def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
+    """Returns the closed form as a result; `elbo` and `ess` are NaN."""
     with opened(vae, x) as (_, on_device):
         values = evidence(vae, on_device)
     none = torch.full_like(values, math.nan)
@@ -200,4 +243,5 @@ def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
 
 
 def _given(**arguments: object) -> str:
+    """Lists the names of the arguments that are not None, for an error message."""
     return ", ".join(name for name, value in arguments.items() if value is not None) or "none"

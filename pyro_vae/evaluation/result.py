@@ -1,4 +1,4 @@
-"""The log-likelihood of each example, and how far to trust it."""
+"""The result of an evaluation: log-likelihoods with errors, and a check of the weights."""
 
 import math
 import warnings
@@ -22,43 +22,76 @@ if TYPE_CHECKING:
 
 
 class UnreliableWeights(UserWarning):
-    """Importance weights have tails too heavy for their number."""
+    """Warns that importance weights are too heavy-tailed for their number.
+
+    The message is :attr:`LogLikelihood.doubt`.
+
+    Source: Vehtari et al. (2024), arXiv 1507.02646, section 3.2.4.
+
+    Example:
+        >>> import warnings
+        >>> from pyro_vae.evaluation import UnreliableWeights
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always", UnreliableWeights)
+        ...     result = log_likelihood(vae, torch.ones(7, 16), num_samples=10)
+        >>> str(caught[-1].message) == result.doubt
+        True
+    """
 
 
 @dataclass(frozen=True, repr=False)
 class LogLikelihood:
-    r"""The log-likelihood of each example, in nats, and how far to trust it.
+    r"""The log-likelihood of each example in nats, with errors and a check of the weights.
+
+    .. math:: L_K = \log \frac1K \sum_{k=1}^K w_k, \quad E[L_K] \le \log p(x)
+
+    Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 3, for the bound;
+    Vehtari et al. (2024), arXiv 1507.02646, section 3, for k-hat; Nowozin (2018), Debiasing
+    evidence approximations, ICLR, for the jackknife.
 
     Attributes:
-        values: :math:`\log \frac1K \sum_k w_k` of the estimator's weights, shape ``(N,)``. In the
-            mean a lower bound of log p(x), :math:`E[L_K]`, that grows with K.
-        elbo: :math:`\frac1K \sum_k \log w_k`, shape ``(N,)``: for importance weights the ELBO, for
-            others the same bound by their weights.
-        ess: Effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, shape ``(N,)``, from 1 to
-            K; 0 where all weights are zero, and the value is -inf.
-        khat: Shape of the Pareto tail of the weights, shape ``(N,)``: from 1/2 up they have no
-            variance, above ``khat_threshold(K)`` K of them do not do. Minus infinity where all are
-            the same, infinity where all but a few are nothing, NaN where they are too few to
-            tell, below 21, or many of the tail are the same.
-        jackknife: `values` with their bias of first order taken out, shape ``(N,)``; nearer to
-            log p(x) where `ess` is large, and neither a bound nor of less noise.
-        mean: Mean of `values`.
-        stderr: Its standard error over examples; NaN for one example.
-        mc_error: Its Monte Carlo standard error for these examples, by the delta method: good
-            where `ess` is large, too small where a few weights rule, NaN for one sample. It
-            covers :math:`E[L_K]`, not log p(x).
-        bias: Mean of ``values - jackknife``, an estimate of how far :math:`E[L_K]` is below
-            log p(x).
-        num_samples: K; 0 for the exact one.
-        estimator: Its name.
-        estimator_settings: Its numbers by name, such as the temperatures of AIS.
-        seed: What fixed the noise, or None.
-        data_hash: First 16 hexadecimal digits of the SHA-256 of x.
-        complete: False where it was interrupted, and `values` are those of the first examples.
+        values: :math:`L_K` of the estimator's weights, shape ``(N,)``. Its expectation is a lower
+            bound of log p(x) that grows with K.
+        elbo: :math:`\frac1K \sum_k \log w_k`, shape ``(N,)``. For importance weights this is an
+            estimate of the ELBO, for other weights one of the bound :math:`E[L_1]`. NaN for
+            ``"exact"``.
+        ess: The effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, from 1 to K, shape
+            ``(N,)``. It is 0 if all weights are zero, and the value is then -inf. NaN for
+            ``"exact"``.
+        khat: The shape of the Pareto tail of the weights, shape ``(N,)``. From 1/2 up, the weights
+            have no finite variance. Above :math:`\min(1 - 1 / \log_{10} K, 0.7)`, K of them are
+            too few. It is minus infinity if all weights are equal, infinity if all but a few are
+            zero, and NaN for fewer than 21 samples or a tail with many equal weights.
+        jackknife: `values` without their first-order bias, shape ``(N,)``. They are nearer to
+            log p(x) if `ess` is large. They are not a bound, and not less noisy.
+        mean: The mean of `values` over examples.
+        stderr: The standard error of `mean` over examples; NaN for one example.
+        mc_error: The Monte Carlo standard error of `mean` for these examples, by the delta method.
+            It is right if `ess` is large, too small if a few weights dominate, and NaN for one
+            sample. It is the error as an estimate of :math:`E[L_K]`, not of log p(x).
+        bias: The mean of ``values - jackknife``, an estimate of the bias of `mean` as an estimate
+            of log p(x).
+        num_samples: K, the number of samples of each example; 0 for ``"exact"``.
+        estimator: The name of the estimator.
+        estimator_settings: The estimator's settings by name, such as the temperatures of AIS.
+        seed: The seed of the noise, or None.
+        data_hash: The first 16 hexadecimal digits of the SHA-256 of x.
+        complete: False if the evaluation was interrupted. `values` are then those of the first
+            examples.
         sizes: Numbers of samples k = 1, 2, 4, ... up to K / 2.
-        bounds: For each of these the mean over examples of :math:`L_k`, from disjoint groups of
+        bounds: The mean of :math:`L_k` over examples for each of `sizes`, from disjoint groups of
             the same weights.
-        bound_errors: Their Monte Carlo standard errors.
+        bound_errors: The Monte Carlo standard errors of `bounds`.
+
+    Example:
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> result = log_likelihood(vae, torch.ones(7, 16), num_samples=100, seed=0)
+        >>> result.values.shape, result.khat.shape, result.sizes
+        (torch.Size([7]), torch.Size([7]), (1, 2, 4, 8, 16, 32))
+        >>> low, high = result.interval(0.95)
+        >>> low < result.mean < high
+        True
     """
 
     values: Tensor
@@ -81,10 +114,17 @@ class LogLikelihood:
     bound_errors: tuple[float, ...]
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        r"""An interval for the mean over these examples of :math:`E[L_K]`, by normal theory.
+        r"""Returns a confidence interval for the mean of :math:`E[L_K]` over these examples.
 
-        It is one for the bound and not for log p(x), from which `bias` says how far that is: the
-        Monte Carlo error of a mean falls with the number of examples, the bias does not.
+        It is ``mean ± z * mc_error`` with the normal quantile z. It covers the bound, not
+        log p(x): `bias` estimates the distance between them. More examples reduce the Monte Carlo
+        error of the mean, but not the bias.
+
+        Arguments:
+            level: The confidence level, between 0 and 1.
+
+        Returns:
+            The ends of the interval in nats.
 
         Raises:
             ValueError: `level` is not between 0 and 1.
@@ -96,9 +136,9 @@ class LogLikelihood:
 
     @property
     def unreliable(self) -> Tensor:
-        """Which examples have a `khat` above the threshold, or none by ties, shape ``(N,)``.
+        """Whether the `khat` of each example is above the threshold or NaN, shape ``(N,)``.
 
-        None where the samples are too few for any to have one.
+        All False if there are too few samples for a k-hat.
         """
         threshold = khat_threshold(self.num_samples)
         if math.isnan(threshold):
@@ -107,32 +147,41 @@ class LogLikelihood:
 
     @property
     def doubt(self) -> str | None:
-        """What k-hat says against the numbers; None where it says nothing against them."""
+        """What k-hat says against the estimates, in words; None if nothing does."""
         threshold, count = khat_threshold(self.num_samples), int(self.unreliable.sum())
         if self.estimator == EXACT:
             return None
         if math.isnan(threshold):
             return (
-                f"{self.num_samples} samples are too few for a k-hat, which takes 21: nothing "
-                "tells how far values are below log p(x), nor whether mc_error is right"
+                f"{self.num_samples} samples are too few for a k-hat, which takes 21 or more: it "
+                "is unknown how far values are below log p(x), and whether mc_error is right"
             )
         if not count:
             return None
         advice = "".join(f", or {hint}" for hint in advice_of(self.estimator))
         return (
-            f"k-hat is above {threshold:.2f}, or cannot be told, for {count} of "
-            f"{len(self.values)} examples: their weights' tails are heavy for {self.num_samples} "
-            f"samples, values may be too low and mc_error too small; more samples tell more{advice}"
+            f"k-hat is above {threshold:.2f}, or undefined, for {count} of {len(self.values)} "
+            f"examples: their weights are too heavy-tailed for {self.num_samples} samples, values "
+            f"may be too low and mc_error too small; use more samples{advice}"
         )
 
     def plot(self, axes: "tuple[Axes, Axes] | None" = None) -> "tuple[Axes, Axes]":
-        """The bound against the number of samples, and a histogram of k-hat; returns both axes.
+        """Plots the bound against the number of samples, and a histogram of k-hat.
+
+        Arguments:
+            axes: The two matplotlib axes to draw on; None makes a new figure.
+
+        Returns:
+            Both axes.
 
         Raises:
-            ValueError: The estimate is the exact one, which has neither.
+            ValueError: The estimator is ``"exact"``, which has neither bounds nor k-hat.
         """
         if self.estimator == EXACT:
-            raise ValueError("estimator: an exact log-likelihood has no samples to be drawn")
+            raise ValueError(
+                'estimator: got "exact", which has no samples to plot, expected one that takes '
+                "samples"
+            )
         first, second = plots.panels() if axes is None else axes
         sizes, bounds, errors = (
             (*self.sizes, self.num_samples),
@@ -144,7 +193,7 @@ class LogLikelihood:
         return first, second
 
     def to_dict(self) -> dict[str, Any]:
-        """All attributes by name, tensors and tuples as lists."""
+        """Returns all attributes by name, with tensors and tuples as lists."""
         record = {field.name: getattr(self, field.name) for field in fields(self)}
         for name, value in record.items():
             if isinstance(value, Tensor):
@@ -154,7 +203,7 @@ class LogLikelihood:
         return record
 
     def save(self, path: str | Path) -> None:
-        """Writes :meth:`to_dict` as JSON: NaN is null, infinities are strings."""
+        """Writes :meth:`to_dict` to a JSON file; NaN is null, infinities are strings."""
         write_json(Path(path), self.to_dict())
 
     def __repr__(self) -> str:
@@ -162,6 +211,6 @@ class LogLikelihood:
 
 
 def warn_of(result: LogLikelihood, stacklevel: int) -> None:
-    """Warns of what k-hat says against a result."""
+    """Warns with the result's `doubt`, if it has one."""
     if result.doubt is not None:
         warnings.warn(result.doubt, UnreliableWeights, stacklevel=stacklevel)

@@ -1,4 +1,4 @@
-"""Drawing and scoring of samples, compiled where there are enough of them."""
+"""Draws and scores samples of the latents, with compiled code where that repays."""
 
 import logging
 from collections.abc import Callable
@@ -14,36 +14,47 @@ from pyro_vae.evaluation.log_densities import Latents, LogDensities
 _log = logging.getLogger(__name__)
 
 COMPILED_FROM = 2**23
-"""Pairs of sample and example from which scoring is compiled: fewer do not repay it."""
+"""Number of draws (samples times examples) from which scoring is compiled.
 
-_PATIENCE = 3  # calls of a shape that are not compiled before it is
-_GRAPHS = 4  # shapes that are
+Fewer draws do not repay the compilation.
+"""
+
+_PATIENCE = 3  # uncompiled calls with inputs of one shape, before code is made for that shape
+_GRAPHS = 4  # shapes that code is made for
 
 
 class Scorer:
-    """Draws and scores samples of z, compiled where there are enough of them to repay it.
+    """Draws and scores samples of the latents; compiles this if there are enough draws.
 
     Arguments:
-        densities: Of the model and guide.
-        pairs: Of sample and example, that there will be in all.
+        densities: The log-densities of the model and guide.
+        num_draws: The number of draws (samples times examples) in the whole estimate.
 
     Attributes:
-        bytes_of_a_pair: That functions of x and z were found to allocate, by their code.
+        bytes_per_draw: The bytes that a function of x and z allocates for each draw, by the
+            function's code. Blocks measure and share them.
     """
 
-    def __init__(self, densities: LogDensities, pairs: int = 0) -> None:
+    def __init__(self, densities: LogDensities, num_draws: int = 0) -> None:
         self.densities = densities
-        self.bytes_of_a_pair: dict[CodeType, int] = {}
-        self._compiles = pairs >= COMPILED_FROM
+        self.bytes_per_draw: dict[CodeType, int] = {}
+        self._compiles = num_draws >= COMPILED_FROM
         self._cache: Cache[Callable[..., Any]] = Cache(_GRAPHS, _PATIENCE)
 
     @property
     def compiles(self) -> bool:
-        """Whether scoring is compiled, or will be when it has come often."""
+        """Whether scoring is compiled, or will be after a few calls."""
         return self._compiles and "score" not in self._cache.reasons
 
     def draw(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
-        """So many samples of z from the guide, and log q(z|x); NaN raises."""
+        """Draws `count` samples of z from the guide for each x.
+
+        Returns:
+            The samples, and log q(z|x) in nats, shape ``(count, N)``.
+
+        Raises:
+            FloatingPointError: A log-probability is NaN.
+        """
         names = self.densities.latents
 
         def draw(x: Tensor) -> list[Tensor]:
@@ -56,11 +67,15 @@ class Scorer:
         *values, log_q, nan = compiled(x)
         z = dict(zip(names, values, strict=True))
         if nan:
-            self.densities.score_guide(x, z)  # which says where it comes from
+            self.densities.score_guide(x, z)  # raises the error that names the site
         return z, log_q
 
     def score(self, x: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
-        """log p(z) and log p(x|z), each of shape ``(samples, N)``; NaN raises."""
+        """Returns log p(z) and log p(x|z) in nats, each of shape ``(samples, N)``.
+
+        Raises:
+            FloatingPointError: A log-probability is NaN.
+        """
         names, values = tuple(z), list(z.values())
 
         def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,28 +88,31 @@ class Scorer:
             return self.densities.score(x, z)
         log_p_z, log_p_x, nan = compiled(x, *values)
         if nan:
-            self.densities.score(x, z)  # which says where it comes from
+            self.densities.score(x, z)  # raises the error that names the site
         return log_p_z, log_p_x
 
     def _function(
         self,
-        what: str,
+        kind: str,
         static: Any,
         function: Callable[..., Any],
         tensors: list[Tensor],
         fixed: int,
     ) -> Callable[..., Any] | None:
-        """Compiled code for such tensors, or None; the first `fixed` rarely change."""
+        """Returns compiled code for inputs with the layout of `tensors`, or None.
+
+        The first `fixed` tensors rarely change between calls.
+        """
         if not self._compiles:
             return None
-        key = what, static, *map(layout, tensors)
+        key = kind, static, *map(layout, tensors)
 
         def make() -> Callable[..., Any]:
             return compiled_function(function, tensors, fixed)
 
         try:
-            return self._cache.get(key, what, make, tensors)
+            return self._cache.get(key, kind, make, tensors)
         except NotCompiled as error:
-            _log.info("a %s runs uncompiled: %s", what, error)
-            self._cache.reasons[what] = str(error)
+            _log.info("a %s runs uncompiled: %s", kind, error)
+            self._cache.reasons[kind] = str(error)
             return None

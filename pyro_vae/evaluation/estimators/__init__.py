@@ -1,7 +1,7 @@
-"""Estimators of log p(x): where their weights come from, one estimator a file.
+"""Estimators of log p(x): the source of the importance weights, one estimator a file.
 
-To add one, write a file with a class that has the attributes of :class:`Estimator`; decorated with
-``base.named`` and imported here, it is known by its name.
+To add one, write a file with a class that has the members of :class:`Estimator`. Decorate the
+class with ``base.named`` and import it here; :func:`parse` then finds it by its name.
 """
 
 from pyro_vae.evaluation.estimators.ais import AIS
@@ -29,3 +29,7 @@ __all__ = [
     "parse",
     "settings_of",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -16,19 +16,34 @@ from pyro_vae.utils.checks import check_count
 @named
 @dataclass(frozen=True)
 class AIS:
-    r"""Annealed importance sampling from the prior to the posterior, by Hamiltonian moves.
+    r"""Annealed importance sampling from the prior to the posterior, with Hamiltonian moves.
 
-    A chain goes through :math:`f_t(z) \propto p(z)\, p(x|z)^{\beta_t}`, :math:`\beta_0 = 0` to
-    :math:`\beta_T = 1`, and its weight is
-    :math:`w = \prod_t p(x|z_{t-1})^{\beta_t - \beta_{t-1}}`. Step sizes of each example and
-    temperature are found on a run of other noise, to accept 65 % of the moves, and then stay as
-    they are: so that the weights are right in the mean. K samples are K chains. Latents on bounded
-    sets move behind a transform; all have to be continuous. Source: Neal (2001), Statistics and
-    Computing 11; Wu, Burda, Salakhutdinov and Grosse (2017), arXiv 1611.04273, section 3.
+    A chain moves z through the densities :math:`f_t(z) \propto p(z)\, p(x|z)^{\beta_t}` with
+    :math:`0 = \beta_0 < \dots < \beta_T = 1`. Its weight is
+
+    .. math:: w = \prod_{t=1}^T p(x|z_{t-1})^{\beta_t - \beta_{t-1}}
+
+    K samples are K chains. A first run with other noise finds a step size for each example and
+    temperature, at which 65 % of the moves are accepted. The step sizes are then fixed, so that
+    the weights are unbiased for p(x). Latents on bounded sets are moved in an unconstrained space.
+    All latents have to be continuous.
+
+    Source: Neal (2001), Statistics and Computing 11; Wu, Burda, Salakhutdinov and Grosse (2017),
+    arXiv 1611.04273, section 3.
 
     Arguments:
-        temperatures: T.
-        leapfrog_steps: Of each move.
+        temperatures: T, the number of temperatures.
+        leapfrog_steps: Leapfrog steps of each move.
+
+    Raises:
+        ValueError: An argument is not a positive integer.
+
+    Example:
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> ais = estimators.AIS(temperatures=5, leapfrog_steps=2)
+        >>> result = log_likelihood(vae, torch.ones(7, 16), 10, estimator=ais, seed=0)
+        >>> result.estimator, result.estimator_settings
+        ('ais', {'temperatures': 5, 'leapfrog_steps': 2})
     """
 
     temperatures: int = 500
@@ -39,14 +54,15 @@ class AIS:
     def __post_init__(self) -> None:
         for name in ("temperatures", "leapfrog_steps"):
             check_count(name, getattr(self, name))
-            object.__setattr__(self, name, int(getattr(self, name)))  # NumPy's are no JSON
+            # A NumPy integer cannot be written as JSON.
+            object.__setattr__(self, name, int(getattr(self, name)))
 
     def log_weights(self, block: Block, num_samples: int) -> Iterator[Tensor]:
-        """Yields K log-weights of each example in chunks, shape ``(samples, N)``."""
+        """Yields the K log-weights of each example in chunks, see :class:`Estimator`."""
         return self._chains(Path(block, self.temperatures, self.leapfrog_steps), num_samples)
 
     def both(self, block: Block, num_samples: int, z: Latents) -> tuple[Iterator[Tensor], Tensor]:
-        """The same, and log-weights of draws z of the posterior: E[1 / w] = 1 / p(x)."""
+        """Returns the log-weights, and those of exact draws z, see :class:`Estimator`."""
         path = Path(block, self.temperatures, self.leapfrog_steps)
         return self._chains(path, num_samples), path.backward(z)
 

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: chains of Hamiltonian moves between prior and posterior."""
+"""Chains of Hamiltonian moves between prior and posterior, for annealed importance sampling."""
 
 import pyro
 import torch
@@ -15,17 +15,17 @@ from pyro_vae.distributions import (
 from pyro_vae.evaluation.blocks import Block
 from pyro_vae.evaluation.log_densities import Latents
 
-_ACCEPTED = 0.65  # of moves, which step sizes are adapted to
-_FACTOR = 1.1  # by which they are
-_FIRST_STEP = 0.1
-_ADAPTING = 8  # chains of the run that finds step sizes
-_WARM_UP = 20  # of its moves, at the first temperature
-_ADAPT, _FORWARD, _BACKWARD = 1, 2, 3  # random streams
-_STEEPNESS = 4.0  # of the sigmoid that spaces the temperatures
+_ACCEPTED = 0.65  # the share of accepted moves that step sizes are adapted to
+_FACTOR = 1.1  # by which an adaptation multiplies or divides a step size
+_FIRST_STEP = 0.1  # the step size before any adaptation
+_ADAPTATION_CHAINS = 8  # chains of the run that finds the step sizes
+_WARM_UP = 20  # moves of that run at the first temperature
+_ADAPT, _FORWARD, _BACKWARD = 1, 2, 3  # random streams of a block
+_STEEPNESS = 4.0  # the sigmoid that spaces the temperatures is taken from -4 to 4
 
 
 def schedule(temperatures: int) -> Tensor:
-    r""":math:`\beta_0 = 0, \dots, \beta_T = 1`, a sigmoid's values, denser at both ends.
+    r"""Returns :math:`\beta_0 = 0, \dots, \beta_T = 1` along a sigmoid, denser at both ends.
 
     Source: Wu et al. (2017), arXiv 1611.04273, section 4.1.
     """
@@ -35,17 +35,20 @@ def schedule(temperatures: int) -> Tensor:
 
 
 class Path:
-    r"""The annealing :math:`f_\beta(z) \propto p(z)\, p(x|z)^\beta` of some examples.
+    r"""The annealed densities :math:`f_\beta(z) \propto p(z)\, p(x|z)^\beta` of a block.
 
-    Latents move as unconstrained vectors u, z = T(u), with T's Jacobian in the density.
+    Chains move unconstrained vectors u with z = T(u). The density of u includes the Jacobian of T.
+    The step sizes are adapted when the path is made.
 
     Arguments:
-        block: The examples.
-        temperatures: Steps from :math:`\beta = 0` to 1.
-        leapfrog_steps: Of each move.
+        block: The examples, with their random streams.
+        temperatures: The number of steps from :math:`\beta = 0` to 1.
+        leapfrog_steps: The number of leapfrog steps of each move.
 
     Raises:
-        ValueError: A latent is discrete, or the set that it is on depends on others.
+        ValueError: A latent is discrete or on a circle, or its support depends on the sample or
+            the example.
+        FloatingPointError: The density has a derivative of NaN.
     """
 
     def __init__(self, block: Block, temperatures: int, leapfrog_steps: int) -> None:
@@ -56,12 +59,11 @@ class Path:
             z, _ = block.draw_prior(2)
         self.transforms = _transforms(block, z)
         with block.stream(_ADAPT):
-            self.step_sizes = self._adapted()
-        """At each temperature but the first, shape ``(N,)``."""
+            self.step_sizes = self._adapted()  # at each temperature but the first, shape (N,)
 
     def _adapted(self) -> list[Tensor]:
-        """Step sizes that accept as many moves as they should, by a run of its own noise."""
-        state = self._start(_ADAPTING)
+        """Finds the step sizes at which 65 % of the moves are accepted, in a run of its own."""
+        state = self._start(_ADAPTATION_CHAINS)
         step = state.log_prior.new_full((len(self.block.x),), _FIRST_STEP)
         found = []
         for beta in (*[self.betas[1]] * _WARM_UP, *self.betas[1:]):
@@ -71,20 +73,32 @@ class Path:
         return found[_WARM_UP:]
 
     def forward(self, start: int, count: int) -> Tensor:
-        """Log-weights of so many chains from the prior to the posterior, ``(count, N)``."""
+        """Runs `count` chains from the prior to the posterior.
+
+        Arguments:
+            start: The index of the first sample, which selects the random stream.
+            count: The number of chains.
+
+        Returns:
+            Log-weights in nats, shape ``(count, N)``.
+        """
         with self.block.stream(_FORWARD, start):
             state = self._start(count)
             log_w = torch.zeros_like(state.log_prior, dtype=torch.float64)
             for last, beta, step in self._steps():
                 log_w += (beta - last) * state.log_likelihood.double()
-                if beta < 1:  # behind the last weight a move would change nothing
+                if beta < 1:  # no weight comes after the last temperature
                     self._move(state, beta, step)
         return log_w
 
     def backward(self, z: Latents) -> Tensor:
-        """Log-weights of the chains that end in z, for draws z of the posterior, reversed.
+        """Runs reversed chains, which start at exact draws z of the posterior.
 
-        The mean of their reciprocals is 1 / p(x), so that of the log-weights is an upper bound.
+        The mean of the reciprocal weights is 1 / p(x). So the mean of the log-weights is an upper
+        bound of log p(x).
+
+        Returns:
+            Log-weights in nats, shape ``(samples, N)``.
         """
         with self.block.stream(_BACKWARD):
             state = _State(self, self._unconstrained(z))
@@ -106,7 +120,7 @@ class Path:
             if wrong.any():
                 raise FloatingPointError(
                     f'site "{name}": the density has a derivative that is NaN at a draw of the '
-                    "prior, expected numbers, by which Hamiltonian moves go"
+                    "prior, expected numbers, which Hamiltonian moves need"
                 )
         return state
 
@@ -114,11 +128,15 @@ class Path:
         return {name: transform.inv(z[name]) for name, transform in self.transforms.items()}
 
     def _move(self, state: "_State", beta: float, step: Tensor) -> Tensor:
-        """A Hamiltonian move that leaves the density alone; which chains accepted it."""
+        """Makes a Hamiltonian move that leaves the density invariant.
+
+        Returns:
+            1 for the chains that accepted the move and 0 for the others, shape ``(samples, N)``.
+        """
         densities = self.block.densities
         momenta = {name: torch.randn_like(value) for name, value in state.u.items()}
         threshold = torch.rand_like(state.log_prior).log()
-        size = {n: densities.beside(step[None], value) for n, value in state.u.items()}
+        size = {n: densities.broadcastable(step[None], value) for n, value in state.u.items()}
         new, p = state, {n: m + 0.5 * size[n] * state.slope(n, beta) for n, m in momenta.items()}
         for i in range(self.leapfrog_steps):
             new = _State(self, {n: value + size[n] * p[n] for n, value in new.u.items()})
@@ -126,32 +144,32 @@ class Path:
             p = {n: m + half * size[n] * new.slope(n, beta) for n, m in p.items()}
         change = new.log_density(beta) - state.log_density(beta)
         for name, momentum in momenta.items():
-            change = change + 0.5 * densities.per_pair(momentum.square() - p[name].square())
-        accepted = threshold < change  # and a move to what is no number is below nothing
+            change = change + 0.5 * densities.sum_per_draw(momentum.square() - p[name].square())
+        accepted = threshold < change  # a change of NaN compares as False
         state.take(accepted, new)
         return accepted.to(step.dtype)
 
 
 class _State:
-    """Where chains are: unconstrained latents, their log-densities, and slopes of these."""
+    """The position of chains: unconstrained latents, their log-densities and derivatives."""
 
     def __init__(self, path: Path, u: dict[str, Tensor]) -> None:
         self.path = path
         self.u = u
-        self.log_prior, self.log_likelihood, *slopes = path.block.in_parts(self._evaluate, u)
+        self.log_prior, self.log_likelihood, *slopes = path.block.in_steps(self._evaluate, u)
         self.prior_slopes = dict(zip(u, slopes[: len(u)], strict=True))
         self.likelihood_slopes = dict(zip(u, slopes[len(u) :], strict=True))
 
     def log_density(self, beta: float) -> Tensor:
-        """The logarithm of the annealed density of u, shape ``(samples, N)``."""
+        """Returns the log of the annealed density of u, shape ``(samples, N)``."""
         return self.log_prior + beta * self.log_likelihood
 
     def slope(self, name: str, beta: float) -> Tensor:
-        """Its derivative by one of the latents."""
+        """Returns the derivative of :meth:`log_density` by one of the latents."""
         return self.prior_slopes[name] + beta * self.likelihood_slopes[name]
 
     def take(self, accepted: Tensor, new: "_State") -> None:
-        """Goes where another state is, for some of the chains."""
+        """Moves the chains that are `accepted` to the position in another state."""
         self.log_prior = torch.where(accepted, new.log_prior, self.log_prior)
         self.log_likelihood = torch.where(accepted, new.log_likelihood, self.log_likelihood)
         for own, other in (
@@ -160,19 +178,19 @@ class _State:
             (self.likelihood_slopes, new.likelihood_slopes),
         ):
             for name in own:
-                mask = self.path.block.densities.beside(accepted, own[name])
+                mask = self.path.block.densities.broadcastable(accepted, own[name])
                 own[name] = torch.where(mask, other[name], own[name])
 
     def _evaluate(self, x: Tensor, u: Latents) -> tuple[Tensor, ...]:
         densities, transforms = self.path.block.densities, self.path.transforms
-        # Where a move leaves what floats can hold it is rejected, and no argument is wrong.
+        # A move beyond the range of floats is rejected; Pyro's validation would raise instead.
         with torch.enable_grad(), pyro.validation_enabled(False):
             u = {name: value.detach().requires_grad_() for name, value in u.items()}
             z = {name: transforms[name](value) for name, value in u.items()}
             log_prior, log_likelihood = densities.score(x, z, nan=True)
             for name, value in u.items():
                 log_det = transforms[name].log_abs_det_jacobian(value, z[name])
-                log_prior = log_prior + densities.per_pair(log_det)
+                log_prior = log_prior + densities.sum_per_draw(log_det)
             slopes = [
                 slope
                 for term in (log_prior, log_likelihood)
@@ -182,7 +200,7 @@ class _State:
 
 
 def _slopes(term: Tensor, by: list[Tensor]) -> tuple[Tensor, ...]:
-    """Derivatives, which are zero of what does not depend on the latents."""
+    """Returns derivatives, which are zero for a term that does not depend on the latents."""
     if not term.requires_grad:
         return tuple(torch.zeros_like(value) for value in by)
     return torch.autograd.grad(
@@ -191,7 +209,7 @@ def _slopes(term: Tensor, by: list[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
-    """From unconstrained vectors to the set that each latent is on."""
+    """Returns the transform from unconstrained vectors to the support of each latent."""
     densities = block.densities
     one = slice(1)
     wide = densities.priors(block.x, z)
@@ -201,8 +219,8 @@ def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
         support = _support(prior)
         if "VonMises" in describe_distribution(prior):
             raise ValueError(
-                f'site "{name}": a latent on a circle, expected one on a box or on all reals, on '
-                "which Hamiltonian moves stay"
+                f'site "{name}": a latent on a circle, expected one on the reals or an interval, '
+                "which Hamiltonian moves need"
             )
         if support.is_discrete:
             raise ValueError(
@@ -211,21 +229,21 @@ def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
             )
         if not same_support(support, _support(wide[name])):
             raise ValueError(
-                f'site "{name}": the set that a latent is on changes with sample or example, '
-                "expected one set, on which Hamiltonian moves stay"
+                f'site "{name}": the support of a latent changes with the sample or the example, '
+                "expected the same for all, which Hamiltonian moves need"
             )
         try:
             transforms[name] = biject_to(support)
         except NotImplementedError as error:
             raise ValueError(
-                f'site "{name}": torch has no transform onto {describe_support(support)}, expected a set '
-                "that it has one onto, on which Hamiltonian moves stay"
+                f'site "{name}": a latent on {describe_support(support)}, onto which torch has no '
+                "transform, expected a support with one, which Hamiltonian moves need"
             ) from error
     return transforms
 
 
 def _support(prior: Distribution) -> Constraint:
-    """A prior's support; that of torch's mixtures is their components'."""
+    """Returns a prior's support, which for torch's mixtures is that of the components."""
     support = support_of(prior)
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         return support.base_constraint

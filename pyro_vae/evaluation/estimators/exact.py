@@ -1,4 +1,4 @@
-"""The exact evidence of a VAE that is linear and Gaussian."""
+"""The exact log-likelihood of a linear-Gaussian VAE."""
 
 import torch
 from torch import Tensor
@@ -15,34 +15,48 @@ from pyro_vae.distributions import describe_distribution
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.vae import VAE
 
-_POINTS = (0.1, 1.0, 10.0, 100.0)  # distances from 0 at which the decoder has to be affine
+_SCALES = (0.1, 1.0, 10.0, 100.0)  # scales of the random z at which the decoder has to be affine
 
 
 def evidence(vae: VAE, x: Tensor) -> Tensor:
-    r"""log p(x) of each example in closed form, in nats, in float64.
+    r"""Returns log p(x) of a linear-Gaussian VAE in closed form.
 
     With :math:`z \sim \mathcal{N}(m, S)` and :math:`x|z \sim \mathcal{N}(W z + b, D)`,
 
     .. math:: x \sim \mathcal{N}(W m + b,\; W S W^T + D)
 
-    Whether the decoder is affine, and D the same for all z, is seen at a few random z, to float
-    rounding. Source: Bishop (2006), Pattern Recognition and Machine Learning, equation 2.115.
+    A few random z are used to check, to float rounding, that the decoder is affine and that D is
+    the same for all z. The guide is not used.
+
+    Source: Bishop (2006), Pattern Recognition and Machine Learning, equation 2.115.
 
     Arguments:
-        vae: In eval mode.
-        x: Shape ``(N, *x_shape)``.
+        vae: The VAE, in eval mode.
+        x: Data of shape ``(N, *x_shape)`` on the VAE's device.
+
+    Returns:
+        log p(x) in nats, in float64, shape ``(N,)``.
 
     Raises:
-        ValueError: Prior or likelihood is not Gaussian, the decoder's mean is not affine in z, or
-            the scale depends on z.
+        ValueError: The prior or the likelihood is not Gaussian, the likelihood's mean is not
+            affine in z, or its scale depends on z.
+
+    Example:
+        >>> from pyro_vae.evaluation.estimators import evidence
+        >>> decoder, encoder = networks.MLP(2, (), 16), networks.MLP(16, (), 4)
+        >>> likelihood = likelihoods.Gaussian(decoder, scale=0.5)
+        >>> vae = VAE(priors.StandardNormal(2), likelihood, posteriors.Normal(encoder))
+        >>> with torch.no_grad():
+        ...     evidence(vae, torch.randn(7, 16)).shape
+        torch.Size([7])
     """
     loc, covariance = _moments("prior", call(vae, "prior"))
     size = len(loc)
-    # The origin, the unit vectors, and where an affine map has to agree with what these say.
+    # The origin and the unit vectors determine an affine map, which the probes then test.
     basis = torch.cat((torch.zeros(1, size, device="cpu"), torch.eye(size, device="cpu")))
     generator = torch.Generator("cpu").manual_seed(0)
-    probes = torch.randn(len(_POINTS), 3, size, generator=generator, device="cpu")
-    probes = (torch.tensor(_POINTS, device="cpu")[:, None, None] * probes).flatten(0, 1)
+    probes = torch.randn(len(_SCALES), 3, size, generator=generator, device="cpu")
+    probes = (torch.tensor(_SCALES, device="cpu")[:, None, None] * probes).flatten(0, 1)
     z = torch.cat((basis, probes)).to(device_of(vae), dtype_of(vae))
     p_x = call(vae, "likelihood", z)
     mean, scale = _pixels(p_x)
@@ -53,11 +67,12 @@ def evidence(vae: VAE, x: Tensor) -> Tensor:
     if ((mean[size + 1 :] - expected).abs() > tolerance).any():
         raise ValueError(
             "likelihood: its mean is not affine in z, expected a linear network for the exact "
-            "evidence"
+            "log-likelihood"
         )
     if ((scale - scale[0]).abs() > 1e2 * torch.finfo(dtype_of(vae)).eps * scale[0]).any():
         raise ValueError(
-            "likelihood: its scale depends on z, expected one for all z for the exact evidence"
+            "likelihood: its scale depends on z, expected the same scale for all z for the exact "
+            "log-likelihood"
         )
     factor = weight.T @ torch.linalg.cholesky(covariance)
     marginal = LowRankMultivariateNormal(
@@ -67,6 +82,7 @@ def evidence(vae: VAE, x: Tensor) -> Tensor:
 
 
 def _moments(part: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
+    """Returns the mean and the covariance of a normal distribution, in float64."""
     base = distribution
     while isinstance(base, Independent):
         base = base.base_dist
@@ -75,19 +91,20 @@ def _moments(part: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
     if isinstance(base, Normal):
         return base.mean.double(), base.variance.double().diag()
     raise ValueError(
-        f"{part}: got {describe_distribution(distribution)}, expected a normal for the exact evidence"
+        f"{part}: got {describe_distribution(distribution)}, expected a normal distribution for "
+        "the exact log-likelihood"
     )
 
 
 def _pixels(distribution: Distribution) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each number of x, of shape ``(points, numbers)``."""
+    """Returns the mean and standard deviation of each pixel, of shape ``(points, pixels)``."""
     base = distribution
     while isinstance(base, Independent):
         base = base.base_dist
     if not isinstance(base, Normal):
         raise ValueError(
-            f"likelihood: got {describe_distribution(distribution)}, expected independent normals for the "
-            "exact evidence"
+            f"likelihood: got {describe_distribution(distribution)}, expected independent normals "
+            "for the exact log-likelihood"
         )
     shape = distribution.batch_shape + distribution.event_shape
     return tuple(
