@@ -36,33 +36,40 @@ _FILES = (
 )
 
 
+ObjectivesOption = Annotated[
+    str,
+    typer.Option(
+        "--objectives",
+        help="Objectives, separated by commas: trace_elbo,iwae:8. They are "
+        f"{', '.join(objectives.names())}.",
+    ),
+]
+SeedsOption = Annotated[int, typer.Option(help="Runs of each objective, on seeds 0, 1, ...")]
+DrawsOption = Annotated[int, typer.Option(help="Gradients of each objective at each point.")]
+GoalOption = Annotated[
+    float | None,
+    typer.Option(help="Test -ELBO to reach. Without it what the first objective reaches."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder. Without it runs/compare-PRESET-DATA.")
+]
+
+
 def compare(
     preset: PresetOption = "bernoulli-mlp",
     data: DataOption = "digits",
     root: RootOption = None,
-    objectives_: Annotated[
-        str,
-        typer.Option(
-            "--objectives",
-            help="Objectives, separated by commas: trace_elbo,iwae:8. They are "
-            f"{', '.join(objectives.names())}.",
-        ),
-    ] = "trace_elbo,analytic_kl",
-    seeds: Annotated[int, typer.Option(help="Runs of each objective, on seeds 0, 1, ...")] = 3,
+    objectives_: ObjectivesOption = "trace_elbo,analytic_kl",
+    seeds: SeedsOption = 3,
     epochs: EpochsOption = 30,
     batch_size: BatchOption = 128,
     z_dim: ZDimOption = None,
     pixels: PixelsOption = None,
     num_samples: SamplesOption = 500,
     examples: ExamplesOption = None,
-    draws: Annotated[int, typer.Option(help="Gradients of each objective at each point.")] = 100,
-    goal: Annotated[
-        float | None,
-        typer.Option(help="Test -ELBO to reach. Without it what the first objective reaches."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder. Without it runs/compare-PRESET-DATA.")
-    ] = None,
+    draws: DrawsOption = 100,
+    goal: GoalOption = None,
+    out: OutOption = None,
 ) -> None:
     """Compare objectives on the same seeds: -ELBO, log-likelihood, gradients, time, memory."""
     folder = out or Path("runs") / f"compare-{preset}-{data}"

@@ -21,6 +21,18 @@ from pyro_vae.cli.options import (
 from pyro_vae.training import Callback, History, TensorBoard, fit
 from pyro_vae.vae import VAE
 
+ObjectiveOption = Annotated[str, typer.Option(help=f"One of {', '.join(objectives.names())}.")]
+SeedOption = Annotated[
+    int, typer.Option(help="Fixes the initial parameters, the order of examples and the noise.")
+]
+PrecisionOption = Annotated[str, typer.Option(help="Precision of the networks: float32 or bf16.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder of the run. Without it runs/PRESET-DATA.")
+]
+TensorBoardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write scalars to OUT/tensorboard.")
+]
+
 
 def train(
     preset: PresetOption = "bernoulli-mlp",
@@ -29,23 +41,12 @@ def train(
     epochs: EpochsOption = 30,
     batch_size: BatchOption = 128,
     z_dim: ZDimOption = None,
-    objective: Annotated[
-        str, typer.Option(help=f"One of {', '.join(objectives.names())}.")
-    ] = "trace_elbo",
+    objective: ObjectiveOption = "trace_elbo",
     pixels: PixelsOption = None,
-    seed: Annotated[
-        int,
-        typer.Option(help="Fixes the initial parameters, the order of examples and the noise."),
-    ] = 0,
-    precision: Annotated[
-        str, typer.Option(help="Precision of the networks: float32 or bf16.")
-    ] = "float32",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. Without it runs/PRESET-DATA.")
-    ] = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write scalars to OUT/tensorboard.")
-    ] = False,
+    seed: SeedOption = 0,
+    precision: PrecisionOption = "float32",
+    out: OutOption = None,
+    tensorboard: TensorBoardOption = False,
 ) -> None:
     """Train a preset and write the run: configuration, parameters, metrics."""
     folder = out or Path("runs") / f"{preset}-{data}"
