@@ -88,7 +88,7 @@ def _in_bfloat16(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def variance_scaling_(layer: nn.Linear) -> None:
-    """Draws a layer's weights from a truncated normal of variance ``2 / fan_in``; biases are 0.
+    """Draws the weight matrix from a truncated normal of variance ``2 / fan_in``; biases are 0.
 
     The normal is cut at two standard deviations; its scale is chosen so that the truncated normal
     has that variance.
@@ -112,7 +112,7 @@ def variance_scaling_(layer: nn.Linear) -> None:
 
 
 def xavier_(layer: nn.Linear) -> None:
-    """Draws a layer's weights from a uniform of variance ``2 / (fan_in + fan_out)``; biases are 0.
+    """Draws the weight matrix from a uniform of variance ``2 / (fan_in + fan_out)``; biases are 0.
 
     Source: Glorot and Bengio (2010), equation 16.
 

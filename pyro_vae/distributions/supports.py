@@ -60,7 +60,7 @@ def same_support(a: Constraint, b: Constraint) -> bool:
     if own is None or other is None:
         return own is other and type(a) is type(b)
     return a.is_discrete == b.is_discrete and all(
-        _close(*pair, own[1] - own[0]) for pair in zip(own, other, strict=True)
+        _close(*ends, own[1] - own[0]) for ends in zip(own, other, strict=True)
     )
 
 
@@ -203,7 +203,7 @@ def check_finite(argument: str, value: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: x: got nan at 1 of 2 places, expected finite numbers
     """
-    if torch.isfinite(value.sum()):  # faster than one test a value; a sum that overflows needs it
+    if torch.isfinite(value.sum()):  # faster than a test of each value
         return
     finite = torch.isfinite(value)
     if not finite.all():
