@@ -1,7 +1,8 @@
-"""A static Pyro program, or a function of tensors, as compiled code.
+"""Compiles static Pyro programs and functions of tensors, by tracing them to a graph.
 
-``guards`` says what code is made for, ``capture`` and ``trace`` make a graph, ``partition`` splits
-it, ``inductor`` makes code of it, and ``cache`` keeps the code. Nothing here knows of losses.
+``guards`` describes what code was compiled for, ``capture`` and ``trace`` make a graph,
+``partition`` splits it, ``inductor`` compiles it, and ``cache`` keeps the code. ``graph`` puts
+these together for a Pyro program. This folder does not depend on VAEs or losses.
 """
 
 from pyro_vae.compile.cache import Cache
@@ -22,3 +23,7 @@ __all__ = [
     "plain",
     "signature",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

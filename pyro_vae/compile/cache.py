@@ -1,4 +1,4 @@
-"""Compiled code by what it was made for: when to make it, what to keep, and why there is none."""
+"""A cache of compiled code, which decides when to compile and what to keep."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -8,25 +8,30 @@ from torch import Tensor
 
 from pyro_vae.compile.inductor import can_compile
 
+__all__ = ["Cache"]
+
 Code = TypeVar("Code")
 
-_KEPT = 2  # of one key: one for train mode, one for eval mode
+_KEPT = 2  # Codes kept for one key: one for train mode, one for eval mode.
 
 
 class Cache(Generic[Code]):
-    """Compiled code by key; a key stands for shapes, modes and all else that the code is fixed to.
+    """A cache of compiled code by key.
+
+    A key has the shapes, dtypes and settings for which code is compiled. A kind is what the code
+    computes, whatever the shapes.
 
     Arguments:
-        size: Number of keys whose code is kept.
-        patience: How often a key is asked for in vain before its code is made. A shape that comes
-            seldom, such as that of an epoch's last batch, does not repay the compilation.
-        eager: Whether the first code of a kind is made at once.
-        repeats: How often code is made for one key, where what is kept no longer holds.
-        evicts: Whether the code that was not used for longest makes room; else a full cache takes
-            no more.
+        size: Number of keys to keep.
+        patience: Number of requests for a key without code, before its code is made. A rare
+            shape, such as that of an epoch's last batch, does not repay the compilation.
+        eager: Makes the first code of a kind at its first request.
+        repeats: The most times that code is made for one key, if the code kept no longer holds.
+        evicts: Removes the least recently used key if the cache is full. If False, a full cache
+            takes no further keys.
 
     Attributes:
-        made: How often code was made, by key.
+        made: How many times code was made, by key.
         reasons: Why a kind is no longer compiled, by kind.
     """
 
@@ -58,21 +63,21 @@ class Cache(Generic[Code]):
         inputs: Sequence[Tensor],
         holds: Callable[[Code], bool] = lambda code: True,
     ) -> Code | None:
-        """The code of a key, made now if it is time; None where there is none.
+        """The code of a key, which may be made now; None if there is none.
 
         Arguments:
-            key: What the code is for.
-            kind: What it does, whatever the shapes.
-            make: Makes the code; what it raises is raised.
-            inputs: Tensors that it is made for, on whose device it will run.
-            holds: Whether code that was made for the key can still be used.
+            key: The shapes, dtypes and settings.
+            kind: What the code computes.
+            make: Makes the code. Its errors are not caught.
+            inputs: Examples of the code's inputs, on the device where it will run.
+            holds: Whether code that was made for the key is still valid.
         """
         if kind in self.reasons:
             return None
         known = self._codes.get(key, [])
         for code in known:
             if holds(code):
-                self._codes[key] = self._codes.pop(key)  # the last used is the last to go
+                self._codes[key] = self._codes.pop(key)  # to the end, as the most recently used
                 return code
         if not self._is_time(key, kind):
             return None
@@ -88,7 +93,7 @@ class Cache(Generic[Code]):
         return code
 
     def _is_time(self, key: Hashable, kind: Hashable) -> bool:
-        """Counts a key that was asked for in vain; whether its code is to be made now."""
+        """Counts a request for a key without code; returns whether to make its code now."""
         full = len(self._codes) >= self.size
         if self.eager and not full and kind not in self._kinds.values():
             return True

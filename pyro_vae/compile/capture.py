@@ -1,4 +1,4 @@
-"""What a program reads and writes as it runs: tensors, attributes of modules, random numbers."""
+"""Finds the tensors, module attributes and random numbers that a program reads and writes."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from pyro_vae.compat import TorchDispatchMode, WeakIdKeyDictionary, pytree, schema, tables
 
+__all__ = ["Attributes", "RandomState", "Substitution", "Watch", "cuda_devices"]
+
 
 class Watch(TorchDispatchMode):
-    """Sees which tensors a program uses that are neither given to it nor made by it.
+    """Finds the tensors that a program uses and that are neither its arguments nor its results.
 
     Arguments:
-        given: The program's arguments.
+        given: The tensors among the program's arguments.
 
     Attributes:
-        captured: The tensors that it uses, in the order of their first use.
+        captured: The tensors found, in the order of their first use.
     """
 
     def __init__(self, given: list[Tensor]) -> None:
@@ -41,26 +43,26 @@ class Watch(TorchDispatchMode):
         return made
 
     def keep(self, tensors: Iterable[Tensor]) -> None:
-        """Copies the values of tensors that the program may write over."""
+        """Copies the values of tensors that the program may change in place."""
         for tensor in tensors:
             if tensor not in self._before:
                 self._before[tensor] = tensor.detach().clone()
 
     def restore(self) -> None:
-        """Puts back the values that the program has written over."""
+        """Restores the values of the tensors that were copied."""
         with torch.no_grad():
             for tensor, value in self._before.items():
                 tensor.copy_(value)
 
 
 class Attributes:
-    """The tensors that modules have as plain attributes and as buffers."""
+    """The tensors that modules hold as attributes and buffers, to restore them later."""
 
     def __init__(self) -> None:
         self._tables: dict[int, tuple[str, dict[str, Any], dict[str, Tensor]]] = {}
 
     def keep(self, module: nn.Module) -> None:
-        """Notes a module's tensors, at its first call only."""
+        """Keeps a module's tensors. Later calls for the same module have no effect."""
         _, buffers, _ = tables(module)
         for table in (vars(module), buffers):
             if id(table) not in self._tables:
@@ -68,7 +70,7 @@ class Attributes:
                 self._tables[id(table)] = type(module).__name__, table, held
 
     def restore(self) -> str:
-        """Puts back the tensors that were replaced since; returns the name of one, or ""."""
+        """Restores the tensors that were replaced; returns the name of one, or ``""``."""
         replaced = ""
         for owner, table, held in self._tables.values():
             for name, value in list(table.items()):
@@ -82,10 +84,10 @@ class Attributes:
 
 
 class Substitution(TorchDispatchMode):
-    """Computes with other tensors in place of some, while autograd goes on to see the latter.
+    """Computes with other tensors in place of some, while autograd still sees the originals.
 
     Arguments:
-        others: The tensor to compute with, by the one that it replaces.
+        others: Maps each original to the tensor that replaces it in the computation.
     """
 
     def __init__(self, others: dict[Tensor, Tensor]) -> None:
@@ -103,7 +105,11 @@ class Substitution(TorchDispatchMode):
 
 
 class RandomState:
-    """The states of torch's global generators, on the CPU and on the devices of some tensors."""
+    """The states of torch's global generators on the CPU and on the devices of some tensors.
+
+    Arguments:
+        tensors: Tensors on these devices.
+    """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._cpu = torch.get_rng_state()
@@ -125,5 +131,5 @@ class RandomState:
 
 
 def cuda_devices(tensors: Iterable[Tensor]) -> list[torch.device]:
-    """The CUDA devices on which some tensors lie."""
+    """The CUDA devices of some tensors."""
     return list({tensor.device for tensor in tensors if tensor.is_cuda})

@@ -1,4 +1,4 @@
-"""A static Pyro program as one compiled graph, which knows when it no longer holds."""
+"""A static Pyro program as one compiled graph, which detects when it is no longer valid."""
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -25,17 +25,19 @@ from pyro_vae.compile.guards import Modules, inputs, is_input, layout
 from pyro_vae.compile.inductor import compile_graph
 from pyro_vae.compile.trace import NotCompiled, NotStatic, lift, reading_no_values, trace
 
+__all__ = ["Graph", "Program"]
+
 
 @dataclass(frozen=True)
 class Program:
     """A Pyro program to compile.
 
     Attributes:
-        function: From arguments to a list of tensors: what is traced.
-        rehearse: The same program uncompiled; what it returns goes to `check`.
-        check: Looks at the first rehearsal, and raises where the program must not run.
-        owners: Modules that the program is made of; those that it calls are found.
-        sources: Python modules with the code in which Pyro turns tensors into numbers.
+        function: The function to trace, which maps the arguments to a list of tensors.
+        rehearse: The same program for an uncompiled run. `check` gets what it returns.
+        check: Checks the result of the first uncompiled run, and raises if the program is wrong.
+        owners: Modules that belong to the program. Modules that it calls are found without this.
+        sources: Python modules in which Pyro's code turns tensors into numbers.
     """
 
     function: Callable[..., list[Tensor]]
@@ -46,17 +48,17 @@ class Program:
 
 
 class Graph:
-    """One program, traced and compiled for arguments of one shape.
+    """A program that is traced and compiled for arguments of one shape.
 
-    The program is rehearsed once: its parameters come to be, the tensors that it reads are found
-    and become inputs of the graph, and what it wrote over is put back.
+    The program runs once uncompiled. This creates its parameters and finds the tensors that it
+    reads, which become inputs of the graph. Values that the run changes are restored.
 
     Arguments:
         program: The program.
-        args, kwargs: Its arguments.
+        args, kwargs: Examples of its arguments.
 
     Attributes:
-        parameters: Pyro's parameters that it reads, by name.
+        parameters: The parameters of Pyro that the program reads, by name.
         size: Number of nodes of the graph.
 
     Raises:
@@ -80,38 +82,38 @@ class Graph:
                 self._compiled = compile_graph(traced, [*self._captured, *given])
         except NotCompiled:
             raise
-        except Exception as error:  # what ran uncompiled a moment ago, torch cannot compile
+        except Exception as error:  # The program has just run uncompiled, so torch is the cause.
             raise NotCompiled(
                 f"compiled: torch cannot compile this program ({type(error).__name__}: {error}); "
-                "without compiled() it runs as it is"
+                "without compiled() it runs uncompiled"
             ) from error
         self.size = len(traced.graph.nodes)
         self._layouts = [(layout(t), t.requires_grad) for t in self._captured]
 
     def run(self, args: Any, kwargs: Any) -> list[Tensor]:
-        """What the program's function returns, without gradients."""
+        """Runs the compiled code; returns what the program's function does, without gradients."""
         with torch.no_grad():
             return list(self._compiled(*self._captured, *inputs(args, kwargs)))
 
-    # What the graph was traced with, and whether that is still so.
+    # Whether the graph is still valid.
 
     def holds(self) -> bool:
-        """Whether modules and tensors are what they were when the graph was traced."""
+        """Whether modules and tensors are still those with which the graph was traced."""
         return self._modules.hold() and all(
             (layout(tensor), tensor.requires_grad) == before
             for tensor, before in zip(self._captured, self._layouts, strict=True)
         )
 
     def is_bound(self) -> bool:
-        """Whether Pyro's store has the parameters that the graph reads."""
+        """Whether Pyro's store still has the parameters that the graph reads."""
         store = stored_parameters()
         return all(store.get(name) is tensor for name, tensor in self.parameters.items())
 
     def bind(self, args: Any, kwargs: Any) -> bool:
-        """Lets the program bind its parameters; returns whether these are the graph's.
+        """Runs the program to bind its parameters; returns whether they are the graph's.
 
-        A program that did so once binds its own tensors whatever lies in the store. From then on
-        they are bound here, without running it.
+        A program that has bound them once binds its own tensors, whatever the store holds. Later
+        calls bind the same tensors without a run.
         """
         if self._binds_its_own:
             pyro.get_param_store().set_state(
@@ -125,7 +127,7 @@ class Graph:
         return self._binds_its_own
 
     def emit_parameters(self) -> None:
-        """Tells the handlers in force which parameters the program reads."""
+        """Sends the parameters that the program reads to the active handlers."""
         if not handlers():
             return
         for name, tensor in self.parameters.items():
@@ -133,16 +135,16 @@ class Graph:
                 tensor.unconstrained = weakref.ref(tensor)  # type: ignore[attr-defined]
             parameter_site(tensor, name=name)
 
-    # Making it.
+    # Making the graph.
 
     def _rehearse(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
-        """Runs the program once, uncompiled: parameters come to be, and `check` sees it."""
+        """Runs the program once uncompiled, and checks the result; returns its parameters."""
         store, random = pyro.get_param_store(), RandomState(inputs(args, kwargs))
         names = set(store.keys())
         run = self._run_once(args, kwargs)
         if set(store.keys()) != names:
-            # Parameters may have been drawn just now, and their numbers must not come again as
-            # noise. Whether they were, a second run shows, which draws the noise alone.
+            # If this run drew initial values of parameters, the same random numbers must not be
+            # used again as noise. A second run, which draws the noise alone, shows whether it did.
             drawn = RandomState(inputs(args, kwargs))
             random.restore()
             run = self._run_once(args, kwargs)
@@ -155,13 +157,13 @@ class Graph:
         return run.parameters
 
     def _run_once(self, args: Any, kwargs: Any) -> "_Run":
-        """One run that leaves parameters, buffers and all other tensors as they were."""
+        """Runs the program, and restores parameters, buffers and all other tensors."""
         modules: list[nn.Module] = []
         watch, attributes = Watch(inputs(args, kwargs)), Attributes()
 
         def see(module: nn.Module, _: Any) -> None:
             modules.append(module)
-            watch.keep(module.buffers())  # torch's batch norm does not say that it writes
+            watch.keep(module.buffers())  # The schema of torch's batch norm omits its writes.
             attributes.keep(module)
 
         hook = register_module_forward_pre_hook(see)
@@ -179,9 +181,9 @@ class Graph:
             watch.restore()
         if replaced:
             raise NotStatic(
-                f"compiled: model or guide replaces {replaced} as it runs, expected in-place "
-                "changes (copy_, mul_, add_), of which a graph can take part; without compiled() "
-                "it runs as it is"
+                f"compiled: model or guide replaces {replaced} as it runs, expected changes in "
+                "place (copy_, mul_, add_), which a graph can contain; without compiled() it runs "
+                "uncompiled"
             )
         parameters = {
             name: site["value"].unconstrained() for name, site in sites.trace.nodes.items()
@@ -189,7 +191,7 @@ class Graph:
         return _Run(parameters, modules, watch.captured, result)
 
     def _trace(self, given: list[Tensor], args: Any, kwargs: Any) -> GraphModule:
-        """The function as a graph of the captured tensors and the arguments, in that order."""
+        """Traces the function to a graph of the captured tensors and then the arguments."""
         static, spec = pytree.tree_flatten((args, kwargs))
 
         def function(*tensors: Tensor) -> list[Tensor]:
@@ -205,6 +207,8 @@ class Graph:
 
 @dataclass
 class _Run:
+    """What one run of a program used and returned."""
+
     parameters: dict[str, Tensor]
     modules: list[nn.Module]
     captured: dict[Tensor, None]

@@ -1,4 +1,4 @@
-"""What compiled code is made for: arguments, modules, torch's settings; and whether it holds."""
+"""Guards of compiled code: the arguments, modules and settings of torch for which it is valid."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,14 +8,16 @@ from torch import Tensor, nn
 
 from pyro_vae.compat import pytree, tables
 
+__all__ = ["Modules", "ambient", "inputs", "is_input", "layout", "plain", "signature"]
+
 
 def is_input(leaf: Any) -> bool:
-    """Whether a leaf of the arguments is an input of the graph, by its value."""
+    """Whether an argument is an input of the graph; other arguments are constants."""
     return isinstance(leaf, Tensor | float)
 
 
 def inputs(args: Any, kwargs: Any) -> list[Tensor]:
-    """The tensors and floats among the arguments, which are inputs of the graph."""
+    """The inputs of the graph: the tensors and floats among the arguments, as tensors."""
     leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if is_input(leaf)]
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if len(tensors) == len(leaves):
@@ -28,7 +30,14 @@ def inputs(args: Any, kwargs: Any) -> list[Tensor]:
 
 
 def signature(args: Any, kwargs: Any) -> Any:
-    """What the arguments are but for the values of tensors and floats; each has its own code."""
+    """A description of the arguments without the values of tensors and floats.
+
+    Arguments with different signatures need different code.
+
+    Raises:
+        ValueError: An argument requires grad.
+        TypeError: An argument cannot be hashed.
+    """
     leaves, spec = pytree.tree_flatten((args, kwargs))
     return str(spec), tuple(_argument_signature(leaf) for leaf in leaves)
 
@@ -38,7 +47,7 @@ def _argument_signature(leaf: Any) -> Any:
         if leaf.requires_grad:
             raise ValueError(
                 f"compiled: got an argument of shape {tuple(leaf.shape)} that requires grad, "
-                "expected data: gradients go to the parameters of model and guide alone"
+                "expected data: only parameters of model and guide get gradients"
             )
         return layout(leaf)
     if isinstance(leaf, float):
@@ -47,25 +56,25 @@ def _argument_signature(leaf: Any) -> Any:
         hash(leaf)
     except TypeError:
         raise TypeError(
-            f"compiled: got an argument of type {type(leaf).__name__}, expected tensors, numbers, "
-            "and what can be hashed, in tuples, lists and dicts"
+            f"compiled: got an argument of type {type(leaf).__name__}, expected tensors, numbers "
+            "and other hashable objects, in tuples, lists and dicts"
         ) from None
     return type(leaf), leaf
 
 
 def layout(tensor: Tensor) -> Any:
-    """What code is made for of a tensor: its shape, strides, dtype and device."""
+    """A tensor's shape, strides, dtype and device, for which code is compiled."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def plain(owner: Any) -> tuple[tuple[str, Any], ...]:
-    """The numbers and strings among an object's attributes, which a trace takes as constants."""
-    kinds = int, float, str, type(None)  # bools are ints
+    """The numbers and strings among an object's attributes, which are constants of a trace."""
+    kinds = int, float, str, type(None)  # A bool is an int.
     return tuple((name, v) for name, v in vars(owner).items() if isinstance(v, kinds))
 
 
 def ambient() -> Any:
-    """The settings of torch that a trace takes as constants."""
+    """The settings of torch that are constants of a trace: autocast and the default dtype."""
     autocast = tuple(
         (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
         for device in ("cpu", "cuda")
@@ -74,7 +83,11 @@ def ambient() -> Any:
 
 
 class Modules:
-    """What modules consist of, and whether that is still so; fast, since each step asks."""
+    """The structure of modules, and a fast check, at each step, whether it has changed.
+
+    Arguments:
+        modules: The modules, whose submodules are included.
+    """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         every = dict.fromkeys(m for module in modules for m in module.modules())
@@ -92,7 +105,7 @@ class Modules:
         ]
 
     def hold(self) -> bool:
-        """Whether each module has the submodules, parameters, mode and numbers that it had."""
+        """Whether each module still has the same submodules, parameters, mode and numbers."""
         for module, training in self._modes:
             if module.training is not training:
                 return False

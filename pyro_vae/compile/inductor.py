@@ -1,4 +1,4 @@
-"""From a traced graph of tensors to compiled code, by torch's Inductor."""
+"""Compiles a traced graph of tensors with torch's Inductor."""
 
 import logging
 import math
@@ -13,8 +13,10 @@ from torch.fx import GraphModule
 from pyro_vae import compat
 from pyro_vae.compat import cpp_compiler, onednn_linear
 
-# On AMD processors oneDNN's float32 matrix products are faster than MKL's (docs/benchmarks.md).
-# Inductor's own way to them is for constant weights only.
+__all__ = ["DECOMPOSITIONS", "can_compile", "compile_graph"]
+
+# oneDNN's float32 matrix products are faster than MKL's on some processors (docs/benchmarks.md).
+# Inductor uses them for constant matrices only.
 _onednn = torch.library.Library("pyro_vae", "FRAGMENT")
 
 
@@ -26,14 +28,14 @@ def _linear_shape(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-if not hasattr(torch.ops.pyro_vae, "linear"):  # it outlives a reload of this module
+if not hasattr(torch.ops.pyro_vae, "linear"):  # The operator outlives a reload of this module.
     _onednn.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
     _onednn.impl("linear", _linear, "CPU")
     _onednn.impl("linear", _linear_shape, "Meta")
 
 
 def _use_onednn(traced: GraphModule) -> None:
-    """Puts oneDNN's matrix products into a graph of float32 on a CPU."""
+    """Replaces the float32 matrix products of a graph by oneDNN's, on a CPU."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return
     graph, aten = traced.graph, torch.ops.aten
@@ -59,10 +61,11 @@ def _use_onednn(traced: GraphModule) -> None:
 
 
 def _log1p(x: Tensor) -> Tensor:
-    """log(1 + x) by one logarithm, to the last digits.
+    """Computes log(1 + x) with one logarithm, accurate to a few units in the last place.
 
-    The factor x / (u - 1) corrects the rounding of u = 1 + x. Source: Goldberg (1991), ACM
-    Computing Surveys 23, theorem 4 (Kahan's). Inductor's own takes several times as long.
+    The factor x / (u - 1) corrects the rounding of u = 1 + x. This is faster than Inductor's own.
+
+    Source: Goldberg (1991), ACM Computing Surveys 23, theorem 4 (Kahan's).
     """
     if not _is_fast_here(x):
         return NotImplemented
@@ -72,11 +75,12 @@ def _log1p(x: Tensor) -> Tensor:
 
 
 def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
-    """log(1 + exp(x)) = max(x, 0) + log(1 + a) with a = exp(-|x|), to the last digits.
+    """Computes log(1 + exp(x)) = max(x, 0) + log(1 + a) with a = exp(-|x|).
 
-    log(1 + a) = 2 artanh(t) with t = a / (2 + a) <= 1/3, by the series up to t**13, whose rest is
-    below 2e-9 of the sum. It takes half the time of a logarithm. Source: Abramowitz and Stegun
-    (1964), 4.1.27.
+    log(1 + a) = 2 artanh(t) with t = a / (2 + a) <= 1/3. The series of artanh is cut after t**13,
+    with a relative error below 2e-9. This is faster than a logarithm.
+
+    Source: Abramowitz and Stegun (1964), 4.1.27.
     """
     if not _is_fast_here(x):
         return NotImplemented
@@ -84,12 +88,12 @@ def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     a = scaled.abs().neg().exp()
     t = a / (2 + a)
     square = t * t
-    series = square * (1 / 15)  # no division, which takes as long as the rest
+    series = square * (1 / 15)  # a product, because a division of tensors is slow
     for power in range(13, 1, -2):
         series = square * (series + 1 / power)
     log = 2 * (t + t * series)
     value = x.clamp_min(0) + log / beta
-    # From 18 up log(1 + a) is nothing beside x.
+    # For x of 18 and more, x + log(1 + a) rounds to x in float32.
     return value if threshold >= 18 else torch.where(scaled > threshold, x, value)
 
 
@@ -101,17 +105,22 @@ DECOMPOSITIONS = {
     torch.ops.aten.log1p.default: _log1p,
     torch.ops.aten.softplus.default: _softplus,
 }
-"""The functions that stand for some of torch's operations in a traced graph."""
+"""Functions that replace operations of torch in a traced graph."""
 
 
 def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """A graph's code for inputs of these shapes.
+    """Compiles a graph for inputs of these shapes.
 
-    It draws torch's own random numbers, so that a seed gives the same noise compiled and not.
+    The code draws the same random numbers as torch, so a seed gives the same noise as in
+    uncompiled code.
+
+    Arguments:
+        traced: The graph; it is changed in place.
+        inputs: Examples of its inputs.
     """
     _use_onednn(traced)
 
-    log = logging.getLogger("torch.utils.cpp_extension")  # says that there is no GPU
+    log = logging.getLogger("torch.utils.cpp_extension")  # It warns if there is no GPU.
     level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -126,15 +135,19 @@ _warned: set[str] = set()
 
 
 def can_compile(inputs: Sequence[Tensor]) -> bool:
-    """Whether Inductor's C++ compiler is on this machine; warns once where it is not."""
+    """Whether Inductor can compile for the device of some tensors; warns once if it cannot.
+
+    Warns:
+        UserWarning: There is no C++ compiler.
+    """
     if any(tensor.is_cuda for tensor in inputs):
         return True
     if cpp_compiler() is None:
         if "compiler" not in _warned:
             _warned.add("compiler")
             warnings.warn(
-                "compiled: found no C++ compiler, so objectives run uncompiled; install one "
-                "(g++ or clang++), or name it in the environment variable CXX",
+                "compiled: found no C++ compiler, so objectives run uncompiled; install g++ or "
+                "clang++, or set the environment variable CXX to a compiler",
                 stacklevel=5,
             )
         return False

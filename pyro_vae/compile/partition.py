@@ -1,4 +1,4 @@
-"""A graph in two: one of inputs that rarely change, computed once for them, and the rest."""
+"""Splits a graph: one part depends on inputs that rarely change, and is computed once for them."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -11,20 +11,23 @@ from torch.fx import Graph, GraphModule, Node
 from pyro_vae.compat import OpOverload, batch_norms, changes, pytree, schema
 from pyro_vae.compile.inductor import compile_graph
 
+__all__ = ["compile_in_two", "split"]
+
 
 def compile_in_two(
     traced: GraphModule, inputs: Sequence[Tensor], fixed: int
 ) -> Callable[..., Any]:
-    """A graph's code for inputs of these shapes, the first of which rarely change.
+    """Compiles a graph for inputs of these shapes, the first of which rarely change.
 
-    What follows from these alone, without noise, is computed again only where one of them is
-    another tensor than at the last call, or has been changed in place: an encoder's layers once
-    for many draws. Changes are those that autograd counts; ``.data`` and NumPy evade it.
+    The part of the graph that depends on these inputs alone, and on no noise, is computed again
+    only if one of them is another tensor than at the last call, or has been changed in place. So
+    an encoder's layers run once for many draws. The changes are those that autograd counts; it
+    does not see changes through ``.data`` or NumPy.
 
     Arguments:
         traced: The graph.
         inputs: Examples of its inputs.
-        fixed: The number of inputs that rarely change.
+        fixed: Number of inputs that rarely change.
     """
     parts = split(traced, fixed)
     if parts is None:
@@ -40,7 +43,7 @@ def compile_in_two(
         states = [_state(tensor) for tensor in inputs[:fixed]]
         if states != known:
             values = list(once(*inputs[:fixed]))
-            # While their memory is kept, no other tensor can have it.
+            # Keeping the inputs keeps their memory, so no other tensor can get their addresses.
             known, kept = states, [tensor.detach() for tensor in inputs[:fixed]]
         return always(*values, *inputs)
 
@@ -48,9 +51,18 @@ def compile_in_two(
 
 
 def split(traced: GraphModule, fixed: int) -> tuple[GraphModule, GraphModule] | None:
-    """A graph as two: from its first inputs to tensors, and from these and all inputs to outputs.
+    """Splits a graph in two.
 
-    None where nothing is computed from the first inputs alone, or where inputs are written over.
+    The first graph maps the first inputs to tensors, and the second maps these tensors and all
+    inputs to the outputs.
+
+    Arguments:
+        traced: The graph.
+        fixed: Number of the first inputs.
+
+    Returns:
+        Both graphs; None if no result depends on the first inputs alone, or if an input is changed
+        in place.
     """
     nodes = list(traced.graph.nodes)
     inputs = [node for node in nodes if node.op == "placeholder"]
@@ -81,10 +93,10 @@ def split(traced: GraphModule, fixed: int) -> tuple[GraphModule, GraphModule] | 
 
 
 def _varying(calls: list[Node], sources: set[Node]) -> set[Node]:
-    """The nodes that some sources, or noise, reach.
+    """The nodes that depend on some sources or on noise.
 
-    Calls that fill or repeat are among them: doing that again is cheaper than reading the result
-    from memory.
+    Calls that fill or expand a tensor are included: repeating them is cheaper than reading their
+    results from memory.
     """
     varying = set(sources)
     for node in calls:
@@ -96,7 +108,7 @@ def _varying(calls: list[Node], sources: set[Node]) -> set[Node]:
 
 
 def _written(node: Node) -> list[Node]:
-    """The arguments that a call writes over."""
+    """The arguments that a call changes in place."""
     if not isinstance(node.target, OpOverload):
         return []
     arguments = schema(node.target).arguments
@@ -120,7 +132,7 @@ def _is_view(node: Node) -> bool:
 
 
 def _base(node: Node) -> Node:
-    """The node that owns the memory in which a tensor lies."""
+    """The node that owns the memory of a tensor."""
     while _is_view(node) or node.target is operator.getitem:
         node = node.all_input_nodes[0]
     return node
@@ -129,7 +141,7 @@ def _base(node: Node) -> Node:
 def _extracted(
     traced: GraphModule, inputs: list[Node], calls: list[Node], outputs: Any
 ) -> GraphModule:
-    """Some calls of a graph as a graph of their own."""
+    """Copies some calls of a graph to a new graph."""
     graph = Graph()
     copies: dict[Node, Node] = {}
     for node in inputs:
@@ -142,6 +154,9 @@ def _extracted(
 
 
 def _state(tensor: Tensor) -> object:
-    """An object that differs where the tensor is another one, or has been changed in place."""
+    """An object that stays equal while the tensor is the same and has not been changed.
+
+    It is never equal for tensors whose changes torch does not count.
+    """
     count = changes(tensor)
     return object() if count < 0 else (tensor.data_ptr(), count)

@@ -1,4 +1,4 @@
-"""From a Python function of tensors to a traced graph, without a value read on the way."""
+"""Traces a Python function of tensors to a graph, without reading a value."""
 
 import numbers
 import traceback
@@ -20,17 +20,23 @@ from pyro_vae.compile.capture import cuda_devices
 from pyro_vae.compile.inductor import DECOMPOSITIONS
 from pyro_vae.compile.partition import compile_in_two
 
+__all__ = ["NotCompiled", "NotStatic", "compiled_function", "lift", "reading_no_values", "trace"]
+
 
 class NotCompiled(RuntimeError):
     """torch cannot compile a program."""
 
 
 class NotStatic(NotCompiled):
-    """A program is not static: it reads a tensor's value, or replaces a tensor of a module."""
+    """A program is not static: it reads a tensor's value or replaces a tensor of a module."""
 
 
 def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule:
-    """A program as a graph of its tensors; nothing is computed, drawn or moved.
+    """Traces a program to a graph, without computing values or drawing random numbers.
+
+    Arguments:
+        program: A function of tensors.
+        tensors: Examples of its arguments.
 
     Raises:
         NotStatic: The program reads a tensor's value.
@@ -51,13 +57,13 @@ def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule
         raise NotStatic(
             f"compiled: the model or the guide reads a tensor's value{_place(error)} (by "
             ".item(), float(), bool(), an if, or an index of bools), expected a program of "
-            "static structure, which does the same for all values; without compiled() it "
-            f"runs as it is ({str(error).splitlines()[0]})"
+            "static structure, which runs the same operations for all values; without compiled() "
+            f"it runs uncompiled ({str(error).splitlines()[0]})"
         ) from error
 
 
 def lift(traced: GraphModule) -> list[Tensor]:
-    """Makes the tensors that a graph holds its first inputs; returns them."""
+    """Turns the tensors that a graph holds into its first inputs; returns these tensors."""
     tensors: dict[Tensor, Any] = {}
     graph = traced.graph
     held = [node for node in graph.nodes if node.op == "get_attr"]
@@ -77,15 +83,20 @@ def lift(traced: GraphModule) -> list[Tensor]:
 def compiled_function(
     function: Callable[..., Any], examples: Sequence[Tensor], fixed: int = 0
 ) -> Callable[..., Any]:
-    """A function of tensors without gradients as compiled code, for tensors of these shapes.
+    """Compiles a function of tensors, for tensors of these shapes and without gradients.
 
-    All other tensors that it reads are held, and read again at each call: their values may change
-    in place, and nothing else may. What follows from these and from the first `fixed` arguments
-    alone is computed again only where one of them has changed; see
+    The compiled code keeps all other tensors that the function reads. Their values may change in
+    place between calls. Results that depend only on these tensors and on the first `fixed`
+    arguments are computed again only if one of them has changed; see
     :func:`~pyro_vae.compile.partition.compile_in_two`.
 
+    Arguments:
+        function: The function.
+        examples: Examples of its arguments.
+        fixed: Number of arguments that rarely change.
+
     Raises:
-        NotCompiled: torch cannot make a graph of it.
+        NotCompiled: torch cannot compile the function.
     """
     try:
         with torch.no_grad():
@@ -96,7 +107,9 @@ def compiled_function(
     except NotCompiled:
         raise
     except Exception as error:
-        raise NotCompiled(f"torch cannot compile it ({type(error).__name__}: {error})") from error
+        raise NotCompiled(
+            f"function: torch cannot compile it ({type(error).__name__}: {error})"
+        ) from error
 
     def compiled(*tensors: Tensor) -> Any:
         with torch.no_grad():
@@ -107,10 +120,10 @@ def compiled_function(
 
 @contextmanager
 def reading_no_values(modules: Iterable[ModuleType]) -> Iterator[None]:
-    """Replaces Pyro's functions that turn a tensor into a number, in some Python modules.
+    """Replaces Pyro's functions that turn a tensor into a number, inside the block.
 
     Arguments:
-        modules: Those that hold the program's losses.
+        modules: The Python modules in which the functions are replaced.
     """
 
     def detached(x: Any) -> Any:
@@ -134,7 +147,7 @@ def reading_no_values(modules: Iterable[ModuleType]) -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """Where, outside of torch, Pyro and this folder, an error comes from."""
+    """The innermost place of an error outside of torch, Pyro and this folder."""
     libraries = tuple(str(Path(module.__file__ or "").parent) for module in (torch, pyro))
     tracing = str(Path(__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
