@@ -30,7 +30,8 @@ class JointOptim(PyroOptim):
 
     Pyro's own optimizers make one torch optimizer for each parameter. A single one is faster, can
     be fused, clips by the norm of the whole gradient, and has one learning-rate schedule.
-    Parameters that appear later are added to it. After a step, all gradients are None.
+    Parameters that appear later are added to it. After a step, the gradients of its parameters are
+    None.
 
     Arguments:
         cls: A subclass of ``torch.optim.Optimizer``.
