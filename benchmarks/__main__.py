@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from pyro_vae import VAE, datasets, fit, log_likelihood, optim, presets
-from pyro_vae.evaluation.blocks import COMPILED_FROM, Block, Scorer
-from pyro_vae.evaluation.estimators.base import Importance
+from pyro_vae import VAE, datasets, fit, log_likelihood, objectives, optim, presets
+from pyro_vae.estimators import Importance
+from pyro_vae.evaluation.blocks import Block
 from pyro_vae.evaluation.importance_weights import Weights
-from pyro_vae.evaluation.log_densities import Program
-from pyro_vae.objectives import elbo as objectives
-from pyro_vae.objectives.compiled import Compiled
+from pyro_vae.evaluation.log_densities import LogDensities
+from pyro_vae.evaluation.scorer import COMPILED_FROM, Scorer
+from pyro_vae.objectives import Compiled
 from pyro_vae.utils.tables import markdown
 
 from .measure import compared, in_turns
@@ -275,7 +275,7 @@ def evaluator(rounds: int) -> str:
             log_w.append(log_p + prior - q_z.log_prob(z))
         return torch.cat(log_w).logsumexp(0)
 
-    scorer = Scorer(Program(vae.model, vae.guide, x), pairs=COMPILED_FROM)
+    scorer = Scorer(LogDensities(vae.model, vae.guide, x), COMPILED_FROM)
 
     @torch.no_grad()
     def block() -> None:

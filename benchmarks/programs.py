@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from pyro.infer import ELBO, SVI, JitTrace_ELBO, Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import VAE, optim
-from pyro_vae.objectives import elbo as objectives
-from pyro_vae.training.fit import program
+from pyro_vae import VAE, objectives, optim
+from pyro_vae.training import program
 
 Step = Callable[[Tensor], float]
 """A training step on a batch; returns its loss."""

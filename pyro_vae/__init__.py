@@ -18,9 +18,10 @@ from pyro_vae import (
     presets,
     priors,
 )
-from pyro_vae.evaluation import elbo, log_likelihood
+from pyro_vae.evaluation.elbo import elbo  # by full path, else mypy takes it for the module
+from pyro_vae.evaluation.log_likelihood import log_likelihood
 from pyro_vae.storage import load, save
-from pyro_vae.training import fit
+from pyro_vae.training.fit import fit
 from pyro_vae.vae import VAE
 from pyro_vae.version import __version__
 
