@@ -1,6 +1,11 @@
 """Saving and loading: bit for bit, and nothing but the right thing."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pyro.distributions as dist
@@ -8,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import pyro_vae
 from pyro_vae import VAE, likelihoods, load, networks, posteriors, presets, priors, save
 
 from .models import bernoulli_vae
@@ -131,6 +137,48 @@ def test_a_failed_save_leaves_the_former_run(tmp_path: Path) -> None:
             save(bernoulli_vae(), tmp_path / folder, training={"set": {1}}, overwrite=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "old").iterdir()} == before
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_no_vae_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="vae: got a Linear, expected a VAE"):
+        save(nn.Linear(2, 2), tmp_path)
+    assert not list(tmp_path.iterdir())
+    save(bernoulli_vae(), tmp_path)
+    with pytest.raises(TypeError, match="into: got a Linear, expected a VAE"):
+        load(tmp_path, into=nn.Linear(2, 2))
+
+
+def test_a_source_tree_that_is_not_installed_saves(tmp_path: Path) -> None:
+    """The version comes from the source, not from the metadata of an installation."""
+    shutil.copytree(Path(pyro_vae.__file__).parent, tmp_path / "source" / "pyro_vae")
+    code = """
+import importlib.metadata as metadata, sys
+
+find = metadata.distribution
+
+def distribution(name):
+    if name.replace("-", "_") == "pyro_vae":
+        raise metadata.PackageNotFoundError(name)
+    return find(name)
+
+metadata.distribution = distribution
+import pyro_vae
+
+pyro_vae.save(pyro_vae.presets.build("iwae-mlp", z_dim=1, shape=6), sys.argv[1])
+print(pyro_vae.__file__)
+"""
+    paths = [tmp_path / "source", sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    run = subprocess.run(
+        [sys.executable, "-S", "-c", code, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(run.stdout.strip()).is_relative_to(tmp_path)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["versions"]["pyro_vae"] == pyro_vae.__version__
 
 
 def state(vae: VAE) -> Tensor:

@@ -76,6 +76,13 @@ def test_parts_and_point_values_take_any_batch(batch: tuple[int, ...]) -> None:
         assert vae.reconstruct(x).shape == x.shape
 
 
+def test_a_vae_that_is_called_names_its_methods() -> None:
+    vae = bernoulli_vae()
+    for arguments in ((binary(),), ()):
+        with pytest.raises(TypeError, match=r"vae: got a call, .*vae\.reconstruct\(x\)"):
+            vae(*arguments)
+
+
 class Cauchy(nn.Module):
     """A posterior and, in another role, a likelihood whose mean is NaN."""
 
