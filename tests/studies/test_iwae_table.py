@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pyro_vae.datasets import Dataset
 from pyro_vae.studies import engine, iwae_table
 from pyro_vae.studies.iwae_table import IWAETable
 from tests.studies.conftest import Command
@@ -29,7 +30,7 @@ def test_the_papers_table_in_short(
     folder = tmp_path / "iwae_table"
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert kept.keys() == {"vae.json", "piwae-8-8.json"}
-    rows = IWAETable().kept(tmp_path)
+    rows = IWAETable(out=tmp_path).kept()
     vae, piwae = rows["VAE"], rows["PIWAE (8, 8)"]
     assert vae is not None
     assert piwae is not None
@@ -53,15 +54,15 @@ def test_a_plain_stage_and_bfloat16(tmp_path: Path, reproduce: Command) -> None:
     text = (tmp_path / "results.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| VampPrior(500) "))
     assert "1 trace_elbo (plain), 1 trace_elbo |" in line
-    row = IWAETable().kept(tmp_path)["VampPrior(500)"]
+    row = IWAETable(out=tmp_path).kept()["VampPrior(500)"]
     assert row is not None
     assert row.settings["plain_epochs"] == 1
 
 
 def test_the_papers_table_as_committed() -> None:
     """It is that of its rows, which are those that the command would make."""
-    study = IWAETable()
-    rows = study.kept(DOCS)
+    study = IWAETable(out=DOCS)
+    rows = study.kept()
     done = {name: row for name, row in rows.items() if row is not None}
     folder = DOCS / "iwae_table"
     assert {engine.file_of(folder, name) for name in done} == set(folder.iterdir())
@@ -74,3 +75,10 @@ def test_the_papers_table_as_committed() -> None:
         assert row.values.mean().item() == pytest.approx(row.mean, abs=1e-3)
     assert -done["VAE"].mean < 87.3
     assert -done["IWAE (k = 50)"].mean < 86.3
+
+
+@pytest.mark.mnist
+def test_the_text_as_committed(mnist: Dataset) -> None:
+    study = IWAETable(out=DOCS)
+    text = study.document(study.kept()).markdown(study.command())
+    assert text == (DOCS / "results.md").read_text()

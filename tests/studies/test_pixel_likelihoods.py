@@ -56,7 +56,8 @@ def test_no_more_images_than_there_are(
 
 
 def test_the_likelihoods_as_committed() -> None:
-    study = PixelLikelihoods()
-    rows = study.kept(DOCS)
+    study = PixelLikelihoods(out=DOCS)
+    rows = study.kept()
     assert None not in rows.values()
-    assert study.table(rows) in (DOCS / "likelihoods.md").read_text()
+    text = study.document(rows).markdown(study.command())
+    assert text == (DOCS / "likelihoods.md").read_text()

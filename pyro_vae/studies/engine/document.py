@@ -64,25 +64,29 @@ class Document:
     def __init__(self, title: str, made: str, *blocks: str | Figure | Csv) -> None:
         self.title, self.made, self.blocks = title, made, blocks
 
-    def write(self, path: Path, command: str) -> list[Path]:
-        """Writes the files and returns their paths, the text's first."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text, files = [f"# {self.title}", f"Made by `{command}`: {self.made}"], [path]
+    def markdown(self, command: str) -> str:
+        """Returns the text, with links to the figures."""
+        text = [f"# {self.title}", f"Made by `{command}`: {self.made}"]
         for block in self.blocks:
-            if isinstance(block, str):
-                text += [block] if block else []
-                continue
-            files.append(path.parent / f"{block.name}.{_ENDINGS[type(block)]}")
             if isinstance(block, Figure):
+                text.append(f"![{block.title}]({block.name}.png)")
+            elif isinstance(block, str) and block:
+                text.append(block)
+        return "\n\n".join(text) + "\n"
+
+    def write(self, path: Path, command: str) -> list[Path]:
+        """Writes the text to `path`, the other files next to it; returns all paths."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files = [path]
+        for block in self.blocks:
+            if isinstance(block, Figure):
+                files.append(path.parent / f"{block.name}.png")
                 plots.save(block.draw(), files[-1])
-                text.append(f"![{block.title}]({files[-1].name})")
-            else:
+            elif isinstance(block, Csv):
+                files.append(path.parent / f"{block.name}.csv")
                 _write_csv(files[-1], block)
-        path.write_text("\n\n".join(text) + "\n")
+        path.write_text(self.markdown(command))
         return files
-
-
-_ENDINGS: dict[type, str] = {Figure: "png", Csv: "csv"}
 
 
 def _write_csv(path: Path, data: Csv) -> None:

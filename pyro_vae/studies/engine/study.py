@@ -122,13 +122,9 @@ class Study(ABC, Generic[R]):
                 words += [option] * value if isinstance(value, bool) else [f"{option} {value}"]
         return " ".join(words)
 
-    def kept(self, home: Path | None = None) -> dict[str, R | None]:
-        """Returns the rows of earlier runs, by whatever settings; None where there is none.
-
-        Arguments:
-            home: The folder of the study; None is `out`.
-        """
-        folder = (home or self.home) / self.folder
+    def kept(self) -> dict[str, R | None]:
+        """Returns the rows of earlier runs, by whatever settings; None where there is none."""
+        folder = self.home / self.folder
         return {name: kept(folder, name, {}, self.kind) for name in self.names()}
 
     @property
