@@ -84,9 +84,7 @@ class VAE(nn.Module):
         ...     likelihood=likelihoods.Bernoulli(networks.MLP(2, (16,), (28, 28))),
         ...     posterior=posteriors.Normal(networks.MLP((28, 28), (16,), 2 * 2)),
         ... )
-        >>> svi = pyro.infer.SVI(
-        ...     vae.model, vae.guide, optim.Adam(1e-3), loss=pyro.infer.Trace_ELBO()
-        ... )
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), pyro.infer.Trace_ELBO())
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # -ELBO in nats, summed over 7 examples
         >>> vae.embed(torch.zeros(7, 28, 28)).shape
         torch.Size([7, 2])
@@ -165,9 +163,6 @@ class VAE(nn.Module):
             >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
             >>> vae.model(num_samples=7).shape
             torch.Size([7, 28, 28])
-            >>> trace = pyro.poutine.trace(vae.model).get_trace(torch.zeros(7, 28, 28))
-            >>> trace.nodes["z"]["value"].shape
-            torch.Size([7, 2])
         """
         if x is not None:
             check_data(x)
@@ -353,14 +348,7 @@ class VAE(nn.Module):
 
 
 def check_vae(vae: object, argument: str = "vae") -> None:
-    """Raises TypeError unless `vae` is a VAE.
-
-    Example:
-        >>> from pyro_vae.vae import check_vae
-        >>> check_vae(torch.nn.Linear(2, 2), "into")
-        Traceback (most recent call last):
-        TypeError: into: got a Linear, expected a VAE
-    """
+    """Raises TypeError unless `vae` is a VAE."""
     if not isinstance(vae, VAE):
         raise TypeError(f"{argument}: got a {type(vae).__name__}, expected a VAE")
 

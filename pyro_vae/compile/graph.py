@@ -68,7 +68,7 @@ class Graph:
 
     def __init__(self, program: Program, args: Any, kwargs: Any) -> None:
         self._program = program
-        self._modules = Modules([])
+        self._structure = Modules([])
         self._captured: list[Tensor] = []
         self.parameters = self._rehearse(args, kwargs)
         constraints = stored_constraints()
@@ -99,7 +99,7 @@ class Graph:
 
     def holds(self) -> bool:
         """Whether modules and tensors are still those with which the graph was traced."""
-        return self._modules.hold() and all(
+        return self._structure.hold() and all(
             (layout(tensor), tensor.requires_grad) == before
             for tensor, before in zip(self._captured, self._layouts, strict=True)
         )
@@ -151,7 +151,7 @@ class Graph:
             if drawn != RandomState(inputs(args, kwargs)):
                 random = drawn
         random.restore()
-        self._modules = Modules([*run.modules, *self._program.owners])
+        self._structure = Modules([*run.modules, *self._program.owners])
         self._captured = list(run.captured)
         self._program.check(run.result)
         return run.parameters
