@@ -53,11 +53,11 @@ class VAE(nn.Module):
     observed site ``"x"`` and the plate ``"data"`` over examples.
 
     A torch optimizer takes ``vae.parameters()``. In Pyro's parameter store, the same tensors have
-    the names ``"<name>.<path>"``. Each call of the model binds those of the prior and the
-    likelihood there, and each call of the guide those of the posterior. The tensors belong to
-    this object alone: two VAEs of the same name share nothing, and ``pyro.clear_param_store()``
-    loses nothing. To load parameters, use ``load_state_dict``, not the store. Pyro's
-    ``Jit*_ELBO`` raise, because they look parameters up by name alone.
+    the names ``"<name>.<path>"``. Each call of the model or the guide puts them there; the model
+    reads those of the prior and the likelihood, and the guide those of the posterior. The tensors
+    belong to this object alone: two VAEs of the same name share nothing, and
+    ``pyro.clear_param_store()`` loses nothing. To load parameters, use ``load_state_dict``, not
+    the store. Pyro's ``Jit*_ELBO`` raise, because they look parameters up by name alone.
 
     Source: Kingma and Welling (2014), arXiv 1312.6114, sections 2 and 3.
 
