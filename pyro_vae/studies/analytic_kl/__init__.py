@@ -45,7 +45,7 @@ SETTINGS = {
 }
 """Latents, particles and batch size of the comparisons."""
 DISTANCES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.0)
-"""Of the guide from the exact posterior, in :data:`LANDING`."""
+"""Distances of the guide from the exact posterior in the row :data:`LANDING`."""
 
 
 @dataclass

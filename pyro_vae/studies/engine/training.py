@@ -215,7 +215,8 @@ class VAEStudy(Study[Result]):
             "draws": self.draws,
             "seed": 0,
         }
-        if self.cycle:  # otherwise training is fit's own, and the numbers of epochs are enough
+        by_default = all(s == Stage("trace_elbo", s.epochs, plain=s.plain) for s in stages)
+        if self.cycle or not by_default:  # else the numbers of epochs say all about training
             settings |= {
                 "stages": [asdict(stage) for stage in stages],
                 "batch_size": self.batch_size,
