@@ -142,7 +142,7 @@ def _reliability(result: LogLikelihood, pixels: str) -> str:
     ess = result.ess
     lines = [
         f"{text}, {result.num_samples} {result.estimator} samples; effective sample size: median "
-        f"{ess.median().item():.1f}, minimum {ess.min().item():.1f}"
+        f"{ess.median().item():.1f}, least {ess.min().item():.1f}"
     ]
     if result.num_samples > 1:
         low, high = result.interval(0.95)

@@ -43,7 +43,8 @@ class Measured(Row):
     def outcome(self) -> str:
         """The mean test -ELBO at the end by objective; else how many gradients there are."""
         if not self.test_cost:
-            return f"gradients at {len(self.gradients)} points"
+            count = len(self.gradients)
+            return f"gradients at {count} point{'s' * (count > 1)}"
         ends = {
             name: sum(run[-1] for run in runs) / len(runs) for name, runs in self.test_cost.items()
         }
