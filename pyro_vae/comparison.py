@@ -6,18 +6,18 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae import datasets, gradients, plots
-from pyro_vae.datasets import Pixels
+from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.evaluation import LogLikelihood, density_draw, estimated
-from pyro_vae.gradients import Gradient
+from pyro_vae.gradients import Gradient, measure
 from pyro_vae.objectives import analytic_kl, check_elbo, schedule_of, trace_elbo
+from pyro_vae.plots import bands
 from pyro_vae.training import Callback, History, fit
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.memory import peak_bytes
@@ -158,7 +158,7 @@ class Comparison:
         """Plots the mean and range of the test -ELBO over seeds against the epoch."""
         curves = {name: [h.test_cost for h in runs] for name, runs in self.histories.items()}
         epochs = next(iter(self.histories.values()))[0].epoch
-        return plots.bands(epochs, curves, "test −ELBO in nats per example", ax=ax)
+        return bands(epochs, curves, "test −ELBO in nats per example", ax=ax)
 
     def plot_gradients(self, part: str = "encoder", ax: "Axes | None" = None) -> "Axes":
         """Plots the signal-to-noise ratio of each objective's gradient against the epoch.
@@ -170,7 +170,7 @@ class Comparison:
         points = self.gradients.values()
         curves = {n: [[point[n][part].snr for point in points]] for n in self.histories}
         label = f"signal / noise of the {part}'s gradient"
-        return plots.bands(list(self.gradients), curves, label, log=True, ax=ax)
+        return bands(list(self.gradients), curves, label, log=True, ax=ax)
 
     @property
     def doubt(self) -> str | None:
@@ -248,39 +248,36 @@ def compare(
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
     _check_arguments(vae_factory, objectives, seeds)
-    check_count("epochs", epochs)
     points, steps = _points(gradient_epochs, epochs), math.ceil(len(train) / batch_size)
     measured = _Measured(objectives, points, steps, draws)
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
     density_pixels = pixels
-    for seed in seeds:
-        for name, objective in objectives.items():
-            with seeded(seed):
-                vae = vae_factory()
-            check_vae(vae)
-            callbacks = []
-            if not measured.peaks:  # the first objective's first run
-                callbacks = [measured.along(vae, train[:batch_size], pixels)]
-            history = fit(
-                vae,
-                train,
-                test=test,
-                epochs=epochs,
-                batch_size=batch_size,
-                objective=copy.deepcopy(objective),
-                pixels=pixels,
-                seed=seed,
-                callbacks=callbacks,
-            )
-            x = test
-            if pixels is not None:
-                x, density_pixels = density_draw(vae, test, pixels, seed=0)
-            likelihood = estimated(vae, x, num_samples, seed=seed)
-            histories[name].append(history)
-            likelihoods[name].append(likelihood)
-            if on_run is not None:
-                on_run(name, seed, history, likelihood)
+    for seed, (name, objective) in product(seeds, objectives.items()):
+        with seeded(seed):
+            vae = vae_factory()
+        check_vae(vae)
+        # Gradients and memory are measured in the first objective's first run.
+        callbacks = [] if measured.peaks else [measured.along(vae, train[:batch_size], pixels)]
+        history = fit(
+            vae,
+            train,
+            test=test,
+            epochs=epochs,
+            batch_size=batch_size,
+            objective=copy.deepcopy(objective),
+            pixels=pixels,
+            seed=seed,
+            callbacks=callbacks,
+        )
+        x = test
+        if pixels is not None:
+            x, density_pixels = density_draw(vae, test, pixels, seed=0)
+        likelihood = estimated(vae, x, num_samples, seed=seed)
+        histories[name].append(history)
+        likelihoods[name].append(likelihood)
+        if on_run is not None:
+            on_run(name, seed, history, likelihood)
     first = next(iter(histories.values()))
     return Comparison(
         tuple(seeds),
@@ -317,21 +314,22 @@ class _Measured:
     def along(self, vae: VAE, batch: Tensor, pixels: Pixels | None) -> Callback:
         """Measures on a batch before a run; returns a callback that does so during the run."""
         if pixels is not None:
-            batch = datasets.to_pixels(batch, pixels, seed=0).to(dtype_of(vae))
+            batch = to_pixels(batch, pixels, seed=0).to(dtype_of(vae))
         x = batch.to(device_of(vae))
 
-        def measure(epoch: int) -> None:
+        def measure_after(epoch: int) -> None:
             if epoch in self.epochs:
                 objectives = _after(epoch * self.steps, self.objectives)
-                self.gradients[epoch] = gradients.measure(vae, x, objectives, self.draws)
+                self.gradients[epoch] = measure(vae, x, objectives, self.draws)
 
-        measure(0)
+        measure_after(0)
         self.peaks = {name: _peak(vae, x, each) for name, each in self.objectives.items()}
-        return lambda vae, history: measure(int(history.epoch[-1]))
+        return lambda vae, history: measure_after(int(history.epoch[-1]))
 
 
 def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:
     """Returns the epochs after which gradients are measured, or raises ValueError."""
+    check_count("epochs", epochs)
     if gradient_epochs is None:
         return sorted({0, max(1, epochs // 10), epochs})
     points = list(gradient_epochs)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.contracts import call
-from pyro_vae.evaluation import estimators
 from pyro_vae.evaluation.blocks import EXAMPLES, blocks
-from pyro_vae.evaluation.estimators import Estimator
+from pyro_vae.evaluation.estimators import Estimator, parse
 from pyro_vae.evaluation.inputs import mean_and_stderr
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.utils.checks import check_count, check_seed
@@ -112,7 +111,7 @@ def certify(
     check_count("num_samples", num_samples)
     check_count("max_bytes", max_bytes)
     check_seed(seed)
-    chosen = estimators.parse(estimator)
+    chosen = parse(estimator)
     if chosen is None:
         raise ValueError(
             'estimator: got "exact", which has no error to bound, expected one that takes samples'

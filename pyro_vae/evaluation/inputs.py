@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae import datasets
 from pyro_vae.contracts import call, check
-from pyro_vae.datasets import Pixels
+from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.distributions import check_on_support, describe_distribution, same_support
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.utils.checks import check_count, check_seed
@@ -149,7 +148,7 @@ def density_draw(
             support = call(vae, "likelihood", call(vae, "prior").sample((1,))).support
         pixels = "binary" if same_support(support, constraints.boolean) else "dequantized"
     with seeded(seed, device=levels.device):
-        return datasets.to_pixels(levels, pixels).to(dtype_of(vae)), pixels
+        return to_pixels(levels, pixels).to(dtype_of(vae)), pixels
 
 
 def over_examples(values: Tensor, variances: Tensor) -> tuple[float, float, float]:

@@ -7,9 +7,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation import estimators
 from pyro_vae.evaluation.blocks import blocks
-from pyro_vae.evaluation.estimators import EXACT, Estimator, evidence
+from pyro_vae.evaluation.estimators import EXACT, Estimator, evidence, parse, settings_of
 from pyro_vae.evaluation.importance_weights import Statistics, Weights
 from pyro_vae.evaluation.inputs import (
     check_arguments,
@@ -146,7 +145,7 @@ def estimated(
     It does not warn. Unless `interruptible`, an interruption (Ctrl-C) is raised.
     """
     check_count("num_samples", num_samples)
-    chosen = estimators.parse(estimator)
+    chosen = parse(estimator)
     x = check_arguments(x, seed, max_bytes)
     if (vae is None) == (model is None) or (model is None) != (guide is None):
         raise TypeError(
@@ -207,7 +206,7 @@ def _result(
         bias=(values - jackknife).mean().item(),
         num_samples=int(num_samples),
         estimator=estimator.name,
-        estimator_settings=estimators.settings_of(estimator),
+        estimator_settings=settings_of(estimator),
         seed=None if seed is None else int(seed),
         data_hash=data_hash,
         complete=complete,

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae import plots
 from pyro_vae.evaluation.estimators import EXACT, advice_of
 from pyro_vae.evaluation.psis import khat_threshold
+from pyro_vae.plots import bounds as plot_bounds
+from pyro_vae.plots import khat as plot_khat
+from pyro_vae.plots import panels
 from pyro_vae.utils.files import write_json
 from pyro_vae.utils.tables import summary
 
@@ -182,14 +184,14 @@ class LogLikelihood:
                 'estimator: got "exact", which has no samples to plot, expected one that takes '
                 "samples"
             )
-        first, second = plots.panels() if axes is None else axes
+        first, second = panels() if axes is None else axes
         sizes, bounds, errors = (
             (*self.sizes, self.num_samples),
             (*self.bounds, self.mean),
             (*self.bound_errors, self.mc_error),
         )
-        plots.bounds(sizes, bounds, errors, ax=first)
-        plots.khat(self.khat, khat_threshold(self.num_samples), ax=second)
+        plot_bounds(sizes, bounds, errors, ax=first)
+        plot_khat(self.khat, khat_threshold(self.num_samples), ax=second)
         return first, second
 
     def to_dict(self) -> dict[str, Any]:
