@@ -265,7 +265,7 @@ def _versions() -> dict[str, str]:
         "python": platform.python_version(),
         "pyro_vae": __version__,
         "pyro-ppl": pyro.__version__,
-        "torch": str(torch.__version__),
+        "torch": torch.__version__.split("+")[0],
         "numpy": numpy.__version__,
     }
 

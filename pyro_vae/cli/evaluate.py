@@ -25,7 +25,6 @@ from pyro_vae.evaluation import (
     elbo,
     log_likelihood,
 )
-from pyro_vae.evaluation.psis import khat_threshold
 from pyro_vae.utils.files import write_json
 from pyro_vae.utils.tables import markdown
 from pyro_vae.vae import VAE

@@ -17,6 +17,7 @@ from pyro_vae.evaluation.elbo_gap import ElboGap, elbo_gap
 from pyro_vae.evaluation.inputs import data_hash, density_draw
 from pyro_vae.evaluation.log_likelihood import estimated as estimated
 from pyro_vae.evaluation.log_likelihood import log_likelihood
+from pyro_vae.evaluation.psis import khat_threshold as khat_threshold
 from pyro_vae.evaluation.result import LogLikelihood, UnreliableWeights
 
 __all__ = [
