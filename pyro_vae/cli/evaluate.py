@@ -23,6 +23,7 @@ from pyro_vae.evaluation import (
     UnreliableWeights,
     density_draw,
     elbo,
+    khat_threshold,
     log_likelihood,
 )
 from pyro_vae.utils.files import write_json
