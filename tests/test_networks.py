@@ -106,3 +106,12 @@ def test_networks_of_one_batch_dimension_are_named_and_can_be_folded() -> None:
         folded(torch.randn(4, 3))
     with pytest.raises(ValueError, match=r"shape \(4, 2, 3\) for 4 inputs.*expected \(N, 3\)"):
         networks.Folded(decoder, 2, 3)(torch.randn(4, 2))
+
+
+def test_a_network_behind_a_factor() -> None:
+    network = networks.MLP(3, (), 2)
+    x = torch.rand(4, 3)
+    torch.testing.assert_close(networks.Scaled(network)(255 * x), network(x))
+    assert networks.Scaled(network).out_shape == (2,)
+    with pytest.raises(TypeError, match="out_shape"):
+        networks.Scaled(nn.Identity())

@@ -150,3 +150,13 @@ def test_what_is_neither_images_nor_a_vae_is_named(vae: VAE) -> None:
         plots.reconstructions(x, vae)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"rows\['a'\]: got a VAE, expected"):
         plots.side_by_side({"a": vae})  # type: ignore[dict-item]
+
+
+def test_rows_of_images_are_of_one_number() -> None:
+    ax = plots.side_by_side({"a": torch.rand(3, 4, 4), "b": torch.rand(3, 4, 4)})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.images[0].get_array().shape == (8, 12)
+    with pytest.raises(
+        ValueError, match=r"rows: got images of shapes \[\(2, 4, 4\), \(3, 4, 4\)\]"
+    ):
+        plots.side_by_side({"a": torch.rand(3, 4, 4), "b": torch.rand(2, 4, 4)})
