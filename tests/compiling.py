@@ -10,10 +10,9 @@ import torch
 from pyro.infer import ELBO, SVI
 from torch import Tensor
 
-from pyro_vae import objectives, optim
+from pyro_vae import VAE, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.objectives import Compiled
 
-from .models import bernoulli_vae
 from .tolerances import CLOSE, rounding
 
 MODULE = importlib.import_module("pyro_vae.objectives.compiled")
@@ -62,9 +61,23 @@ def both(
     return objective
 
 
-def vae_program() -> tuple[Any, Any]:
-    vae = bernoulli_vae(2)
-    return vae.model, vae.guide
+def small_vae() -> VAE:
+    """A VAE whose graph is as small as can be."""
+    return VAE(
+        priors.StandardNormal(1),
+        likelihoods.Gaussian(networks.MLP(1, (), 3), scale=1.0),
+        posteriors.Normal(networks.MLP(3, (), 2)),
+    )
+
+
+def program_of(make: Callable[[], VAE]) -> Callable[[], tuple[Any, Any]]:
+    """What makes a VAE's model and guide, a new VAE's each time."""
+
+    def program() -> tuple[Any, Any]:
+        vae = make()
+        return vae.model, vae.guide
+
+    return program
 
 
 def nothing(x: Tensor) -> None:

@@ -12,18 +12,9 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.contrib.autoname import scope
-from pyro.infer import (
-    SVI,
-    Trace_ELBO,
-)
+from pyro.infer import SVI, Trace_ELBO
 
-from pyro_vae import (
-    VAE,
-    likelihoods,
-    networks,
-    posteriors,
-    priors,
-)
+from pyro_vae import VAE, likelihoods, networks, posteriors, priors
 
 from .models import bernoulli_vae, binary, common_noise
 

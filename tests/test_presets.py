@@ -10,11 +10,7 @@ import torch
 from pyro.infer import SVI, RenyiELBO
 from torch import nn
 
-from pyro_vae import (
-    fit,
-    networks,
-    presets,
-)
+from pyro_vae import fit, networks, presets
 from pyro_vae.datasets import Dataset
 
 from .models import common_noise, small

@@ -11,27 +11,13 @@ import pyro.infer.inspect
 import pyro.optim
 import pytest
 import torch
-from pyro.infer import (
-    SVI,
-    Trace_ELBO,
-)
+from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import (
-    VAE,
-    likelihoods,
-    networks,
-    objectives,
-    posteriors,
-    presets,
-    priors,
-)
+from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, presets, priors
 
 from .models import bernoulli_vae, binary, common_noise, linear_gaussian
-from .swaps import (
-    X_DIM,
-    vae_of,
-)
+from .swaps import X_DIM, vae_of
 
 
 class UniformPrior(nn.Module):

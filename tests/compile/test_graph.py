@@ -8,16 +8,16 @@ import pyro.optim
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.compile import NotStatic
 from pyro_vae.objectives import Compiled
 
-from ..compiling import MODULE, graphs, nothing
+from ..compiling import MODULE, graphs, nothing, small_vae
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary
+from ..models import binary
 from ..tolerances import CLOSE
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("float64")]
@@ -28,62 +28,70 @@ def _empty_store() -> None:
     pyro.clear_param_store()
 
 
+class Scaled(nn.Module):
+    """A model that is a module with a number, a plain tensor and a parameter as attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = 1.0
+        self.shift = torch.zeros(6)
+        self.weight = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> None:
+        weight = pyro.module("scaled", self).weight
+        with pyro.plate("data", len(x)), poutine.scale(scale=self.beta):
+            loc = weight + self.shift
+            pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x), 6]).to_event(1), obs=x)
+
+
 def test_further_shapes_wait_for_their_graphs() -> None:
-    vae = bernoulli_vae()
-    objective = objectives.compiled(objectives.trace_elbo())
+    objective, model = objectives.compiled(Trace_ELBO()), Scaled()
     objective._cache.patience = 2
-    svi = SVI(vae.model, vae.guide, optim.Adam(), objective)
     counts = []
     for examples in (8, 5, 8, 5, 5, 5, 8, 4):
-        svi.step(binary(examples))
+        objective.loss(model, nothing, torch.randn(examples, 6))
         counts.append(graphs(objective))
     assert counts == [1, 1, 1, 1, 2, 2, 2, 2]
 
 
 class Normed(nn.Module):
-    """A network with batch norm, whose buffers move in train mode only."""
+    """A model with batch norm, whose buffers move in train mode only."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.out_shape = torch.Size((2,))
-        self.norm, self.linear = nn.BatchNorm1d(6), nn.Linear(6, 2)
+        self.norm = nn.BatchNorm1d(6)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.norm(x))
+    def forward(self, x: Tensor) -> None:
+        pyro.module("normed", self)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(self.norm(x), 1.0).to_event(1), obs=x)
 
 
 def test_modes_have_graphs_of_their_own() -> None:
-    x = binary()
-
-    def run(objective: ELBO) -> tuple[list[float], list[Tensor]]:
-        torch.manual_seed(2)
-        vae = VAE(
-            priors.StandardNormal(1),
-            likelihoods.Bernoulli(networks.MLP(1, (), 6)),
-            posteriors.Normal(Normed()),
-        )
-        svi = SVI(vae.model, vae.guide, optim.Adam(lr=1e-2), objective)
-        losses = []
-        for training in (True, True, False, True, False):
-            vae.train(training)
-            losses.append(svi.step(x))
-        return losses, [b.clone() for b in vae.buffers()]
-
-    objective = objectives.compiled(objectives.trace_elbo())
+    x, runs = torch.randn(8, 6) + 1, []
+    objective = objectives.compiled(Trace_ELBO())
     objective._cache.patience = 0
-    plain, compiled = run(objectives.trace_elbo()), run(objective)
-    assert compiled[0] == pytest.approx(plain[0], rel=CLOSE)
-    for a, b in zip(compiled[1], plain[1], strict=True):
+    for each in (Trace_ELBO(), objective):
+        model, losses = Normed(), []
+        for training in (True, True, False, True, False):
+            model.train(training)
+            losses.append(each.loss(model, nothing, x))
+        runs.append((losses, list(model.buffers())))
+    assert runs[1][0] == pytest.approx(runs[0][0], rel=CLOSE)
+    for a, b in zip(runs[1][1], runs[0][1], strict=True):
         torch.testing.assert_close(a, b, rtol=CLOSE, atol=CLOSE)
     assert graphs(objective) == 2
 
 
+# Whose parameters.
+
+
 def test_two_vaes_of_one_name_in_turns() -> None:
-    x, runs = binary(), []
+    x, runs = torch.randn(8, 3), []
     objective = objectives.compiled(objectives.trace_elbo())
     for each in (objectives.trace_elbo(), objective):
         torch.manual_seed(4)
-        vaes = [bernoulli_vae(), bernoulli_vae()]
+        vaes = [small_vae(), small_vae()]
         svis = [SVI(v.model, v.guide, optim.Adam(lr=1e-2), each) for v in vaes]
         runs.append([svi.step(x) for _ in range(3) for svi in svis])
     assert runs[1] == pytest.approx(runs[0], rel=CLOSE)
@@ -91,10 +99,9 @@ def test_two_vaes_of_one_name_in_turns() -> None:
 
 
 def test_the_store_may_be_cleared_in_between() -> None:
-    """A VAE keeps its weights; a program of ``pyro.param`` starts afresh, as uncompiled."""
-    x = binary()
-    vae = bernoulli_vae()
-    svi = SVI(vae.model, vae.guide, optim.Adam(), objectives.compiled(Trace_ELBO()))
+    """A VAE keeps its parameters; a program of ``pyro.param`` starts afresh, as uncompiled."""
+    vae, x = small_vae(), torch.randn(8, 3)
+    svi = SVI(vae.model, vae.guide, optim.Adam(), objectives.compiled(objectives.trace_elbo()))
     svi.step(x)
     pyro.clear_param_store()
     before = [p.clone() for p in vae.parameters()]
@@ -112,11 +119,11 @@ def test_the_store_may_be_cleared_in_between() -> None:
 
 
 def test_what_was_replaced_is_followed() -> None:
-    vae, x = bernoulli_vae(), binary()
+    vae, x = small_vae(), torch.randn(8, 3)
     objective = objectives.compiled(objectives.trace_elbo())
     svi = SVI(vae.model, vae.guide, optim.Adam(), objective)
     svi.step(x)
-    vae.likelihood = bernoulli_vae().likelihood
+    vae.likelihood = small_vae().likelihood
     new = [p.clone() for p in vae.likelihood.parameters()]
     svi.step(x)
     assert all(
@@ -135,53 +142,11 @@ def test_what_was_replaced_is_followed() -> None:
         assert not torch.equal(a, b)
 
 
-def reading(x: Tensor) -> None:
-    z = pyro.sample("z", dist.Normal(0.0, 1.0))
-    scale = 2.0 if z > 0 else 1.0
-    pyro.sample("x", dist.Normal(z, scale), obs=x)
-
-
-def reading_guide(x: Tensor) -> None:
-    pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
-
-
-def test_a_program_that_reads_values_is_named_as_such() -> None:
-    svi = SVI(reading, reading_guide, optim.Adam(), objectives.compiled(Trace_ELBO()))
-    with pytest.raises(NotStatic, match=r"reads a tensor's value at .*test_graph\.py:\d+ "):
-        svi.step(torch.tensor(1.0))
-    lenient = SVI(reading, reading_guide, optim.Adam(), Compiled(Trace_ELBO(), strict=False))
-    with pytest.warns(UserWarning, match="runs uncompiled: .*reads a tensor's value"):
-        lenient.step(torch.tensor(1.0))
-    lenient.step(torch.tensor(1.0))
-
-
-def test_a_model_that_is_another_function_each_time_is_no_storm() -> None:
-    vae, x = bernoulli_vae(), binary()
-    objective = objectives.compiled(objectives.trace_elbo())
-    objective._cache.size = 1
-    for _ in range(10):
-        objective.loss(lambda x: vae.model(x), vae.guide, x)
-    assert graphs(objective) == 1
-    assert len(objective._cache._waiting) <= 2
-
-
-class Scaled(nn.Module):
-    """A model that is a module with a number, a plain tensor and a weight as attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.beta = 1.0
-        self.shift = torch.zeros(6)
-        self.weight = nn.Parameter(torch.ones(6))
-
-    def forward(self, x: Tensor) -> None:
-        weight = pyro.module("scaled", self).weight
-        with pyro.plate("data", len(x)), poutine.scale(scale=self.beta):
-            loc = weight + self.shift
-            pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x), 6]).to_event(1), obs=x)
+# What changes behind a graph's back.
 
 
 @pytest.mark.parametrize("what", ["number", "tensor", "frozen"])
+@pytest.mark.filterwarnings("ignore:weight was not registered in the param store")
 def test_changed_attributes_are_followed(what: str) -> None:
     x, runs = torch.randn(8, 6), []
     for elbo in (Trace_ELBO(), objectives.compiled(Trace_ELBO())):
@@ -214,6 +179,38 @@ def test_a_number_that_keeps_changing_is_no_storm(monkeypatch: pytest.MonkeyPatc
     assert sum("keep changing" in str(warning.message) for warning in caught) == 1
     assert losses == pytest.approx([losses[0] * (1 + step) for step in range(4)], rel=CLOSE)
     assert sum(objective._cache.made.values()) == 2
+
+
+def test_a_model_that_is_another_function_each_time_is_no_storm() -> None:
+    model, x, objective = Scaled(), torch.randn(8, 6), objectives.compiled(Trace_ELBO())
+    objective._cache.size = 1
+    for _ in range(10):
+        objective.loss(lambda x: model(x), nothing, x)
+    assert graphs(objective) == 1
+    assert len(objective._cache._waiting) <= 2
+
+
+# What has no graph.
+
+
+def reading(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    scale = 2.0 if z > 0 else 1.0
+    pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+
+def reading_guide(x: Tensor) -> None:
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+
+
+def test_a_program_that_reads_values_is_named_as_such() -> None:
+    svi = SVI(reading, reading_guide, optim.Adam(), objectives.compiled(Trace_ELBO()))
+    with pytest.raises(NotStatic, match=r"reads a tensor's value at .*test_graph\.py:\d+ "):
+        svi.step(torch.tensor(1.0))
+    lenient = SVI(reading, reading_guide, optim.Adam(), Compiled(Trace_ELBO(), strict=False))
+    with pytest.warns(UserWarning, match="runs uncompiled: .*reads a tensor's value"):
+        lenient.step(torch.tensor(1.0))
+    lenient.step(torch.tensor(1.0))
 
 
 class Replacing(networks.MLP):

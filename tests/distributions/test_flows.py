@@ -15,19 +15,22 @@ from pyro_vae.distributions import flows
 from ..swaps import POSTERIORS, X_DIM
 
 
-@pytest.mark.parametrize("validates", [True, False])
-def test_zuko_leaves_validation_as_it_was(validates: bool) -> None:
+def test_zuko_leaves_validation_as_it_was() -> None:
     """Its import switches torch's off, once in a process."""
-    code = f"""
-import pyro
+    code = """
+import os, pyro
 from torch.distributions import Distribution
 from pyro_vae import priors
-pyro.enable_validation({validates})
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+validates = child == 0
+pyro.enable_validation(validates)
 priors.Flow(2)()
-print(Distribution._validate_args)
+print(Distribution._validate_args is validates, flush=True)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == str(validates)
+    assert run.stdout.split() == ["True", "True"]
 
 
 def flow_posterior() -> tuple[nn.Module, Tensor]:
@@ -91,11 +94,11 @@ def test_flow_priors_serve_pyros_samplers() -> None:
     exact = prior().sample((20_000,))
     pooled = (exact.var(0) / 20_000 + draws.var(0) / 20_000).sqrt()
     assert ((draws.mean(0) - exact.mean(0)).abs() < 5 * pooled).all()
-    chain = MCMC(NUTS(model), num_samples=150, warmup_steps=100, disable_progbar=True)
+    chain = MCMC(NUTS(model), num_samples=80, warmup_steps=40, disable_progbar=True)
     chain.run()
     z = chain.get_samples()["z"]
-    # At least thirty independent draws among the 150.
-    assert ((z.mean(0) - exact.mean(0)).abs() < 5 * exact.std(0) / 30**0.5).all()
+    # At least twenty independent draws among the 80.
+    assert ((z.mean(0) - exact.mean(0)).abs() < 5 * exact.std(0) / 20**0.5).all()
 
 
 @pytest.mark.parametrize("part", ["prior", "posterior"])

@@ -10,13 +10,11 @@ import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from pyro_vae import (
-    priors,
-)
+from pyro_vae import priors
 from pyro_vae.distributions import Mixture, NormalMixture, same_support
 
 from ..swaps import POSTERIORS, PRIORS, X_DIM, posterior_for
-from ..tolerances import within
+from ..tolerances import CLOSE, assert_rounded, rounding, within
 
 
 def test_a_mixture_holds_itself_in_no_circle() -> None:
@@ -34,9 +32,10 @@ def test_a_mixture_holds_itself_in_no_circle() -> None:
 
 
 def test_expanded_mixtures_score_with_their_batch() -> None:
-    q = NormalMixture(torch.zeros(2), torch.randn(2, 3), torch.ones(2, 3))
-    z = torch.zeros(3)
-    assert torch.equal(q.expand((4,)).log_prob(z), q.log_prob(z).expand(4))
+    q = NormalMixture(torch.zeros(2), torch.randn(2, 3).double(), torch.ones(2, 3))
+    z = torch.zeros(3).double()
+    expanded = q.expand((4,)).log_prob(z)
+    torch.testing.assert_close(expanded, q.log_prob(z).expand(4), rtol=CLOSE, atol=0)
     assert q.expand((4,)).expand((5, 4)).log_prob(torch.zeros(4, 3)).shape == (5, 4)
 
 
@@ -66,7 +65,7 @@ def test_a_mixtures_implicit_gradients_are_right_in_the_mean(z_dim: int) -> None
 
 def test_implicit_gradients_keep_their_digits_in_float32() -> None:
     """Where narrow components are far from z, their log-densities are of millions."""
-    gradients = []
+    gradients: list[Tensor] = []
     logits, loc = torch.randn(3), torch.randn(3, 4)
     scale = torch.ones(3, 4)
     scale[1:, 1:] = 1e-4
@@ -75,8 +74,12 @@ def test_implicit_gradients_keep_their_digits_in_float32() -> None:
         parameters = [t.to(dtype).requires_grad_() for t in (logits, loc, scale)]
         u, du_dz = NormalMixture(*parameters)._uniform(z.to(dtype))
         implied = torch.linalg.solve_triangular(du_dz, u.unsqueeze(-1), upper=False)
-        gradients.append(torch.autograd.grad(implied[:, 0].sum(), parameters[:1])[0].double())
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
+        each = torch.eye(200, dtype=dtype)  # the gradient of each draw
+        gradients += torch.autograd.grad(
+            implied[:, 0, 0], parameters[0], each, is_grads_batched=True
+        )
+    size = gradients[1].abs().sum(0)
+    assert_rounded(gradients[0].sum(0), gradients[1].sum(0), terms=220, magnitude=size)
 
 
 def test_a_mixtures_draws_follow_its_density() -> None:
@@ -95,7 +98,13 @@ def test_mixtures_score_by_matrix_products_as_exactly_as_without() -> None:
         dist.Categorical(logits=q.mixture_distribution.logits.double()),
         dist.Normal(loc.double(), scale.double()).to_event(1),
     ).log_prob(z.double())
-    torch.testing.assert_close(q.log_prob(z).double(), exact, rtol=1e-5, atol=1e-4)
+    # The three terms of the component that z was drawn from, in float64, and the sum in float32.
+    center = loc.double().mean(0)
+    size = ((z - center).abs().view(30, 20, 8) + (loc - center).abs()) / scale
+    size = size.square().sum(-1).flatten()
+    error = rounding(32, torch.float64) * size + rounding(2) * exact.abs()
+    assert ((q.log_prob(z).double() - exact).abs() <= error).all()
+    assert error.max() < 1e-2
     expanded = q.expand((600,))
     assert torch.equal(expanded.log_prob(z), q.log_prob(z))
 
@@ -105,7 +114,7 @@ def test_mixtures_serve_nuts(prior: str) -> None:
     p = PRIORS[prior](2, POSTERIORS["Normal"](2))
     assert same_support(p().support, torch.distributions.constraints.real_vector)
     chain = MCMC(
-        NUTS(lambda: pyro.sample("z", p())), num_samples=60, warmup_steps=60, disable_progbar=True
+        NUTS(lambda: pyro.sample("z", p())), num_samples=30, warmup_steps=30, disable_progbar=True
     )
     chain.run()
     assert torch.isfinite(chain.get_samples()["z"]).all()

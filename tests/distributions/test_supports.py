@@ -8,16 +8,8 @@ import pytest
 import torch
 from torch.distributions import constraints
 
-from pyro_vae import (
-    likelihoods,
-    priors,
-)
-from pyro_vae.distributions import (
-    check_on_support,
-    same_support,
-    scored_support,
-    support_of,
-)
+from pyro_vae import likelihoods, priors
+from pyro_vae.distributions import check_on_support, same_support, scored_support, support_of
 
 from ..models import Given
 

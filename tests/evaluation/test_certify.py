@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyro_vae.evaluation import (
-    certify,
-)
+from pyro_vae.evaluation import certify
 from pyro_vae.evaluation.estimators import AIS
 
 from ..models import linear_gaussian

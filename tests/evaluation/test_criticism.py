@@ -23,7 +23,7 @@ def test_active_units_are_those_that_x_moves() -> None:
     assert found.statistic[1] == pytest.approx(0, abs=1e-20)
     # The variance of the posterior mean under p(x) is 1 - C for an exact posterior.
     expected = 1 - case.posterior_scale[0].item() ** 2
-    assert found.statistic[0].item() == pytest.approx(expected, rel=4 * math.sqrt(2 / 3000))
+    assert found.statistic[0].item() == pytest.approx(expected, rel=5 * math.sqrt(2 / 3000))
     assert active_units(case.vae, case.x, threshold=1.0).count == 0
     with pytest.raises(ValueError, match="x: got one example, expected two or more"):
         active_units(case.vae, case.x[:1])
@@ -39,8 +39,9 @@ def test_a_right_model_makes_data_like_its_own() -> None:
     """And one whose noise is too small does not."""
     case = linear_gaussian(exact=True, examples=300)
     check = posterior_predictive(case.vae, case.x, total, 200, seed=0)
-    assert 0.2 < check.p_value < 0.8
-    assert check.p_values.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert 0.01 < check.p_value < 0.99
+    # Of each example it is spread at most as a uniform number is.
+    assert check.p_values.mean().item() == pytest.approx(0.5, abs=5 / math.sqrt(12 * 300))
     assert torch.equal(check.observed, total(case.x))
     assert check.replicated.shape == (200, 300)
     share = (check.replicated > check.observed).double().mean(0)

@@ -1,6 +1,7 @@
 """Gaps between ELBO and evidence where they are known in closed form."""
 
 import copy
+import math
 
 import pyro.distributions as dist
 import pytest
@@ -11,6 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, priors
 from pyro_vae.evaluation import elbo_gap
 
+from ..losses import log_weights
 from ..models import LinearGaussian, bernoulli_vae, linear_gaussian
 
 
@@ -26,11 +28,15 @@ def test_the_gap_of_a_family_that_holds_the_posterior_is_amortization() -> None:
     before = copy.deepcopy(case.vae.state_dict())
     gap = elbo_gap(case.vae, case.x, 2000, steps=300, particles=4, seed=0)
     kl = kl_from_the_posterior(case)
-    # An ELBO's standard error with 2000 samples; the refined one has next to none.
-    assert ((gap.amortization - kl).abs() < 0.15).all()
-    assert gap.amortization_mean == pytest.approx(kl.mean().item(), abs=0.01)
-    error = log_likelihood(case.vae, case.x, 2000, seed=0).mc_error
-    assert gap.approximation_mean == pytest.approx(0, abs=4 * error)
+    # The ELBO's standard errors with 2000 samples; the refined one has next to none, but 0.01
+    # nats to its optimum.
+    with torch.no_grad():
+        error = log_weights(case, 2000).std(0) / math.sqrt(2000)
+    assert ((gap.amortization - kl).abs() < 5 * error + 0.01).all()
+    error_of_mean = error.square().sum().sqrt().item() / 70
+    assert gap.amortization_mean == pytest.approx(kl.mean().item(), abs=5 * error_of_mean + 0.01)
+    mc_error = log_likelihood(case.vae, case.x, 2000, seed=0).mc_error
+    assert gap.approximation_mean == pytest.approx(0, abs=5 * mc_error + 0.01)
     torch.testing.assert_close(gap.log_likelihood, gap.elbo + gap.approximation + gap.amortization)
     assert all(torch.equal(case.vae.state_dict()[k], before[k]) for k in before)
     assert case.vae.training
@@ -56,7 +62,8 @@ def test_a_family_that_is_too_small_has_a_gap_of_its_own() -> None:
     precision = torch.eye(2).double() + weight.T @ weight / 0.25
     # KL of the best diagonal normal from N(m, P^-1): 1/2 (sum of log P_ii - log det P).
     expected = 0.5 * (precision.diagonal().log().sum() - precision.logdet()).item()
-    assert gap.approximation_mean == pytest.approx(expected, abs=0.02)
+    # log w varies by less than a nat over 4000 samples of each of 20 examples.
+    assert gap.approximation_mean == pytest.approx(expected, abs=5 / math.sqrt(4000 * 20))
     assert expected > 0.4
 
 
@@ -68,9 +75,9 @@ def test_the_prior_stays_while_a_shared_encoder_is_refined() -> None:
         posterior,
     )
     x = torch.bernoulli(torch.full((30, 6), 0.4))
-    gap = elbo_gap(vae, x, 2000, steps=200, estimator="prior", seed=0)
+    gap = elbo_gap(vae, x, 2000, steps=100, estimator="prior", seed=0)
     assert gap.amortization_mean > 0
-    assert gap.approximation_mean > -0.03
+    assert gap.approximation_mean > -5 * math.sqrt(2 / (2000 * 30))
     with torch.no_grad():
         assert vae.posterior(x[:2]).batch_shape == (2,)  # by the network again
 
@@ -90,10 +97,11 @@ def test_posteriors_of_all_kinds_are_refined(kind: str) -> None:
         posterior = posteriors.Flow(networks.MLP(6, (4,), 7), 2)
     vae = VAE(prior, vae.likelihood, posterior)
     x = torch.bernoulli(torch.full((10, 6), 0.4))
-    # Six binary pixels leave the posterior near the prior, whose weights are light.
-    gap = elbo_gap(vae, x, 2000, steps=100, estimator="prior", seed=0)
+    # Six binary pixels leave the posterior near the prior, whose weights are light: they and log w
+    # vary by less than one.
+    gap = elbo_gap(vae, x, 2000, steps=50, estimator="prior", seed=0)
     assert gap.amortization_mean > 0.005
-    assert gap.approximation_mean > -0.03
+    assert gap.approximation_mean > -5 * math.sqrt(2 / (2000 * 10))
 
 
 def test_a_posterior_whose_numbers_cannot_be_refined() -> None:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import VAE, elbo, likelihoods, log_likelihood, networks, posteriors, priors
-from pyro_vae.evaluation import (
-    elbo_gap,
-)
+from pyro_vae.evaluation import elbo_gap
 
 from ..models import bernoulli_vae, linear_gaussian, log_evidence
 from ..pairs import guide
@@ -141,7 +139,9 @@ def test_a_pair_or_a_vae() -> None:
     with pytest.raises(ValueError, match=r'estimator: got "exact" for a pair'):
         log_likelihood(x=x, model=vae.model, guide=vae.guide, estimator="exact")
     for text in ("best", "ais:3:2:1", "ais:x", "prior:3", "exact:1"):
-        with pytest.raises(ValueError, match=f"estimator: got '{text}', expected one of importan"):
+        with pytest.raises(
+            ValueError, match=f"estimator: got '{text}', expected one of ais, impor"
+        ):
             log_likelihood(vae, x, estimator=text)
     with pytest.raises(ValueError, match="leapfrog_steps: got 0, expected a positive integer"):
         log_likelihood(vae, x, estimator="ais:3:0")

@@ -10,12 +10,7 @@ import pytest
 import torch
 
 from pyro_vae import elbo, log_likelihood
-from pyro_vae.evaluation import (
-    LogLikelihood,
-    UnreliableWeights,
-    data_hash,
-    elbo_gap,
-)
+from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, data_hash, elbo_gap
 from pyro_vae.evaluation.psis import khat_threshold
 
 from ..models import bernoulli_vae, linear_gaussian
@@ -135,7 +130,7 @@ def test_a_result_as_json(count: int, tmp_path: Any) -> None:
     assert read["values"] == result.values.tolist()
     assert read["seed"] == 5
     assert [float(v) for v in read["ess"]] == result.ess.tolist()
-    assert (read["mc_error"] == "nan") == (count == 1)
+    assert (read["mc_error"] is None) == (count == 1)
 
 
 def test_a_result_as_a_figure() -> None:

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import pyro
@@ -18,10 +19,10 @@ from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
-from pyro_vae import objectives
-from pyro_vae.objectives import WithTerms
+from pyro_vae import VAE, objectives
+from pyro_vae.objectives import Compiled, WithTerms
 
-from ..compiling import both, graphs, nothing, vae_program
+from ..compiling import both, graphs, nothing, program_of, small_vae
 from ..conftest import needs_compiler
 from ..models import bernoulli_vae, binary
 from ..tolerances import CLOSE
@@ -34,35 +35,17 @@ def _empty_store() -> None:
     pyro.clear_param_store()
 
 
-@pytest.mark.parametrize(
-    ("elbo", "dtype"),
-    [
-        (objectives.trace_elbo(), torch.float32),
-        (objectives.analytic_kl(3), torch.float64),
-        (Trace_ELBO(2), torch.float64),
-    ],
-    ids=["trace", "analytic-3-vectorized", "trace-2"],
-)
-def test_the_same_noise_gives_the_same_steps(elbo: ELBO, dtype: torch.dtype) -> None:
-    torch.set_default_dtype(dtype)
-    objective = both(vae_program, elbo, [(binary(),) for _ in range(4)])
+def test_the_same_noise_gives_the_same_steps() -> None:
+    torch.set_default_dtype(torch.float32)
+    objective = both(program_of(bernoulli_vae), Trace_ELBO(), [(binary(),) for _ in range(4)])
     assert objective.compile_seconds > 0
 
 
-def test_terms_are_those_of_the_uncompiled_objective() -> None:
-    vae, x = bernoulli_vae(2), binary()
-    objective = objectives.compiled(objectives.trace_elbo(3))
-    plain = WithTerms(objectives.trace_elbo(3))
-    values = []
-    for each in (plain, objective):
-        torch.manual_seed(1)
-        loss = each.loss_and_grads(vae.model, vae.guide, x)
-        assert each.terms is not None
-        values.append((loss, *each.terms))
-        vae.zero_grad()
-    assert values[1] == pytest.approx(values[0], rel=CLOSE)
-    cost, likelihood, kl = values[1]
-    assert cost == pytest.approx(kl - likelihood, rel=CLOSE)
+@pytest.mark.parametrize(
+    "elbo", [objectives.analytic_kl(3), Trace_ELBO(2)], ids=["analytic-3-vectorized", "trace-2"]
+)
+def test_particles_give_the_same_steps(elbo: ELBO) -> None:
+    both(program_of(small_vae), elbo, [(torch.randn(8, 3),) for _ in range(4)])
 
 
 class Regression(nn.Module):
@@ -74,12 +57,9 @@ class Regression(nn.Module):
         return self.layers(x).sum(-1)
 
 
-DATA = torch.linspace(-1, 1, 60).view(20, 3)
-
-
 def own_program() -> tuple[Any, Any]:
     """Constrained parameters drawn at random, a module with buffers, a subsample, two sites."""
-    network = Regression()
+    network, data = Regression(), torch.linspace(-1, 1, 60).view(20, 3)
 
     def model(y: Tensor, weight: float) -> None:
         pyro.module("regression", network)
@@ -87,7 +67,7 @@ def own_program() -> tuple[Any, Any]:
         shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
         with pyro.plate("data", 20, subsample_size=8) as index, poutine.scale(scale=weight):
             rate = pyro.sample("rate", dist.Gamma(2.0, 3.0))
-            pyro.sample("y", dist.Normal(network(DATA[index]) + shift * rate, noise), obs=y[index])
+            pyro.sample("y", dist.Normal(network(data[index]) + shift * rate, noise), obs=y[index])
 
     def guide(y: Tensor, weight: float) -> None:
         loc = pyro.param("loc", lambda: torch.randn(()))
@@ -119,22 +99,6 @@ def test_an_automatic_guide() -> None:
     both(lambda: (model, AutoNormal(model)), TraceMeanField_ELBO(), [(x,), (x,), (x,)])
 
 
-def test_noise_is_fresh_and_a_seed_repeats_it() -> None:
-    vae, x = bernoulli_vae(), binary()
-    objective = objectives.compiled(objectives.trace_elbo())
-
-    def losses() -> list[float]:
-        return [objective.loss(vae.model, vae.guide, x) for _ in range(3)]
-
-    torch.manual_seed(1)
-    first = losses()
-    assert len(set(first)) == 3
-    assert losses() != first
-    torch.manual_seed(1)
-    assert losses() == first
-    assert graphs(objective) == 1
-
-
 def test_drawn_parameters_do_not_share_numbers_with_the_noise() -> None:
     """What a program draws for its parameters at the first loss is not drawn again as noise."""
     seen = []
@@ -152,62 +116,6 @@ def test_drawn_parameters_do_not_share_numbers_with_the_noise() -> None:
     loss = objectives.compiled(Trace_ELBO()).loss(model, guide)
     # 50 squared differences of standard normals, over 2 x 0.01: 0 if they were the same numbers.
     assert loss > 1000
-
-
-def test_a_torch_optimizer_gets_the_same_gradients() -> None:
-    vae, x = bernoulli_vae(), binary()
-    gradients = []
-    for elbo in (objectives.trace_elbo(), objectives.compiled(objectives.trace_elbo())):
-        vae.zero_grad()
-        torch.manual_seed(0)
-        loss = elbo.differentiable_loss(vae.model, vae.guide, x)
-        (loss / len(x)).backward()
-        gradients.append([p.grad for p in vae.parameters()])
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(b, a, rtol=CLOSE, atol=CLOSE)
-
-
-def test_gradients_are_added_to_those_there() -> None:
-    vae, x = bernoulli_vae(), binary()
-    objective = objectives.compiled(objectives.trace_elbo())
-    gradients = []
-    for times in (1, 2):
-        vae.zero_grad()
-        for _ in range(times):
-            torch.manual_seed(0)
-            objective.loss_and_grads(vae.model, vae.guide, x)
-        gradients.append([p.grad.clone() for p in vae.parameters()])
-    for once, twice in zip(*gradients, strict=True):
-        torch.testing.assert_close(twice, 2 * once, rtol=CLOSE, atol=CLOSE)
-
-
-def test_copies_hold_no_compiled_code_and_nothing_outlives_the_objective() -> None:
-    vae, x = bernoulli_vae(), binary()
-    objective = objectives.compiled(objectives.trace_elbo())
-    objective.loss_and_grads(vae.model, vae.guide, x)
-    for copied in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
-        assert graphs(copied) == 0
-        assert copied.loss(vae.model, vae.guide, x) > 0
-    copy.deepcopy(vae)
-    pickle.dumps(vae)
-    reference = weakref.ref(vae)
-    del vae, objective, copied
-    gc.collect()
-    assert reference() is None
-
-
-def test_inside_handlers_it_runs_uncompiled() -> None:
-    vae, x = bernoulli_vae(), binary()
-    objective = objectives.compiled(objectives.trace_elbo())
-
-    def loss() -> float:
-        torch.manual_seed(0)
-        return objective.loss(vae.model, vae.guide, x)
-
-    whole = loss()
-    with poutine.scale(scale=0.5):
-        assert loss() == pytest.approx(whole / 2, rel=CLOSE)
-    assert loss() == whole
 
 
 def test_wrong_inputs() -> None:
@@ -288,25 +196,121 @@ def test_floats_in_a_program_of_float64() -> None:
     assert compiled == pytest.approx(plain, rel=CLOSE)
 
 
-def test_without_gradients_there_are_none_and_no_second_ones() -> None:
-    vae, x = bernoulli_vae(), binary()
-    objective = objectives.compiled(objectives.trace_elbo())
+# What a VAE's objective does, all with one graph of its loss and one of its gradients.
+
+
+@dataclass
+class Case:
+    """A VAE with data, and an objective that is compiled once for all tests of this file."""
+
+    vae: VAE
+    x: Tensor
+    plain: WithTerms
+    compiled: Compiled
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    x = torch.randn(8, 3).double()
+    plain, compiled = WithTerms(Trace_ELBO()), objectives.compiled(Trace_ELBO())
+    return Case(small_vae().double(), x, plain, compiled)
+
+
+def test_terms_are_those_of_the_uncompiled_objective(case: Case) -> None:
+    values = []
+    for each in (case.plain, case.compiled):
+        torch.manual_seed(1)
+        loss = each.loss_and_grads(case.vae.model, case.vae.guide, case.x)
+        assert each.terms is not None
+        values.append((loss, *each.terms))
+        case.vae.zero_grad()
+    assert values[1] == pytest.approx(values[0], rel=CLOSE)
+    cost, likelihood, kl = values[1]
+    assert cost == pytest.approx(kl - likelihood, rel=CLOSE)
+
+
+def test_noise_is_fresh_and_a_seed_repeats_it(case: Case) -> None:
+    def losses() -> list[float]:
+        return [case.compiled.loss(case.vae.model, case.vae.guide, case.x) for _ in range(3)]
+
+    torch.manual_seed(1)
+    first = losses()
+    assert len(set(first)) == 3
+    assert losses() != first
+    torch.manual_seed(1)
+    assert losses() == first
+
+
+def test_a_torch_optimizer_gets_the_same_gradients(case: Case) -> None:
+    gradients = []
+    for elbo in (case.plain, case.compiled):
+        case.vae.zero_grad()
+        torch.manual_seed(0)
+        loss = elbo.differentiable_loss(case.vae.model, case.vae.guide, case.x)
+        (loss / len(case.x)).backward()
+        gradients.append([p.grad for p in case.vae.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(b, a, rtol=CLOSE, atol=CLOSE)
+
+
+def test_gradients_are_added_to_those_there(case: Case) -> None:
+    gradients = []
+    for times in (1, 2):
+        case.vae.zero_grad()
+        for _ in range(times):
+            torch.manual_seed(0)
+            case.compiled.loss_and_grads(case.vae.model, case.vae.guide, case.x)
+        gradients.append([p.grad.clone() for p in case.vae.parameters()])
+    for once, twice in zip(*gradients, strict=True):
+        torch.testing.assert_close(twice, 2 * once, rtol=CLOSE, atol=CLOSE)
+
+
+def test_inside_handlers_it_runs_uncompiled(case: Case) -> None:
+    def loss() -> float:
+        torch.manual_seed(0)
+        return case.compiled.loss(case.vae.model, case.vae.guide, case.x)
+
+    whole = loss()
+    with poutine.scale(scale=0.5):
+        assert loss() == pytest.approx(whole / 2, rel=CLOSE)
+    assert loss() == whole
+
+
+def test_without_gradients_there_are_none_and_no_second_ones(case: Case) -> None:
+    case.vae.zero_grad()
     with torch.no_grad():
-        objective.loss_and_grads(vae.model, vae.guide, x)
-    assert all(p.grad is None for p in vae.parameters())
-    loss = objective.differentiable_loss(vae.model, vae.guide, x)
+        case.compiled.loss_and_grads(case.vae.model, case.vae.guide, case.x)
+    assert all(p.grad is None for p in case.vae.parameters())
+    loss = case.compiled.differentiable_loss(case.vae.model, case.vae.guide, case.x)
     with pytest.raises(RuntimeError, match="no gradients of gradients"):
-        torch.autograd.grad(loss, list(vae.parameters()), create_graph=True)
+        torch.autograd.grad(loss, list(case.vae.parameters()), create_graph=True)
 
 
 def test_particles_are_the_objectives_own() -> None:
-    vae, x = bernoulli_vae(), binary()
+    vae, x = small_vae(), torch.randn(8, 3)
     elbo = Trace_ELBO()
     objective, losses = objectives.compiled(elbo), []
-    for particles in (1, 5):
+    for particles in (1, 2):
         objective.num_particles = particles
         for each in (elbo, objective):
             torch.manual_seed(0)
             losses.append(each.loss(vae.model, vae.guide, x))
     assert losses[1::2] == pytest.approx(losses[::2], rel=CLOSE)
     assert losses[0] != losses[2]
+
+
+def test_copies_hold_no_compiled_code_and_nothing_outlives_the_objective() -> None:
+    vae, x = small_vae(), torch.randn(8, 3)
+    objective = objectives.compiled(Trace_ELBO())
+    objective.loss_and_grads(vae.model, vae.guide, x)
+    assert graphs(objective) == 1
+    for copied in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
+        assert graphs(copied) == 0
+    assert copied.loss_and_grads(vae.model, vae.guide, x) > 0
+    assert graphs(copied) == 1
+    copy.deepcopy(vae)
+    pickle.dumps(vae)
+    reference = weakref.ref(vae)
+    del vae, objective, copied
+    gc.collect()
+    assert reference() is None

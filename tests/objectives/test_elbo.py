@@ -9,22 +9,10 @@ import pyro.infer.inspect
 import pyro.optim
 import pytest
 import torch
-from pyro.infer import (
-    ELBO,
-    SVI,
-)
+from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 
-from pyro_vae import (
-    VAE,
-    elbo,
-    fit,
-    likelihoods,
-    networks,
-    objectives,
-    posteriors,
-    presets,
-)
+from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, posteriors, presets
 from pyro_vae.datasets import Dataset, to_pixels
 
 from ..losses import assert_same_mean, exact_elbo_gradient, gradients, program_of

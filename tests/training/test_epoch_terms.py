@@ -13,6 +13,7 @@ from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, posterio
 from pyro_vae.training import History, NonFiniteLoss
 
 from ..models import bernoulli_vae, binary, parameters
+from ..tolerances import CLOSE
 
 
 @pytest.mark.parametrize(
@@ -26,18 +27,18 @@ from ..models import bernoulli_vae, binary, parameters
     ],
 )
 def test_the_terms_add_up_to_an_elbo(objective: Trace_ELBO) -> None:
-    vae, x = bernoulli_vae(2), binary(400)
+    vae, x = bernoulli_vae(2).double(), binary(400).double()
     rate = pyro.optim.SGD({"lr": 0.0})
     history = fit(vae, x, epochs=1, batch_size=100, objective=objective, optim=rate)
-    assert history.cost[0] == pytest.approx(history.reconstruction[0] + history.kl[0], rel=1e-5)
+    assert history.cost[0] == pytest.approx(history.reconstruction[0] + history.kl[0], rel=CLOSE)
     exact = elbo(vae, x, num_samples=500, seed=0, kl="analytic")
     # One epoch's terms are means over 400 examples of draws that spread by a few nats.
-    spread = 4 * math.sqrt(500 / objective.num_particles) * exact.reconstruction_mc_error
+    spread = 5 * math.sqrt(500 / objective.num_particles) * exact.reconstruction_mc_error
     assert history.reconstruction[0] == pytest.approx(exact.reconstruction_mean, abs=spread)
     if isinstance(objective, objectives.AnalyticKL_ELBO):
-        assert history.kl[0] == pytest.approx(exact.kl_mean, rel=1e-5)
+        assert history.kl[0] == pytest.approx(exact.kl_mean, rel=CLOSE)
     sampled = elbo(vae, x, num_samples=500, seed=0)
-    spread = 4 * math.sqrt(500) * sampled.kl_mc_error
+    spread = 5 * math.sqrt(500) * sampled.kl_mc_error
     assert history.kl[0] == pytest.approx(exact.kl_mean, abs=spread)
 
 
@@ -49,7 +50,7 @@ def test_an_objective_that_is_no_elbo_keeps_its_own_value() -> None:
     # The importance-weighted bound is tighter than the ELBO of the same samples (Jensen).
     assert history.cost[0] < history.reconstruction[0] + history.kl[0]
     exact = elbo(vae, x, num_samples=500, seed=0)
-    spread = 4 * math.sqrt(500 / 8) * exact.kl_mc_error
+    spread = 5 * math.sqrt(500 / 8) * exact.kl_mc_error
     assert history.kl[0] == pytest.approx(exact.kl_mean, abs=spread)
     assert "_get_trace" not in vars(objective)
 

@@ -3,36 +3,23 @@
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
-from pyro.infer import (
-    SVI,
-    ReweightedWakeSleep,
-    Trace_ELBO,
-    TraceMeanField_ELBO,
-)
+from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
-from pyro_vae import (
-    VAE,
-    elbo,
-    fit,
-    likelihoods,
-    networks,
-    objectives,
-    optim,
-    posteriors,
-    priors,
-)
+from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.datasets import Dataset, binarize
 from pyro_vae.training import History
 
 from ..models import bernoulli_vae, binary, parameters, small
+from ..tolerances import CLOSE
 
 
 def test_the_same_seed_gives_the_same_weights(digits: Dataset) -> None:
@@ -100,7 +87,7 @@ def test_test_cost_is_the_bound_on_one_draw(digits: Dataset) -> None:
         vae, digits.train[:300], test=levels, epochs=2, pixels="binary", seed=4, batch_size=64
     )
     exact = elbo(vae, binarize(levels, seed=4), num_samples=200, seed=0)
-    spread = 4 * math.sqrt(200) * exact.mc_error
+    spread = 5 * math.sqrt(200) * exact.mc_error
     assert history.test_cost[-1] == pytest.approx(-exact.mean, abs=spread)
 
 
@@ -187,19 +174,18 @@ def test_gradients_that_were_left_over_change_nothing() -> None:
 
 
 def test_a_fit_within_a_fit_may_share_the_objective() -> None:
-    x, objective = binary(), Trace_ELBO()
+    x, objective = binary().double(), Trace_ELBO()
+    settings: dict[str, Any] = {"batch_size": 4, "objective": objective}
     inner: list[History] = []
 
     def callback(vae: VAE, history: History) -> None:
-        inner.append(fit(bernoulli_vae(), x, epochs=1, batch_size=4, objective=objective))
+        inner.append(fit(bernoulli_vae().double(), x, epochs=1, **settings))
 
-    outer = fit(
-        bernoulli_vae(), x, epochs=2, batch_size=4, objective=objective, callbacks=[callback]
-    )
+    outer = fit(bernoulli_vae().double(), x, epochs=2, callbacks=[callback], **settings)
     assert "_get_trace" not in vars(objective)
     for history in (outer, *inner):
         for row in history.rows():
-            assert row["cost"] == pytest.approx(row["reconstruction"] + row["kl"])
+            assert row["cost"] == pytest.approx(row["reconstruction"] + row["kl"], rel=CLOSE)
             assert row["reconstruction"] > 0
 
 
