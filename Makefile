@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test lint bench notebooks
+.PHONY: run test test-slow test-all lint bench notebooks
 
 # The main job on the embedded digits: train, evaluate, compare, plot.
 run: .venv/core
@@ -15,8 +15,15 @@ run: .venv/core
 	$(BIN)/pyro-vae plot $(RUN)/vae
 	@echo "The pictures are in $(RUN)/vae/figures and $(RUN)/comparison."
 
+# Lint, types, and the tests that a change must not break.
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not slow"
+
+# The tests that repeat these over more parts, or at full size.
+test-slow: .venv/dev
+	$(BIN)/pytest -n 2 -m slow
+
+test-all: test test-slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .
