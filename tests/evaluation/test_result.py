@@ -34,23 +34,21 @@ def test_results_say_what_they_are() -> None:
     assert data_hash(x.bfloat16()) != data_hash(x)
 
 
-def test_the_interval_covers_the_bounds_expectation() -> None:
-    """Over 200 seeds, in 90 to 99 %, and log p(x) where the guide is near to exact."""
+@pytest.mark.parametrize("seeds", [50, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_interval_covers_the_bounds_expectation(seeds: int) -> None:
+    """In 95 % of the seeds, and log p(x) where the guide is near to exact."""
     case = linear_gaussian(exact=False, examples=10)
-    expected = log_likelihood(case.vae, case.x.repeat(4000, 1), 100, seed=1000).mean
-    inside = 0
-    for seed in range(200):
-        low, high = log_likelihood(case.vae, case.x, 100, seed=seed).interval(0.95)
-        inside += low < expected < high
-    assert 180 <= inside <= 198
-
     near = linear_gaussian(exact=False, examples=10, shift=0.02, width=1.02)
+    expected = log_likelihood(case.vae, case.x.repeat(2000, 1), 100, seed=1000).mean
     evidence = near.evidence.log_prob(near.x).mean().item()
-    inside = 0
-    for seed in range(200):
-        low, high = log_likelihood(near.vae, near.x, 100, seed=seed).interval(0.95)
-        inside += low < evidence < high
-    assert 180 <= inside <= 198
+    # As wide as 5 binomial standard deviations, but that all may lie inside where seeds are few.
+    error = 5 * math.sqrt(0.95 * 0.05 * seeds)
+    for vae, x, value in ((case.vae, case.x, expected), (near.vae, near.x, evidence)):
+        inside = 0
+        for seed in range(seeds):
+            low, high = log_likelihood(vae, x, 100, seed=seed).interval(0.95)
+            inside += low < value < high
+        assert 0.95 * seeds - error < inside < 0.95 * seeds + error
 
 
 def test_intervals_are_normal() -> None:
@@ -96,15 +94,15 @@ def test_too_few_samples_for_a_khat_are_told() -> None:
 def test_the_estimated_bias_is_that_of_the_bound() -> None:
     case = linear_gaussian(exact=False, examples=50)
     exact = case.evidence.log_prob(case.x).mean().item()
-    results = [log_likelihood(case.vae, case.x, 20, seed=seed) for seed in range(200)]
-    bias = torch.tensor([r.mean for r in results]).double() - exact
-    told = torch.tensor([r.bias for r in results]).double()
-    error = math.hypot(bias.std().item(), told.std().item()) / math.sqrt(200)
-    assert bias.mean().item() < -5 * error
+    copies = 200
+    result = log_likelihood(case.vae, case.x.repeat(copies, 1), 20, seed=0)
+    bias = result.mean - exact
+    each = torch.stack((result.values, result.jackknife)).view(2, copies, 50).mean(2)
+    error = each.std(1).norm().item() / math.sqrt(copies)
+    assert bias < -5 * error
     # What is left of it is of second order in 1 / K.
-    assert abs(bias.mean().item() - told.mean().item()) < 4 * error + 0.1 * abs(bias.mean().item())
-    each = (results[0].values - results[0].jackknife).mean().item()
-    assert results[0].bias == pytest.approx(each)
+    assert abs(bias - result.bias) < 5 * error + 0.1 * abs(bias)
+    assert result.bias == pytest.approx((result.values - result.jackknife).mean().item())
 
 
 def test_bounds_of_one_run_rise_to_its_value() -> None:
@@ -114,7 +112,7 @@ def test_bounds_of_one_run_rise_to_its_value() -> None:
     assert result.bounds[0] == pytest.approx(result.elbo[:].mean().item(), abs=1e-9)
     assert all(a < b for a, b in zip(result.bounds[:5], result.bounds[1:6], strict=True))
     exact = case.evidence.log_prob(case.x).mean().item()
-    assert result.bounds[-1] < exact + 4 * result.bound_errors[-1]
+    assert result.bounds[-1] < exact + 5 * result.bound_errors[-1]
 
 
 @pytest.mark.parametrize("count", [1, 100])

@@ -83,7 +83,7 @@ def test_temperatures_rise_from_nothing_to_one() -> None:
     assert betas[-1] == 1
     assert (betas.diff() > 0).all()
     assert schedule(1).tolist() == [0, 1]
-    torch.testing.assert_close(betas + betas.flip(0), torch.ones(51).double())
+    torch.testing.assert_close(betas + betas.flip(0), torch.ones(51).to(betas))
 
 
 def test_moves_out_of_the_float_range_are_rejected() -> None:
