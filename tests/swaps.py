@@ -1,8 +1,10 @@
 """Every prior, likelihood and posterior, small, by name: what the tests of swapping go through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, networks, posteriors, priors
@@ -47,6 +49,14 @@ PAIRS = [
     for posterior in POSTERIORS
     if (prior, posterior) != ("VampPrior", "Flow")  # refused
 ]
+
+
+def slow_but(cases: Iterable[tuple[str, ...]], names: set[str]) -> list[ParameterSet]:
+    """Cases of a parametrized test, slow ones but for those with one of some names in them."""
+    return [
+        pytest.param(*case, marks=() if names & {*case} else pytest.mark.slow) for case in cases
+    ]
+
 
 # By name: numbers a pixel, and what makes the likelihood of a network.
 LIKELIHOODS: dict[str, tuple[int, Callable[[nn.Module], nn.Module]]] = {

@@ -43,16 +43,16 @@ def assert_rounded(
     assert (excess <= 0).all(), f"{excess.max():.3g} above {(error - excess).max():.3g}"
 
 
-def within(values: Tensor, expected: Tensor | float, errors: float = 5.0) -> None:
+def within(values: Tensor, expected: Tensor | float, errors: float = 5.5) -> None:
     """Holds the mean of independent values against a number, by its standard error.
 
-    Five of them are passed by chance once in a million.
+    Of 50 numbers with 60 values each, one is beyond 5.5 of them once in 20,000 seeds.
     """
     stderr = values.std(0) / math.sqrt(len(values))
-    assert ((values.mean(0) - expected).abs() <= errors * stderr + 1e-12).all()
+    assert ((values.mean(0) - expected).abs() <= errors * stderr + 1e-9).all()
 
 
-def same_mean(a: Tensor, b: Tensor, errors: float = 5.0) -> None:
+def same_mean(a: Tensor, b: Tensor, errors: float = 5.5) -> None:
     """Holds the means of two samples against each other, number by number."""
     error = (a.var(0) / len(a) + b.var(0) / len(b)).sqrt()
-    assert ((a.mean(0) - b.mean(0)).abs() <= errors * error + 1e-12).all()
+    assert ((a.mean(0) - b.mean(0)).abs() <= errors * error + 1e-9).all()

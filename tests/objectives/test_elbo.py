@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, posteriors, presets
 from pyro_vae.datasets import Dataset, to_pixels
 
-from ..losses import assert_same_mean, exact_elbo_gradient, gradients, program_of
+from ..losses import COPIES, exact_elbo_gradient, gradients, program_of
 from ..models import bernoulli_vae, binary, linear_gaussian
+from ..tolerances import rounding, within
 
 
 @pytest.mark.parametrize("preset", presets.names())
@@ -24,24 +25,27 @@ def test_sampled_and_analytic_kl_agree_for_every_preset(preset: str, digits: Dat
     vae = presets.build(preset, shape=digits.shape)
     assert vae.preset is not None
     x = to_pixels(digits.test[:16], vae.preset["pixels"])
-    sampled = elbo(vae, x, num_samples=2000, seed=0)
-    analytic = elbo(vae, x, num_samples=2000, seed=1, kl="analytic")
+    sampled = elbo(vae, x, num_samples=200, seed=0)
+    analytic = elbo(vae, x, num_samples=200, seed=1, kl="analytic")
     assert analytic.kl_mc_error == 0
     difference = sampled.kl_mean - analytic.kl_mean
-    assert abs(difference) < 4 * sampled.kl_mc_error
+    assert abs(difference) < 5 * sampled.kl_mc_error
     difference = sampled.mean - analytic.mean
-    assert abs(difference) < 4 * math.hypot(sampled.mc_error, analytic.mc_error)
+    assert abs(difference) < 5 * math.hypot(sampled.mc_error, analytic.mc_error)
     # The lecture's slide, from the posterior's own numbers.
     with torch.no_grad():
         q = vae.posterior(x).base_dist
-    lecture = 0.5 * (q.loc**2 + q.scale**2 - (q.scale**2).log() - 1).double().sum(1)
-    assert torch.allclose(analytic.kl, lecture, rtol=1e-5)
+    loc, scale = q.loc.double(), q.scale.double()
+    lecture = 0.5 * (loc**2 + scale**2 - (scale**2).log() - 1).sum(1)
+    terms = 0.5 * (loc**2 + scale**2 + (scale**2).log().abs() + 1).sum(1)
+    error = rounding(8 * loc.shape[1]) * terms  # of float32, though the result is in float64
+    assert ((analytic.kl - lecture).abs() <= error).all()
 
 
 @pytest.mark.parametrize("particles", [1, 3])
 def test_the_two_objectives_agree_in_the_mean(particles: int) -> None:
-    model = linear_gaussian(exact=False)
-    draws = 500
+    model = linear_gaussian(exact=False, examples=70)
+    draws = 60
 
     def losses(objective: ELBO) -> Tensor:
         with torch.no_grad():
@@ -52,7 +56,7 @@ def test_the_two_objectives_agree_in_the_mean(particles: int) -> None:
     sampled = losses(objectives.trace_elbo(particles))
     analytic = losses(objectives.analytic_kl(particles))
     error = math.sqrt(((sampled.var() + analytic.var()) / draws).item())
-    assert abs((sampled.mean() - analytic.mean()).item()) < 4 * error
+    assert abs((sampled.mean() - analytic.mean()).item()) < 5 * error
     # Both are the exact bound: E_q log p(x|z) of a Gaussian is a closed form too.
     with torch.no_grad():
         q = model.vae.posterior(model.x).base_dist
@@ -63,7 +67,7 @@ def test_the_two_objectives_agree_in_the_mean(particles: int) -> None:
         log_p -= (q.scale**2 @ (weight**2).sum(0)) / (2 * scale**2)
         kl = 0.5 * (q.loc**2 + q.scale**2 - (q.scale**2).log() - 1).sum(1)
     exact = -(log_p - kl).sum()
-    assert abs((analytic.mean() - exact).item()) < 4 * analytic.std().item() / math.sqrt(draws)
+    assert abs((analytic.mean() - exact).item()) < 5 * analytic.std().item() / math.sqrt(draws)
 
 
 class Prior(nn.Module):
@@ -154,7 +158,7 @@ def test_analytic_kl_raises_where_the_guide_draws_in_another_order() -> None:
     # KL(q(z2), p(z2)) + E KL(q(z1|z2), p(z1|z2)), by hand.
     outer = math.log(1 / 0.8) + (0.8**2 + 0.2**2) / 2 - 0.5
     inner = math.log(0.5 / 0.4) + (0.4**2 + 0.3**2 * (0.8**2 + 0.2**2)) / (2 * 0.5**2) - 0.5
-    assert abs(losses.mean() - outer - inner) < 4 * losses.std() / math.sqrt(400)
+    assert abs(losses.mean() - outer - inner) < 5 * losses.std() / math.sqrt(400)
 
 
 def test_analytic_kl_serves_a_users_own_model() -> None:
@@ -176,7 +180,7 @@ def test_analytic_kl_serves_a_users_own_model() -> None:
     objective = objectives.analytic_kl()
     losses = torch.tensor([objective.loss(model, guide) for _ in range(400)]).double()
     exact = -evidence.log_prob(data)
-    assert abs(losses.mean() - exact) < 4 * losses.std() / math.sqrt(400)
+    assert abs(losses.mean() - exact) < 5 * losses.std() / math.sqrt(400)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +198,7 @@ def test_analytic_kl_serves_a_users_own_model() -> None:
 )
 def test_gradients_of_the_elbo_are_the_exact_one_in_the_mean(make: Callable[[], ELBO]) -> None:
     case = linear_gaussian(exact=False)
-    assert_same_mean(gradients(make(), program_of(case), 500), exact=exact_elbo_gradient(case))
+    within(gradients(make(), program_of(case, COPIES)), COPIES * exact_elbo_gradient(case))
 
 
 def test_gradients_equal_finite_differences_under_common_random_numbers() -> None:

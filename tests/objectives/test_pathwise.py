@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, priors
 
-from ..losses import Program, assert_same_mean, gradient, gradients, log_weights, program_of
+from ..losses import COPIES, Program, gradient, gradients, log_weights, program_of
 from ..models import LinearGaussian, linear_gaussian
 from ..swaps import PAIRS, data, vae_of
+from ..tolerances import rounding, same_mean
 
 
 class TwoLayers:
@@ -23,7 +24,7 @@ class TwoLayers:
 
     a, b, s1, s = 0.8, 1.3, 0.6, 0.5
 
-    def __init__(self, *, exact: bool) -> None:
+    def __init__(self, *, exact: bool, copies: int = 1) -> None:
         marginal = (self.b * self.s1) ** 2 + self.s**2
         variance2 = 1 / (1 + (self.a * self.b) ** 2 / marginal)
         variance1 = 1 / (1 / self.s1**2 + (self.b / self.s) ** 2)
@@ -37,7 +38,7 @@ class TwoLayers:
         off = 0.0 if exact else 0.15
         self.guide_parameters = nn.Parameter(torch.tensor(values, dtype=torch.float64) + off)
         self.model_parameter = nn.Parameter(torch.tensor(self.b, dtype=torch.float64))
-        self.x = torch.randn(6).double()
+        self.x = torch.randn(6).repeat(copies).double()
 
     def model(self, x: Tensor) -> None:
         b = pyro.param("b", self.model_parameter)
@@ -68,10 +69,8 @@ class TwoLayers:
 def test_latents_may_depend_on_each_other(
     make: Callable[[], ELBO], plain: Callable[[], ELBO]
 ) -> None:
-    program = TwoLayers(exact=False).program()
-    assert_same_mean(
-        gradients(make(), program, 700), gradients(plain(), program, 700, first=20_000)
-    )
+    program = TwoLayers(exact=False, copies=COPIES).program()
+    same_mean(gradients(make(), program), gradients(plain(), program, first=20_000))
 
 
 def test_piwae_over_latents_that_depend_on_each_other() -> None:
@@ -171,24 +170,33 @@ def test_saturated_sigmoids_leave_value_and_gradient(
         encoder.layers[0].bias.copy_(torch.tensor([loc, 0.5]))
     q = posteriors.Squashed(posteriors.Normal(encoder), 0.0, 1.0)
     vae = VAE(priors.Uniform(1), likelihoods.Bernoulli(networks.MLP(1, (), 3)), q)
-    program: Program = (vae.model, vae.guide, (torch.ones(20, 3),), list(q.parameters()))
+    program: Program = (vae.model, vae.guide, (torch.ones(100, 3),), list(q.parameters()))
     value, expected = gradient(make(), program)[0], gradient(plain(), program)[0]
-    assert value == pytest.approx(expected, rel=1e-5)
-    own, other = gradients(make(), program, 100), gradients(plain(), program, 100, first=40_000)
-    assert_same_mean(own.double(), other.double())
+    # Of each example the densities of z and of y = logit z, and the slope between them, count.
+    error = rounding(100 * 8) * 100 * (3 * loc + 10)
+    assert value == pytest.approx(expected, abs=error)
+    own, other = gradients(make(), program, 30), gradients(plain(), program, 30, first=40_000)
+    same_mean(own.double(), other.double())
     # A gradient that had vanished would be told from this one.
-    assert loc == 0 or own.mean(0).abs().max() > 20 * own.std(0).max() / 100**0.5
+    assert loc == 0 or own.mean(0).abs().max() > 20 * own.std(0).max() / 30**0.5
 
 
-@pytest.mark.parametrize(("prior", "posterior"), PAIRS)
+@pytest.mark.parametrize(
+    ("prior", "posterior"),
+    [
+        pytest.param(
+            *pair, marks=() if {"StandardNormal", "Normal"} & {*pair} else pytest.mark.slow
+        )
+        for pair in PAIRS
+    ],
+)
 def test_path_gradients_of_every_pair_agree_with_plain_ones_in_the_mean(
     prior: str, posterior: str
 ) -> None:
     """Which they do only where each posterior scores a value that is not its own draw."""
-    vae, x = vae_of(prior, posterior).double(), data("Bernoulli").double()
+    vae, x = vae_of(prior, posterior).double(), data("Bernoulli").repeat(10, 1).double()
     program: Program = (vae.model, vae.guide, (x,), list(vae.parameters()))
-    draws, particles = 60, 8
-    assert_same_mean(
-        gradients(objectives.sticking_the_landing(particles), program, draws),
-        gradients(objectives.trace_elbo(particles), program, draws, first=30_000),
+    same_mean(
+        gradients(objectives.sticking_the_landing(), program),
+        gradients(objectives.trace_elbo(), program, first=30_000),
     )

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from pyro_vae import fit, objectives, optim
 
+from ..compiling import small_vae
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, linear_gaussian
+from ..models import bernoulli_vae, binary, linear_gaussian, parameters
+from ..tolerances import CLOSE
 
 ALL = [
     lambda: objectives.sticking_the_landing(),
@@ -33,7 +35,7 @@ ALL = [
 @pytest.mark.parametrize("make", ALL)
 def test_fit_trains_by_each(make: Callable[[], ELBO]) -> None:
     vae = bernoulli_vae(z_dim=2)
-    x = torch.bernoulli(torch.full((200, 6), 0.3))
+    x = binary(200)
     objective = make()
     history = fit(
         vae, x, epochs=8, batch_size=50, objective=objective, optim=optim.Adam(lr=1e-2), test=x
@@ -50,18 +52,15 @@ def test_fit_trains_by_each(make: Callable[[], ELBO]) -> None:
 def test_compiled_steps_are_the_uncompiled_ones(make: Callable[[], ELBO]) -> None:
     """Over several steps, as the weight of a warm-up moves inside of the graph."""
 
-    def run(compiled: bool) -> tuple[list[float], Tensor]:
+    def run(objective: ELBO) -> tuple[list[float], Tensor]:
         torch.manual_seed(5)
-        vae = bernoulli_vae(z_dim=2)
-        x = torch.bernoulli(torch.full((16, 6), 0.3))
-        objective = objectives.compiled(make()) if compiled else make()
+        vae, x = small_vae().double(), torch.randn(8, 3).double()
         svi = SVI(vae.model, vae.guide, optim.Adam(lr=1e-2), objective)
-        losses = [svi.step(x) for _ in range(5)]
-        return losses, torch.cat([p.detach().flatten() for p in vae.parameters()])
+        return [svi.step(x) for _ in range(5)], parameters(vae)
 
-    (own, weights), (expected, theirs) = run(True), run(False)
-    assert own == pytest.approx(expected, rel=1e-4)
-    torch.testing.assert_close(weights, theirs, rtol=1e-3, atol=1e-4)
+    (losses, own), (expected, theirs) = run(objectives.compiled(make())), run(make())
+    assert losses == pytest.approx(expected, rel=CLOSE)
+    torch.testing.assert_close(own, theirs, rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize(
