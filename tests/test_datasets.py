@@ -67,7 +67,7 @@ def test_binary_pixels_have_the_levels_probability() -> None:
     assert set(x.unique().tolist()) == {0.0, 1.0}
     p = LEVELS / 255
     error = (p * (1 - p) / draws).sqrt()
-    assert ((x.mean(0) - p).abs() <= 4.5 * error).all()
+    assert ((x.mean(0) - p).abs() <= 5 * error).all()
 
 
 def test_dequantized_pixels_stay_inside_and_are_uniform_in_their_level() -> None:
@@ -80,8 +80,8 @@ def test_dequantized_pixels_stay_inside_and_are_uniform_in_their_level() -> None
     assert ((u > 0) & (u < 1)).all()
     # A uniform has mean 1/2 and variance 1/12; of all 256 x draws together.
     count = u.numel()
-    assert u.mean().item() == pytest.approx(0.5, abs=4 / math.sqrt(12 * count))
-    assert u.var().item() == pytest.approx(1 / 12, abs=4 * math.sqrt(1 / 180 / count))
+    assert u.mean().item() == pytest.approx(0.5, abs=5 / math.sqrt(12 * count))
+    assert u.var().item() == pytest.approx(1 / 12, abs=5 * math.sqrt(1 / 180 / count))
     # The extreme draws of the extreme levels.
     assert (255 + torch.tensor(2**15 - 0.5) / 2**15) / 256 < 1
     assert (0 + torch.tensor(0.5) / 2**15) / 256 > 0

@@ -21,7 +21,7 @@ def test_squared_lengths_are_unbiased() -> None:
     samples = mean + 2 * torch.randn(repetitions, groups, 3).double()
     estimates = torch.tensor([_squared_length(s) for s in samples])
     error = estimates.std() / math.sqrt(repetitions)
-    assert abs(estimates.mean() - mean.square().sum()) < 4 * error
+    assert abs(estimates.mean() - mean.square().sum()) < 5 * error
     assert (estimates < 0).any()  # as an unbiased estimate of little must be at times
 
 
@@ -47,19 +47,19 @@ def test_gradients_of_a_linear_gaussian_are_the_exact_ones() -> None:
             "stick": objectives.sticking_the_landing(4),
             "iwae": objectives.iwae(4),
         },
-        draws=400,
+        draws=200,
     )
     assert torch.equal(torch.get_rng_state(), state)
     for part, own in (("encoder", exact[-24:]), ("decoder", exact[:-24])):
         for name in ("trace", "stick"):
             g = measured[name][part]
             # The error of the length is that of the mean along it, at most all of its noise.
-            error = math.sqrt(g.variance / 400)
-            assert g.norm == pytest.approx(own.norm().item(), abs=4 * error)
+            error = math.sqrt(g.variance / 200)
+            assert g.norm == pytest.approx(own.norm().item(), abs=5 * error)
             assert g.snr == pytest.approx(g.norm / math.sqrt(g.variance))
         assert measured["trace"][part].bias == 0
         stick, iwae = measured["stick"][part], measured["iwae"][part]
-        assert abs(stick.bias) <= 4 * stick.bias_error + 1e-12
+        assert abs(stick.bias) <= 5 * stick.bias_error + 1e-12
         assert iwae.bias > 10 * iwae.bias_error > 0
 
 
@@ -73,7 +73,7 @@ def test_noise_that_is_not_there_is_an_infinite_ratio() -> None:
     # With nothing to be relative to, the ELBO's gradient being zero there, bias is not a number
     # or of the size of its error.
     bias = measured["stick"]["encoder"].bias
-    assert math.isnan(bias) or abs(bias) < 4 * measured["stick"]["encoder"].bias_error
+    assert math.isnan(bias) or abs(bias) < 5 * measured["stick"]["encoder"].bias_error
 
 
 def test_a_measurement_leaves_the_vae_as_it_was() -> None:
@@ -95,21 +95,22 @@ def test_a_measurement_leaves_the_vae_as_it_was() -> None:
 
 def test_the_noise_of_steps_is_that_of_random_batches() -> None:
     """Its variance falls as one over the batch size, and is more than that of z alone."""
-    case = linear_gaussian(exact=False, examples=2000)
-    elbos = {"elbo": objectives.trace_elbo()}
+    case = linear_gaussian(exact=False, examples=1000)
+    elbos, draws = {"elbo": objectives.trace_elbo()}, 300
 
     def variance(batch_size: int) -> float:
-        measured = gradients.measure(case.vae, case.x, elbos, 1000, batch_size=batch_size)
+        measured = gradients.measure(case.vae, case.x, elbos, draws, batch_size=batch_size)
         return measured["elbo"]["decoder"].variance
 
-    ratio = variance(10) / variance(40)
-    # Each variance has a relative error of sqrt(2 / 1000), and a little more by heavy tails.
-    assert ratio == pytest.approx(4, rel=4 * math.sqrt(2) * math.sqrt(2 / 1000))
-    of_z = gradients.measure(case.vae, case.x[:40], elbos, 1000)["elbo"]["decoder"].variance
-    assert of_z < 0.9 * variance(40)
-    whole = gradients.measure(case.vae, case.x, elbos, 20, batch_size=2000)["elbo"]["decoder"]
+    few, many = variance(5), variance(80)
+    # The logarithm of each variance has an error of sqrt(2 / draws), a little more by heavy tails.
+    assert math.log(few / many) == pytest.approx(math.log(16), abs=5 * math.sqrt(2 * 2 / draws))
+    of_z = gradients.measure(case.vae, case.x[:80], elbos, draws)["elbo"]["decoder"].variance
+    assert of_z < 0.9 * many
+    whole = gradients.measure(case.vae, case.x, elbos, 20, batch_size=1000)["elbo"]["decoder"]
     plain = gradients.measure(case.vae, case.x, elbos, 20)["elbo"]["decoder"]
-    assert whole.norm == pytest.approx(plain.norm, rel=0.1)
+    error = math.sqrt((whole.variance + plain.variance) / 20)
+    assert whole.norm == pytest.approx(plain.norm, abs=5 * error)
 
 
 def test_a_warm_up_is_measured_at_the_weight_that_it_has() -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from pyro_vae import objectives
 
 from .models import bernoulli_vae, binary, common_noise, linear_gaussian
+from .tolerances import within
 
 ELBOS: dict[str, Callable[[], ELBO]] = {
     "trace": Trace_ELBO,
@@ -95,7 +96,7 @@ def test_differentiable_loss_with_a_torch_optimizer(elbo: str) -> None:
 
 def test_vectorized_particles_agree_with_a_loop_in_the_mean() -> None:
     vae, x = bernoulli_vae(2), binary()
-    draws = 400
+    draws = 200
 
     def losses(vectorized: bool) -> Tensor:
         elbo = Trace_ELBO(num_particles=4, vectorize_particles=vectorized, max_plate_nesting=1)
@@ -104,23 +105,23 @@ def test_vectorized_particles_agree_with_a_loop_in_the_mean() -> None:
     with torch.no_grad():
         loop, vectorized = losses(False), losses(True)
     error = math.sqrt((loop.var() + vectorized.var()).item() / draws)
-    assert abs((loop.mean() - vectorized.mean()).item()) < 4 * error
-    # The same number of particles has the same variance: its ratio has a standard error of
-    # about sqrt(4 / draws) = 0.1.
-    assert (loop.var() / vectorized.var()).log().abs().item() < 0.4
+    assert abs((loop.mean() - vectorized.mean()).item()) < 5 * error
+    # The same number of particles has the same variance: the logarithm of its ratio has a standard
+    # error of about sqrt(4 / draws); another number would have four times or a quarter of it.
+    assert (loop.var() / vectorized.var()).log().abs().item() < 5 * math.sqrt(4 / draws)
 
 
 def test_nuts_finds_the_exact_posterior_of_one_x() -> None:
     model = linear_gaussian(exact=True, examples=1)
     kernel = NUTS(model.vae.model, jit_compile=False)
-    mcmc = MCMC(kernel, num_samples=400, warmup_steps=100, disable_progbar=True)
+    mcmc = MCMC(kernel, num_samples=200, warmup_steps=60, disable_progbar=True)
     mcmc.run(model.x)
     z = mcmc.get_samples()["z"].squeeze(1)
     sizes = torch.tensor([mcmc.diagnostics()["z"]["n_eff"][0, j].item() for j in range(2)])
     error = model.posterior_scale / sizes.sqrt()
-    assert ((z.mean(0) - model.posterior_loc[0]).abs() < 4 * error).all()
+    assert ((z.mean(0) - model.posterior_loc[0]).abs() < 5 * error).all()
     # The standard deviation's own relative error is about 1 / sqrt(2 n_eff).
-    assert ((z.std(0) / model.posterior_scale).log().abs() < 4 / (2 * sizes).sqrt()).all()
+    assert ((z.std(0) / model.posterior_scale).log().abs() < 5 / (2 * sizes).sqrt()).all()
 
 
 def test_predictive_draws_from_the_prior() -> None:
@@ -139,26 +140,27 @@ def test_predictive_draws_from_the_prior() -> None:
 @pytest.mark.parametrize("parallel", [False, True])
 def test_predictive_draws_from_the_posterior(parallel: bool) -> None:
     model = linear_gaussian(exact=True, examples=3)
+    count = 2000 if parallel else 300
     predictive = Predictive(
         poutine.uncondition(model.vae.model),
         guide=model.vae.guide,
-        num_samples=2000,
+        num_samples=count,
         parallel=parallel,
         return_sites=["x", "z"],
     )
     with torch.no_grad():
         draws = predictive(model.x)
-    assert draws["x"].shape == (2000, 3, 5)
+    assert draws["x"].shape == (count, 3, 5)
     z = draws["z"]
-    assert ((z.mean(0) - model.posterior_loc).abs() < 4.5 * z.std(0) / math.sqrt(2000)).all()
+    within(z, model.posterior_loc)
     # x is drawn anew around what z decodes to, and is not the data.
     mean = model.vae.decode(z)
     residual = (draws["x"] - mean) / 0.7
-    assert residual.std().item() == pytest.approx(1.0, abs=4 / math.sqrt(2 * residual.numel()))
+    assert residual.std().item() == pytest.approx(1.0, abs=5 / math.sqrt(2 * residual.numel()))
 
 
 def test_handlers_trace_condition_replay_and_scale() -> None:
-    vae, x = bernoulli_vae(2), binary()
+    vae, x = bernoulli_vae(2).double(), binary().double()
     guide = poutine.trace(vae.guide).get_trace(x)
     z = guide.nodes["z"]["value"]
     replayed = poutine.trace(poutine.replay(vae.model, trace=guide)).get_trace(x)

@@ -15,7 +15,7 @@ from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, priors
 
 from ..losses import COPIES, Program, gradient, gradients, log_weights, program_of
 from ..models import LinearGaussian, linear_gaussian
-from ..swaps import PAIRS, data, vae_of
+from ..swaps import PAIRS, data, slow_but, vae_of
 from ..tolerances import rounding, same_mean
 
 
@@ -181,15 +181,7 @@ def test_saturated_sigmoids_leave_value_and_gradient(
     assert loc == 0 or own.mean(0).abs().max() > 20 * own.std(0).max() / 30**0.5
 
 
-@pytest.mark.parametrize(
-    ("prior", "posterior"),
-    [
-        pytest.param(
-            *pair, marks=() if {"StandardNormal", "Normal"} & {*pair} else pytest.mark.slow
-        )
-        for pair in PAIRS
-    ],
-)
+@pytest.mark.parametrize(("prior", "posterior"), slow_but(PAIRS, {"StandardNormal", "Normal"}))
 def test_path_gradients_of_every_pair_agree_with_plain_ones_in_the_mean(
     prior: str, posterior: str
 ) -> None:
