@@ -74,7 +74,7 @@ def certify(
     .. math:: E\Big[\log \frac1K \sum_{k=1}^K w_k\Big] \le \log p(x)
         \le E\Big[\log \frac1K \Big(w^* + \sum_{k=2}^K w_k\Big)\Big]
 
-    If x and z are drawn together from the model, then z is an exact draw of the posterior. Its
+    If x and z are drawn jointly from the model, then z is an exact draw of the posterior. Its
     weight :math:`w^*` in place of one of the estimator's own makes an upper bound. For AIS, the
     weight is that of a reversed chain (bidirectional Monte Carlo). The bounds hold for simulated
     data. They show how accurate an estimator and its settings are for this model, and do not

@@ -109,8 +109,8 @@ def log_likelihood(
         >>> result = log_likelihood(vae, torch.ones(7, 16), num_samples=100, seed=0)
         >>> result.values.shape, result.num_samples
         (torch.Size([7]), 100)
-        >>> pair = log_likelihood(x=torch.ones(7, 16), model=vae.model, guide=vae.guide, seed=0)
-        >>> pair.estimator, pair.num_samples
+        >>> result = log_likelihood(x=torch.ones(7, 16), model=vae.model, guide=vae.guide, seed=0)
+        >>> result.estimator, result.num_samples
         ('importance', 1000)
     """
     result = estimated(
