@@ -177,7 +177,7 @@ def test_the_encoders_signal_falls_with_k_by_iwae_and_not_by_dreg() -> None:
     """As 1 / sqrt(k) (arXiv 1802.04537, theorem 1) and as sqrt(k) (1810.04152, section 5)."""
     program = program_of(linear_gaussian(exact=False), COPIES)
     parts = {"encoder": slice(-24, None), "decoder": slice(0, -24)}
-    ratios = {}
+    ratios: dict[tuple[str, str], float] = {}
     for name, make in (("iwae", objectives.iwae), ("dreg", objectives.dreg)):
         few, many = (signal_to_noise(make(k), program) for k in (4, 64))
         ratios |= {(name, p): (many[of].mean() / few[of].mean()).item() for p, of in parts.items()}
