@@ -143,11 +143,11 @@ def test_what_is_neither_images_nor_a_vae_is_named(vae: VAE) -> None:
     with pytest.raises(TypeError, match=r"x: got a ndarray, expected .* or a VAE, .* generate"):
         plots.generated(x.numpy())
     with pytest.raises(TypeError, match=r"x: got a int, expected .* or a VAE, .* reconstruct"):
-        plots.reconstructions(3, x)  # type: ignore[call-overload]
+        plots.reconstructions(3, x)
     with pytest.raises(TypeError, match="x: got a list, expected"):
-        plots.reconstructions(vae, [x])  # type: ignore[call-overload]
+        plots.reconstructions(vae, [x])
     with pytest.raises(TypeError, match="reconstructed: got a VAE, expected"):
-        plots.reconstructions(x, vae)  # type: ignore[call-overload]
+        plots.reconstructions(x, vae)
     with pytest.raises(TypeError, match=r"rows\['a'\]: got a VAE, expected"):
         plots.side_by_side({"a": vae})  # type: ignore[dict-item]
 
