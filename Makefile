@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 RUN := runs/$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: run test test-slow test-all lint bench notebooks

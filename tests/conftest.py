@@ -58,6 +58,11 @@ def mnist() -> Dataset:
         pytest.skip(_LEFT_OUT)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the notebooks: what takes longest must not be what is left for one worker."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/test_notebooks.py"))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     uncompiled = sum("needs a C++ compiler" in str(report.longrepr) for report in skipped)
