@@ -16,13 +16,13 @@ run: .venv/core
 	$(BIN)/pyro-vae plot $(RUN)/vae
 	@echo "The pictures are in $(RUN)/vae/figures and $(RUN)/comparison."
 
-# Lint, types, and the tests that a change must not break.
+# Lint, types, and the tests that a change must not break: five minutes on two cores.
 test: lint
-	$(BIN)/pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
-# The tests that repeat these over more parts, or at full size.
+# The same laws over more parts, and statistics at full size.
 test-slow: .venv/dev
-	$(BIN)/pytest -n 2 -m slow
+	$(PYTEST) -m slow
 
 test-all: test test-slow
 
