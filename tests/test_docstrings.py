@@ -20,10 +20,14 @@ import pyro_vae
 ROOT = Path(pyro_vae.__file__).parent.parent
 SHARED = {"torch": torch, "pyro": pyro} | {n: getattr(pyro_vae, n) for n in pyro_vae.__all__}
 EXEMPLIFIED = (
+    "comparison",
     "datasets",
+    "evaluation",
     "flows",
+    "gradients",
     "likelihoods",
     "networks",
+    "objectives",
     "optim",
     "plots",
     "posteriors",

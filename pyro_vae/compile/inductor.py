@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_vae import compat
+from pyro_vae.compat import compile_graph as compile_by_inductor
 from pyro_vae.compat import cpp_compiler, onednn_linear
 
 __all__ = ["DECOMPOSITIONS", "can_compile", "compile_graph"]
@@ -126,7 +126,7 @@ def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[...
         warnings.simplefilter("ignore")
         log.setLevel(logging.ERROR)
         try:
-            return compat.compile_graph(traced, inputs)
+            return compile_by_inductor(traced, inputs)
         finally:
             log.setLevel(level)
 
