@@ -41,8 +41,8 @@ def test_the_gap_of_a_family_that_holds_the_posterior_is_amortization() -> None:
     assert all(torch.equal(case.vae.state_dict()[k], before[k]) for k in before)
     assert case.vae.training
     assert all(p.grad is None for p in case.vae.parameters())
-    again = elbo_gap(case.vae, case.x, 2000, steps=300, particles=4, seed=0)
-    assert torch.equal(gap.refined, again.refined)
+    few = [elbo_gap(case.vae, case.x, 200, steps=10, seed=0).refined for _ in range(2)]
+    assert torch.equal(*few)
 
 
 def test_a_family_that_is_too_small_has_a_gap_of_its_own() -> None:

@@ -189,6 +189,6 @@ def test_path_gradients_of_every_pair_agree_with_plain_ones_in_the_mean(
     vae, x = vae_of(prior, posterior).double(), data("Bernoulli").repeat(10, 1).double()
     program: Program = (vae.model, vae.guide, (x,), list(vae.parameters()))
     same_mean(
-        gradients(objectives.sticking_the_landing(), program),
-        gradients(objectives.trace_elbo(), program, first=30_000),
+        gradients(objectives.sticking_the_landing(), program, 40),
+        gradients(objectives.trace_elbo(), program, 40, first=30_000),
     )
