@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
@@ -74,6 +75,21 @@ class Given(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         return numbers
+
+
+class Interrupted(nn.Module):
+    """A likelihood in the middle of whose calls the user presses Ctrl-C."""
+
+    def __init__(self, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.left = math.inf
+
+    def forward(self, z: Tensor) -> dist.Distribution:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self.likelihood(z)
 
 
 def binary(examples: int = 8, x_dim: int = 6, probability: float = 0.3) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae import VAE, elbo, likelihoods, log_likelihood, networks, posteriors, priors
 from pyro_vae.evaluation import elbo_gap
 
-from ..models import bernoulli_vae, linear_gaussian, log_evidence
+from ..models import Interrupted, bernoulli_vae, linear_gaussian, log_evidence
 from ..pairs import guide
 
 
@@ -147,21 +147,6 @@ def test_a_pair_or_a_vae() -> None:
             log_likelihood(vae, x, estimator=text)
     with pytest.raises(ValueError, match="leapfrog_steps: got 0, expected a positive integer"):
         log_likelihood(vae, x, estimator="ais:3:0")
-
-
-class Interrupted(nn.Module):
-    """A likelihood in the middle of whose calls the user presses Ctrl-C."""
-
-    def __init__(self, likelihood: nn.Module) -> None:
-        super().__init__()
-        self.likelihood = likelihood
-        self.left = math.inf
-
-    def forward(self, z: Tensor) -> dist.Distribution:
-        self.left -= 1
-        if self.left < 0:
-            raise KeyboardInterrupt
-        return self.likelihood(z)
 
 
 def test_an_interruption_returns_what_is_done() -> None:
