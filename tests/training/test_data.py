@@ -25,7 +25,10 @@ class Counts(nn.Module):
 
 
 def test_levels_fit_a_likelihood_of_counts() -> None:
-    vae = VAE(priors.StandardNormal(2), Counts(), posteriors.Normal(networks.MLP(6, (), 4)))
+    # By levels as they are the posterior's mean would be of hundreds and its scale next to nothing,
+    # so that the mean's rounding decides the density.
+    encoder = networks.Scaled(networks.MLP(6, (), 4), 1 / 255)
+    vae = VAE(priors.StandardNormal(2), Counts(), posteriors.Normal(encoder))
     levels = torch.randint(0, 256, (20, 6), dtype=torch.uint8)
     history = fit(vae, levels, epochs=3, batch_size=10, pixels="levels")
     assert history.cost[-1] < history.cost[0]
