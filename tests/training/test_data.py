@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_vae import VAE, fit, likelihoods, log_likelihood, networks, posteriors, priors
+from pyro_vae import VAE, fit, likelihoods, log_likelihood, networks, optim, posteriors, priors
 from pyro_vae.datasets import Dataset, to_pixels
 
 from ..models import small
@@ -25,12 +25,13 @@ class Counts(nn.Module):
 
 
 def test_levels_fit_a_likelihood_of_counts() -> None:
-    # By levels as they are the posterior's mean would be of hundreds and its scale next to nothing,
-    # so that the mean's rounding decides the density.
+    # Of levels as they are the posterior's mean would be hundreds, its scale next to nothing,
+    # and so the mean's rounding would decide the density.
     encoder = networks.Scaled(networks.MLP(6, (), 4), 1 / 255)
     vae = VAE(priors.StandardNormal(2), Counts(), posteriors.Normal(encoder))
     levels = torch.randint(0, 256, (20, 6), dtype=torch.uint8)
-    history = fit(vae, levels, epochs=3, batch_size=10, pixels="levels")
+    rate = optim.Adam(lr=1e-2)
+    history = fit(vae, levels, epochs=30, batch_size=10, pixels="levels", optim=rate)
     assert history.cost[-1] < history.cost[0]
     assert math.isfinite(log_likelihood(vae, to_pixels(levels, "levels"), 5).mean)
 
