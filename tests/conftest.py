@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from pyro_vae import datasets
+from pyro_vae.compat import cpp_compiler
+from pyro_vae.compile import inductor
 from pyro_vae.datasets import Dataset
 
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -19,17 +21,7 @@ matplotlib.use("Agg")
 _LEFT_OUT = "needs the full MNIST"
 
 
-def _has_compiler() -> bool:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        return bool(get_cpp_compiler())
-    except InvalidCxxCompiler:
-        return False
-
-
-needs_compiler = pytest.mark.skipif(not _has_compiler(), reason="needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +35,20 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(
+    scope="module", params=["traced", pytest.param("compiled", marks=pytest.mark.slow)]
+)
+def code(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs graphs as they were traced, and in the slow tests as Inductor compiles them.
+
+    Inductor takes seconds for a graph. All that the library does itself is in both.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "traced":
+            patch.setattr(inductor, "compile_by_inductor", lambda traced, inputs: traced)
+        yield
 
 
 @pytest.fixture(scope="session")

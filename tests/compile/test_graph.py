@@ -20,7 +20,7 @@ from ..conftest import needs_compiler
 from ..models import binary
 from ..tolerances import CLOSE
 
-pytestmark = [needs_compiler, pytest.mark.usefixtures("float64")]
+pytestmark = [needs_compiler, pytest.mark.usefixtures("float64", "code")]
 
 
 @pytest.fixture(autouse=True)

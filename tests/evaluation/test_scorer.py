@@ -21,6 +21,7 @@ from ..tolerances import CLOSE, assert_rounded
 
 
 @needs_compiler
+@pytest.mark.usefixtures("code")
 def test_compiled_scores_are_those_of_the_program(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -55,6 +56,7 @@ def test_compiled_scores_are_those_of_the_program(
 
 
 @needs_compiler
+@pytest.mark.usefixtures("code")
 def test_compiled_scores_say_where_nan_comes_from() -> None:
     """And in float32 are those of the program up to rounding."""
     vae, x = bernoulli_vae(2), binary(64)

@@ -27,7 +27,7 @@ from ..conftest import needs_compiler
 from ..models import bernoulli_vae, binary
 from ..tolerances import CLOSE
 
-pytestmark = [needs_compiler, pytest.mark.usefixtures("float64")]
+pytestmark = [needs_compiler, pytest.mark.usefixtures("float64", "code")]
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +210,7 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
+def case(code: None) -> Case:
     x = torch.randn(8, 3).double()
     plain, compiled = WithTerms(Trace_ELBO()), objectives.compiled(Trace_ELBO())
     return Case(small_vae().double(), x, plain, compiled)

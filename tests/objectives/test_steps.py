@@ -48,18 +48,16 @@ def test_fit_trains_by_each(make: Callable[[], ELBO]) -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize(
     "make",
     [
         lambda: objectives.dreg(3),
         lambda: objectives.renyi(0.5, 3),
         lambda: objectives.warm_up(objectives.trace_elbo(), 3),
-        pytest.param(lambda: objectives.sticking_the_landing(2), marks=pytest.mark.slow),
-        pytest.param(lambda: objectives.piwae(2, 2), marks=pytest.mark.slow),
-        pytest.param(
-            lambda: objectives.warm_up(objectives.sticking_the_landing(), 3),
-            marks=pytest.mark.slow,
-        ),
+        lambda: objectives.sticking_the_landing(2),
+        lambda: objectives.piwae(2, 2),
+        lambda: objectives.warm_up(objectives.sticking_the_landing(), 3),
     ],
 )
 def test_compiled_steps_are_the_uncompiled_ones(make: Callable[[], ELBO]) -> None:

@@ -61,6 +61,7 @@ def test_bf16_of_a_network_that_two_parts_share() -> None:
 
 
 @needs_compiler
+@pytest.mark.usefixtures("code")
 def test_bf16_compiled_agrees_with_bf16() -> None:
     x, start = torch.randn(20, 3), small_vae()
     compiled, plain = (
