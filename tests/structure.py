@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "pyro_vae"
@@ -25,6 +26,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
 """Folders and files of the package from the ground up; each imports from lower floors only."""
 
 
+@functools.cache
 def rooms() -> dict[str, list[Path]]:
     """The files of each room: of a folder, or a file at the top level."""
     found: dict[str, list[Path]] = {}
@@ -34,6 +36,7 @@ def rooms() -> dict[str, list[Path]]:
     return found
 
 
+@functools.cache
 def imported(path: Path) -> list[tuple[str, str]]:
     """Modules of the package that a file imports from, in functions too, with the names taken."""
     found = []
@@ -54,6 +57,7 @@ def imported(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """The rooms that each room imports from; a public name that is no room is the face's."""
     names = rooms()
