@@ -202,7 +202,7 @@ class _Sample:
     def __init__(self) -> None:
         self.sums: list[Tensor] = []
         self.counts: list[int] = []
-        self.squares = 0.0
+        self.squares: Tensor | float = 0.0
 
     def add(self, gradient: Tensor, group: int) -> None:
         if group == len(self.sums):
@@ -210,7 +210,7 @@ class _Sample:
             self.counts.append(0)
         self.sums[group] += gradient
         self.counts[group] += 1
-        self.squares += gradient.square().sum().item()
+        self.squares = self.squares + gradient.square().sum()
 
     def means(self) -> Tensor:
         """Returns the mean gradient of each group, shape ``(groups, parameters)``."""
@@ -220,33 +220,35 @@ class _Sample:
         count = sum(self.counts)
         mean = sum(self.sums) / count
         assert isinstance(mean, Tensor)
-        return max(0.0, (self.squares - count * mean.square().sum().item()) / (count - 1))
+        return max(0.0, float(self.squares - count * mean.square().sum()) / (count - 1))
 
 
-def _squared_length(means: Tensor) -> float:
+def _squared_length(products: Tensor) -> float:
     """Returns an unbiased estimate of the squared length of an expected vector.
 
-    `means` are independent estimates of the vector. Products of two different ones are averaged.
+    `products` are the inner products of independent estimates of the vector with each other.
+    Those of two different ones are averaged.
     """
-    count = len(means)
-    products = means @ means.T
+    count = len(products)
     return ((products.sum() - products.trace()) / (count * (count - 1))).item()
 
 
 def _compared(sample: _Sample, first: _Sample) -> Gradient:
     """Returns the statistics of an objective's gradients, compared with the first objective's."""
     own, other = sample.means(), first.means()
+    # Between groups, once: leaving a group out leaves out a row and a column.
+    lengths, distances = ((m @ m.T).cpu() for m in (other, own - other))
 
     def bias(keep: Tensor) -> float:
-        length = _squared_length(other[keep])
-        distance = _squared_length(own[keep] - other[keep])
+        length = _squared_length(lengths[keep][:, keep])
+        distance = _squared_length(distances[keep][:, keep])
         return distance / length if length > 0 else (0.0 if distance == 0 else math.nan)
 
     every = torch.arange(len(own))
     left_out = torch.tensor([bias(every[every != group]) for group in every])
     spread = (left_out - left_out.mean()).square().sum().item()
     return Gradient(
-        norm=math.sqrt(max(0.0, _squared_length(own))),
+        norm=math.sqrt(max(0.0, _squared_length(own @ own.T))),
         variance=sample.variance(),
         bias=bias(every),
         bias_error=math.sqrt((len(own) - 1) / len(own) * spread),

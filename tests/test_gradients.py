@@ -19,7 +19,7 @@ def test_squared_lengths_are_unbiased() -> None:
     """Of means with much noise about a short vector, over many repetitions."""
     mean, groups, repetitions = torch.tensor([0.3, -0.2, 0.1]).double(), 10, 4000
     samples = mean + 2 * torch.randn(repetitions, groups, 3).double()
-    estimates = torch.tensor([_squared_length(s) for s in samples])
+    estimates = torch.tensor([_squared_length(s @ s.T) for s in samples])
     error = estimates.std() / math.sqrt(repetitions)
     assert abs(estimates.mean() - mean.square().sum()) < 5 * error
     assert (estimates < 0).any()  # as an unbiased estimate of little must be at times
