@@ -19,7 +19,7 @@ from pyro_vae.gradients import Gradient, measure
 from pyro_vae.objectives import analytic_kl, check_elbo, schedule_of, trace_elbo
 from pyro_vae.plots import bands
 from pyro_vae.training import Callback, History, fit
-from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.memory import peak_bytes
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
@@ -343,12 +343,12 @@ def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:
 def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> None:
     if isinstance(vae_factory, nn.Module) or not callable(vae_factory):
         raise TypeError(
-            f"vae_factory: got a {type(vae_factory).__name__}, expected a function that returns a "
+            f"vae_factory: got {kind(vae_factory)}, expected a function that returns a "
             "VAE with new parameters at each call"
         )
     if not isinstance(objectives, Mapping):
         raise TypeError(
-            f"objectives: got a {type(objectives).__name__}, expected a mapping of names to ELBOs"
+            f"objectives: got {kind(objectives)}, expected a mapping of names to ELBOs"
         )
     for name, objective in objectives.items():
         check_elbo(objective, f"objectives[{name!r}]")

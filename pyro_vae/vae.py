@@ -26,7 +26,7 @@ from pyro_vae.contracts import (
     check_shape,
 )
 from pyro_vae.param_store import bind, unbind
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, kind
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 
 __all__ = ["VAE", "Part", "check_vae"]
@@ -114,7 +114,7 @@ class VAE(nn.Module):
                 )
             if not callable(module):
                 raise TypeError(
-                    f"{part}: got a {type(module).__name__}, expected a torch.nn.Module, or a "
+                    f"{part}: got {kind(module)}, expected a torch.nn.Module, or a "
                     "function that returns a distribution"
                 )
             parts[part] = _Function(module)
@@ -350,7 +350,7 @@ class VAE(nn.Module):
 def check_vae(vae: object, argument: str = "vae") -> None:
     """Raises TypeError unless `vae` is a VAE."""
     if not isinstance(vae, VAE):
-        raise TypeError(f"{argument}: got a {type(vae).__name__}, expected a VAE")
+        raise TypeError(f"{argument}: got {kind(vae)}, expected a VAE")
 
 
 class _Function(nn.Module):

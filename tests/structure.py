@@ -10,9 +10,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "pyro_vae"
 
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("version", "compat", "plots"),
+    ("version", "compat"),
     ("utils",),
-    ("distributions",),
+    ("distributions", "plots"),
     ("datasets", "networks", "contracts", "compile", "param_store"),
     ("priors", "likelihoods", "posteriors", "optim"),
     ("vae", "objectives"),

@@ -64,7 +64,7 @@ def test_float_data_are_compared_as_they_are() -> None:
     losses = {"iwae": objectives.iwae(2)}
     for arguments, message in (
         ((bernoulli_vae(), x, x), "vae_factory: got a VAE, expected a function"),
-        ((lambda: None, x, x, losses), "vae: got a NoneType, expected a VAE"),
+        ((lambda: None, x, x, losses), "vae: got None, expected a VAE"),
         ((bernoulli_vae, x, x, [objectives.iwae(2)]), "objectives: got a list, expected a mapp"),
         (
             (bernoulli_vae, x, x, {"iwae": "iwae:2"}),

@@ -8,6 +8,15 @@ from typing import Any
 import pytest
 import typer
 
+from pyro_vae import (
+    datasets,
+    estimators,
+    likelihoods,
+    objectives,
+    posteriors,
+    presets,
+    priors,
+)
 from pyro_vae.cli import app
 from tests.conftest import needs_compiler
 
@@ -124,6 +133,26 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_index_lists_every_page() -> None:
     listed = set(re.findall(r"\]\(([^)/#]+\.md)\)", TEXTS["docs/README.md"]))
     assert listed == {path.name for path in DOCS.glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/swapping_parts.md", "docs/objectives.md"])
+def test_tables_of_choices_are_whole(name: str) -> None:
+    """What can be swapped, by name, as the modules have it."""
+    parts = {
+        each
+        for module in (priors, likelihoods, posteriors)
+        for each in module.__all__
+        if isinstance(getattr(module, each), type)
+    }
+    losses = {re.split(r"\W", each)[0] for each in objectives.names()}
+    expected = {
+        "README.md": {*parts, *losses, *datasets.PIXELS, *estimators.names()},
+        "docs/swapping_parts.md": {*parts, *presets.names()},
+        "docs/objectives.md": losses,
+    }[name]
+    rows = [line for line in TEXTS[name].splitlines() if line.startswith("|")]
+    told = {word for row in rows for word in re.findall(r"`\"?([\w-]+)", row)}
+    assert expected <= told, expected - told
 
 
 def test_the_readme_is_short() -> None:

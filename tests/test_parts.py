@@ -169,9 +169,9 @@ def test_wrong_parts_are_named(make: Callable[[], object], message: str) -> None
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: posteriors.Normal(None), "network: got a NoneType"),
+        (lambda: posteriors.Normal(None), "network: got None"),
         (lambda: posteriors.Squashed("x", 0.0, 1.0), "posterior: got a str"),
-        (lambda: networks.Folded(None, 2, 3), "network: got a NoneType"),
+        (lambda: networks.Folded(None, 2, 3), "network: got None"),
         (lambda: priors.VampPrior(networks.MLP(3, (), 4), torch.rand(2, 3)), "gave a Tensor"),
     ],
 )

@@ -55,10 +55,10 @@ def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule
             return make_fx(program, DECOMPOSITIONS)(*fakes)
     except errors as error:
         raise NotStatic(
-            f"compiled: the model or the guide reads a tensor's value{_place(error)} (by "
-            ".item(), float(), bool(), an if, or an index of bools), expected a program of "
-            "static structure, which runs the same operations for all values; without compiled() "
-            f"it runs uncompiled ({str(error).splitlines()[0]})"
+            "compiled: the model, the guide or the objective reads a tensor's value"
+            f"{_place(error)} (by .item(), float(), bool(), an if, or an index of bools), "
+            "expected a program of static structure, which runs the same operations for all "
+            "values; without compiled() it runs uncompiled ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -20,6 +20,7 @@ from pyro_vae.distributions import (
     scored_support,
     support_of,
 )
+from pyro_vae.utils.checks import kind
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 
@@ -233,7 +234,7 @@ def check_dtype(argument: str, value: Tensor, vae: nn.Module) -> None:
 def check_float(argument: str, value: Tensor) -> None:
     """Raises TypeError unless `value` is a floating-point tensor."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{argument}: got a {type(value).__name__}, expected a torch.Tensor")
+        raise TypeError(f"{argument}: got {kind(value)}, expected a torch.Tensor")
     if not value.is_floating_point():
         hint = (
             "; datasets.to_pixels(levels, pixels, seed) and fit(pixels=...) convert 8-bit levels"

@@ -14,7 +14,7 @@ from pyro_vae.evaluation.estimators import Estimator
 from pyro_vae.evaluation.inputs import mean_and_stderr, opened
 from pyro_vae.evaluation.log_likelihood import estimated
 from pyro_vae.evaluation.result import warn_of
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, kind
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
@@ -194,7 +194,7 @@ def _network(posterior: nn.Module) -> nn.Module:
     network = getattr(inner, "network", None)
     if not isinstance(network, nn.Module):
         raise ValueError(
-            f"posterior: got a {type(posterior).__name__} without a network, expected one whose "
+            f"posterior: got {kind(posterior)} without a network, expected one whose "
             "attribute network maps x to numbers, which can be refined"
         )
     return network

@@ -83,8 +83,8 @@ def compiled(elbo: ELBO) -> "Compiled":
             argument cannot be hashed.
         ValueError: At a loss: an argument requires grad. At the first loss: an observed value is
             off its site's support.
-        NotStatic: At the first loss: model or guide reads a tensor's value, or a module replaces
-            one of its tensors.
+        NotStatic: At the first loss: model, guide or objective reads a tensor's value, or a module
+            replaces one of its tensors.
         NotCompiled: At the first loss: torch cannot compile the program.
         RuntimeError: A gradient is taken with ``create_graph=True``.
 

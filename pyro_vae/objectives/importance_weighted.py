@@ -32,6 +32,9 @@ class ImportanceWeightedELBO(ELBO):
             ``(...)``, in nats.
         linear: Whether the bound stays one if log-probabilities are scaled, by ``poutine.scale``
             or a subsampled plate. If not, scaled sites raise.
+        static: Whether the bound runs the same operations at each call. One that draws the number
+            of weights by Python's ``random``, say, does not; ``fit`` then runs it uncompiled,
+            since compiled code would repeat the first draw.
 
     Raises:
         ValueError: At a loss: a latent site is not reparameterized or is missing in the guide, or
@@ -39,16 +42,22 @@ class ImportanceWeightedELBO(ELBO):
     """
 
     def __init__(
-        self, num_particles: int, bound: Callable[[Tensor], Tensor], linear: bool = False
+        self,
+        num_particles: int,
+        bound: Callable[[Tensor], Tensor],
+        linear: bool = False,
+        *,
+        static: bool = True,
     ) -> None:
         super().__init__(num_particles=num_particles, vectorize_particles=num_particles > 1)
         self.bound = bound
         self.linear = linear
+        self.static = static
 
     @property
     def traits(self) -> Traits:
         """The traits of the objective; a linear bound is the ELBO."""
-        return Traits(is_linear=self.linear, is_static=True)
+        return Traits(is_linear=self.linear, is_static=self.static)
 
     @torch.no_grad()
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:

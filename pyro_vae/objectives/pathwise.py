@@ -43,7 +43,7 @@ class PathwiseELBO(ImportanceWeightedELBO):
     shares with the guide (``VampPrior``). Latent sites may depend on each other.
 
     Arguments:
-        num_particles, bound, linear: See :class:`ImportanceWeightedELBO`.
+        num_particles, bound, linear, static: See :class:`ImportanceWeightedELBO`.
         surrogate: Maps log p(x, z) and log q(z|x), each of shape ``(num_particles, ...)``, to the
             terms of the gradient.
     """
@@ -54,8 +54,10 @@ class PathwiseELBO(ImportanceWeightedELBO):
         bound: Callable[[Tensor], Tensor],
         surrogate: Callable[[Tensor, Tensor], Surrogate],
         linear: bool = False,
+        *,
+        static: bool = True,
     ) -> None:
-        super().__init__(num_particles, bound, linear)
+        super().__init__(num_particles, bound, linear, static=static)
         self.surrogate = surrogate
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -12,7 +12,7 @@ from pyro_vae.objectives.registry import named_outer
 from pyro_vae.objectives.terms import UNANNEALED
 from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.wrapper import Wrapper
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, kind
 
 __all__ = ["Annealed", "schedule_of", "warm_up"]
 
@@ -64,12 +64,12 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0) -> "Annealed":
     linear = traits(objective).is_linear
     if linear is None:
         raise TypeError(
-            f"objective: got a {type(objective).__name__}, expected trace_elbo(), analytic_kl() "
+            f"objective: got {kind(objective)}, expected trace_elbo(), analytic_kl() "
             "or sticking_the_landing()"
         )
     if not linear:
         raise ValueError(
-            f"objective: got a {type(objective).__name__}, which is importance-weighted, expected "
+            f"objective: got {kind(objective)}, which is importance-weighted, expected "
             "an ELBO: a weight of the KL inside the logarithm would change the target"
         )
     return Annealed(objective, steps, float(start))
@@ -98,7 +98,7 @@ class Annealed(Wrapper):
     @property
     def traits(self) -> Traits:
         """The traits of the objective, which is not an ELBO until its weight is one."""
-        return Traits(is_static=True)
+        return Traits(is_static=traits(self.elbo).is_static)
 
     @property
     def weight(self) -> Tensor:

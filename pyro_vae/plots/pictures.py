@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.plots.axes import axes_or_new
+from pyro_vae.utils.checks import kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +100,7 @@ def reconstructions(
         reconstruct = getattr(x, "reconstruct", None)
         if not callable(reconstruct):
             raise TypeError(
-                f"x: got a {type(x).__name__}, expected a torch.Tensor of images, or a VAE, which "
+                f"x: got {kind(x)}, expected a torch.Tensor of images, or a VAE, which "
                 "has a method reconstruct"
             )
         x = _checked("x", reconstructed)[:columns]
@@ -169,7 +170,7 @@ def generated(x: Tensor | _Generates, columns: int = 10, ax: "Axes | None" = Non
     generate = getattr(x, "generate", None)
     if not callable(generate):
         raise TypeError(
-            f"x: got a {type(x).__name__}, expected a torch.Tensor of images, or a VAE, which has "
+            f"x: got {kind(x)}, expected a torch.Tensor of images, or a VAE, which has "
             "a method generate"
         )
     return images(generate(_GENERATED), columns, "generated", ax)
@@ -230,7 +231,7 @@ def manifold(
 
 def _checked(argument: str, x: object) -> Tensor:
     if not isinstance(x, Tensor):
-        raise TypeError(f"{argument}: got a {type(x).__name__}, expected a torch.Tensor of images")
+        raise TypeError(f"{argument}: got {kind(x)}, expected a torch.Tensor of images")
     return x
 
 

@@ -7,6 +7,7 @@ from pyro_vae import datasets
 from pyro_vae.contracts import check
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support
+from pyro_vae.utils.checks import kind
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -31,7 +32,7 @@ class Levels:
 
     def __init__(self, argument: str, data: Tensor, pixels: Pixels | None, vae: VAE) -> None:
         if not isinstance(data, Tensor):
-            raise TypeError(f"{argument}: got a {type(data).__name__}, expected a torch.Tensor")
+            raise TypeError(f"{argument}: got {kind(data)}, expected a torch.Tensor")
         if not len(data):
             raise ValueError(f"{argument}: got an empty data set, expected at least one example")
         if data.dtype == torch.uint8:

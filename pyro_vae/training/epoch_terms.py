@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.objectives import WithTerms
 from pyro_vae.training.history import History
+from pyro_vae.utils.checks import kind
 
 __all__ = ["EpochTerms", "NonFiniteLoss"]
 
@@ -76,7 +77,7 @@ class EpochTerms:
         """Cost, reconstruction and KL of the last loss; raises if one is not finite."""
         if isinstance(cost, tuple) or self.objective.terms is None:
             raise TypeError(
-                f"objective: got a {type(self.objective.elbo).__name__}, expected an ELBO whose "
+                f"objective: got {kind(self.objective.elbo)}, expected an ELBO whose "
                 "loss is one number, computed from the traces of _get_trace"
             )
         likelihood, sampled_kl = self.objective.terms

@@ -19,7 +19,7 @@ from pyro_vae.training.data import Levels
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.history import COLUMNS, History
 from pyro_vae.training.precision import check_precision, program
-from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
@@ -202,7 +202,7 @@ def _check_settings(
     check_elbo(objective, "objective")
     if not isinstance(optim, pyro.optim.PyroOptim):
         raise TypeError(
-            f"optim: got a {type(optim).__name__}, expected a pyro.optim.PyroOptim such as "
+            f"optim: got {kind(optim)}, expected a pyro.optim.PyroOptim such as "
             "pyro_vae.optim.Adam(lr=1e-3)"
         )
     check_seed(seed)

@@ -17,6 +17,7 @@ __all__ = [
     "check_module",
     "check_seed",
     "is_positive",
+    "kind",
 ]
 
 
@@ -110,6 +111,19 @@ def check_bounds(low: float, high: float) -> None:
         raise ValueError(f"low, high: got {low!r} and {high!r}, expected numbers, low below high")
 
 
+def kind(value: object) -> str:
+    """The type of a value, as an error names it.
+
+    Example:
+        >>> kind(3), kind([]), kind(None)
+        ('an int', 'a list', 'None')
+    """
+    name = type(value).__name__
+    if value is None:
+        return "None"
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
+
+
 def check_module(argument: str, module: object) -> None:
     """Raises TypeError unless `module` is a ``torch.nn.Module``.
 
@@ -120,4 +134,4 @@ def check_module(argument: str, module: object) -> None:
         TypeError: network: got a builtin_function_or_method, expected a torch.nn.Module
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"{argument}: got a {type(module).__name__}, expected a torch.nn.Module")
+        raise TypeError(f"{argument}: got {kind(module)}, expected a torch.nn.Module")

@@ -7,6 +7,8 @@ from typing import cast
 import torch
 from torch import nn
 
+from pyro_vae.utils.checks import kind
+
 __all__ = ["Shape", "as_shape", "event_dim", "out_shape"]
 
 Shape = int | Sequence[int]
@@ -47,7 +49,7 @@ def out_shape(network: nn.Module) -> torch.Size:
     """
     if not hasattr(network, "out_shape"):
         raise TypeError(
-            f"network: got a {type(network).__name__} without an attribute out_shape, expected "
+            f"network: got {kind(network)} without an attribute out_shape, expected "
             "the shape of one output, without batch dimensions"
         )
     return torch.Size(cast(Sequence[int], network.out_shape))

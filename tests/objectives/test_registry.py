@@ -21,11 +21,11 @@ from pyro_vae import objectives
             TypeError,
             r"compiled\(warm_up",
         ),
-        (lambda: objectives.warm_up(nn.Identity(), 5), TypeError, "got a Identity"),
+        (lambda: objectives.warm_up(nn.Identity(), 5), TypeError, "got an Identity"),
         (
             lambda: objectives.warm_up(objectives.warm_up(Trace_ELBO(), 5), 5),
             TypeError,
-            "got a Annealed",
+            "got an Annealed",
         ),
         (lambda: objectives.warm_up(Trace_ELBO(), 0), ValueError, "steps: got 0"),
         (lambda: objectives.warm_up(Trace_ELBO(), 5, start=1.5), ValueError, "start: got 1.5"),

@@ -142,7 +142,7 @@ def test_what_is_neither_images_nor_a_vae_is_named(vae: VAE) -> None:
         plots.images(vae)
     with pytest.raises(TypeError, match=r"x: got a ndarray, expected .* or a VAE, .* generate"):
         plots.generated(x.numpy())
-    with pytest.raises(TypeError, match=r"x: got a int, expected .* or a VAE, .* reconstruct"):
+    with pytest.raises(TypeError, match=r"x: got an int, expected .* or a VAE, .* reconstruct"):
         plots.reconstructions(3, x)
     with pytest.raises(TypeError, match="x: got a list, expected"):
         plots.reconstructions(vae, [x])

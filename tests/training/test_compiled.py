@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import random
 from typing import Any
 
 import pyro.distributions as dist
@@ -42,15 +43,24 @@ def test_compiled_it_is_the_same_training(digits: Dataset) -> None:
     assert compiled.kl == pytest.approx(plain.kl, abs=rounding(32 + 36 + 2) * size)
 
 
+def drawn(log_weights: Tensor) -> Tensor:
+    """A bound of a random number of the weights, each of which is an ELBO in the mean."""
+    return log_weights[: random.randint(1, len(log_weights))].mean(0)
+
+
 def test_auto_compiles_by_the_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "COMPILED_FROM", 6)
     trace, renyi = objectives.trace_elbo(), RenyiELBO(num_particles=2)
+    drawing = objectives.ImportanceWeightedELBO(3, drawn, linear=True, static=False)
     for steps, objective, compile, expected in (
         (6, trace, "auto", True),
         (5, trace, "auto", False),
         (6, trace, False, False),
         (5, trace, True, True),
         (6, renyi, "auto", False),
+        (6, drawing, "auto", False),
+        (6, objectives.warm_up(drawing, 3), "auto", False),
+        (6, objectives.warm_up(trace, 3), "auto", True),
     ):
         watched = MODULE._with_terms(objective, compile, steps)
         assert isinstance(watched, Compiled) is expected

@@ -222,7 +222,7 @@ def test_wrong_settings_are_named() -> None:
         fit(vae, x, epochs=1, batch_size=9)
     with pytest.raises(TypeError, match="objective: got <function"):
         fit(vae, x, epochs=1, batch_size=4, objective=objectives.trace_elbo)
-    with pytest.raises(TypeError, match=r"optim: got a Adam, expected a pyro.optim.PyroOptim"):
+    with pytest.raises(TypeError, match=r"optim: got an Adam, expected a pyro.optim.PyroOptim"):
         fit(vae, x, epochs=1, batch_size=4, optim=torch.optim.Adam(vae.parameters()))
     with pytest.raises(ValueError, match="seed: got -3"):
         fit(vae, x, epochs=1, batch_size=4, seed=-3)

@@ -91,7 +91,7 @@ def test_wrong_estimators_and_vaes() -> None:
         lambda: active_units(nn.Identity(), x),
         lambda: posterior_predictive(nn.Identity(), x, torch.sum),
     ):
-        with pytest.raises(TypeError, match="vae: got a Identity, expected a VAE"):
+        with pytest.raises(TypeError, match="vae: got an Identity, expected a VAE"):
             call()
 
 
