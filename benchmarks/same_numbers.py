@@ -36,6 +36,7 @@ COMMANDS = {
         f"reproduce pixel-likelihoods --data digits {QUICK} --examples 50 --only Gaussian"
     ],
     "analytic_kl": [f"reproduce analytic-kl {QUICK} --seeds 1 --draws 20 --only landing"],
+    "iwae_table": ["reproduce iwae-table --quick --only VAE"],
     "lecture": ["reproduce lecture --data digits --epochs 2 --seeds 1"],
 }
 LEFT_OUT = re.compile(r"seconds|minutes|versions|python|threads|time|peak|bytes|weights_hash")

@@ -6,6 +6,7 @@ import math
 import pyro.distributions as dist
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pyro_vae import posteriors, priors
@@ -34,6 +35,19 @@ def test_priors_are_their_formulas() -> None:
     assert mixture.mixture_distribution.probs.unique().numel() == 1
     scale = mixture.component_distribution.base_dist.scale
     assert_rounded(scale, torch.full_like(scale, 0.5**0.5), terms=10)
+
+
+def test_a_gaussian_mixture_is_the_weighted_sum_of_its_components() -> None:
+    """At parameters away from where they start, with unequal weights."""
+    prior = priors.GaussianMixture(2, components=3).double()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    z = torch.randn(7, 2).double()
+    scale = F.softplus(prior.raw_scale) + priors.SCALE_FLOOR
+    each = dist.Normal(prior.loc, scale).log_prob(z[:, None]).sum(-1)
+    weights = prior.logits.softmax(-1)
+    torch.testing.assert_close(prior().log_prob(z), (weights * each.exp()).sum(-1).log())
 
 
 @pytest.mark.parametrize("name", sorted(set(POSTERIORS) - {"Flow"}))

@@ -92,10 +92,10 @@ class Modules:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         every = dict.fromkeys(m for module in modules for m in module.modules())
         held = [table for module in every for table in tables(module)]
-        self._modes = [(module, module.training) for module in every]
         self._sizes = [(table, len(table)) for table in held]
         self._held = [(table, *item) for table in held for item in table.items()]
         self._trained = [(p, p.requires_grad) for m in every for p in m.parameters(False)]
+        # The mode is among them: ``training`` is a bool, and so an int.
         self._plain = [(vars(m), *item) for m in every for item in plain(m)]
         self._sets = [
             (vars(m), name, v)
@@ -106,9 +106,6 @@ class Modules:
 
     def hold(self) -> bool:
         """Whether each module still has the same submodules, parameters, mode and numbers."""
-        for module, training in self._modes:
-            if module.training is not training:
-                return False
         for table, size in self._sizes:
             if len(table) != size:
                 return False
