@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import VAE, gradients, likelihoods, networks, objectives, posteriors, priors
-from pyro_vae.gradients import _Sample, _squared_length
+from pyro_vae.gradients import _compared, _Sample, _squared_length
 from pyro_vae.utils.memory import peak_bytes
 
 from .losses import exact_elbo_gradient
@@ -23,6 +23,25 @@ def test_squared_lengths_are_unbiased() -> None:
     error = estimates.std() / math.sqrt(repetitions)
     assert abs(estimates.mean() - mean.square().sum()) < 5 * error
     assert (estimates < 0).any()  # as an unbiased estimate of little must be at times
+
+
+def test_the_bias_has_the_error_that_it_says() -> None:
+    """The jackknife's error is the spread of the bias over repetitions."""
+    mean, shift = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.3, 0.0, 0.2]).double()
+    measured = []
+    for _ in range(400):
+        own, first = _Sample(), _Sample()
+        for group in range(20):
+            own.add(mean + shift + torch.randn(3).double(), group)
+            first.add(mean + torch.randn(3).double(), group)
+        measured.append(_compared(own, first))
+    biases = torch.tensor([each.bias for each in measured])
+    errors = torch.tensor([each.bias_error for each in measured])
+    expected = (shift.square().sum() / mean.square().sum()).item()
+    # The ratio of two estimates is biased by as much as its denominator is noisy.
+    assert biases.mean().item() == pytest.approx(expected, abs=5 * biases.std().item() / 20 + 0.01)
+    # A standard deviation of 400 has a relative error of 1 / sqrt(800); the jackknife's is larger.
+    assert errors.square().mean().sqrt().item() == pytest.approx(biases.std().item(), rel=0.25)
 
 
 def test_the_variance_is_that_of_all_draws() -> None:
