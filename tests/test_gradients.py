@@ -29,19 +29,19 @@ def test_the_bias_has_the_error_that_it_says() -> None:
     """The jackknife's error is the spread of the bias over repetitions."""
     mean, shift = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.3, 0.0, 0.2]).double()
     measured = []
-    for _ in range(400):
+    for _ in range(300):
         own, first = _Sample(), _Sample()
-        for group in range(20):
+        for group in range(100):
             own.add(mean + shift + torch.randn(3).double(), group)
             first.add(mean + torch.randn(3).double(), group)
         measured.append(_compared(own, first))
     biases = torch.tensor([each.bias for each in measured])
     errors = torch.tensor([each.bias_error for each in measured])
     expected = (shift.square().sum() / mean.square().sum()).item()
-    # The ratio of two estimates is biased by as much as its denominator is noisy.
-    assert biases.mean().item() == pytest.approx(expected, abs=5 * biases.std().item() / 20 + 0.01)
-    # A standard deviation of 400 has a relative error of 1 / sqrt(800); the jackknife's is larger.
-    assert errors.square().mean().sqrt().item() == pytest.approx(biases.std().item(), rel=0.25)
+    assert biases.mean().item() == pytest.approx(expected, abs=5 * biases.std().item() / 300**0.5)
+    # The jackknife's variance is too large in the mean (Efron and Stein, 1981), here by a quarter.
+    spread = biases.std().item()
+    assert spread * (1 - 5 / 600**0.5) < errors.square().mean().sqrt().item() < 1.4 * spread
 
 
 def test_the_variance_is_that_of_all_draws() -> None:
