@@ -275,12 +275,12 @@ def evaluator(rounds: int) -> str:
             log_w.append(log_p + prior - q_z.log_prob(z))
         return torch.cat(log_w).logsumexp(0)
 
-    scorer = Scorer(LogDensities(vae.model, vae.guide, x), COMPILED_FROM)
+    scorer = Scorer(LogDensities(vae.model, vae.guide, (x,)), COMPILED_FROM)
 
     @torch.no_grad()
     def block() -> None:
         found = Weights(1024)
-        for log_w in Importance().log_weights(Block(scorer, x, 0, 0, 2**28), 1024):
+        for log_w in Importance().log_weights(Block(scorer, (x,), 0, 0, 2**28), 1024):
             found.add(log_w)
         found.statistics()
 

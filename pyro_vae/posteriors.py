@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_vae import distributions
 from pyro_vae.distributions import flows
 from pyro_vae.utils.checks import check_count, check_interval, check_module
+from pyro_vae.utils.context import given, takes_context
 from pyro_vae.utils.shapes import as_shape, out_shape
 
 __all__ = [
@@ -67,8 +68,8 @@ class Normal(nn.Module):
         self.network = network
         _check_network(network, self._split)
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        loc, raw_scale = self._split(self.network(x))
+    def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
+        loc, raw_scale = self._split(given(self.network, x, context))
         return dist.Normal(loc, _scale(raw_scale)).to_event(1)
 
     def _split(self, numbers: Tensor) -> Sequence[Tensor]:
@@ -109,8 +110,8 @@ class LowRankNormal(nn.Module):
         self.rank = rank
         _check_network(network, self._split)
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        loc, raw_scale, factor = self._split(self.network(x))
+    def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
+        loc, raw_scale, factor = self._split(given(self.network, x, context))
         factor = factor.unflatten(-1, (-1, self.rank)) / math.sqrt(self.rank)
         return distributions.LowRankNormal(loc, factor, _scale(raw_scale).square())
 
@@ -153,8 +154,8 @@ class MultivariateNormal(nn.Module):
         self.network = network
         _check_network(network, self._split)
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        loc, raw_scale, below = self._split(self.network(x))
+    def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
+        loc, raw_scale, below = self._split(given(self.network, x, context))
         z_dim = loc.shape[-1]
         tril = torch.diag_embed(_scale(raw_scale))
         rows, columns = torch.tril_indices(z_dim, z_dim, -1, device=x.device)
@@ -204,8 +205,8 @@ class Mixture(nn.Module):
         self.components = components
         _check_network(network, self._split)
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        logits, loc, raw_scale = self._split(self.network(x))
+    def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
+        logits, loc, raw_scale = self._split(given(self.network, x, context))
         return distributions.NormalMixture(logits, loc, _scale(raw_scale))
 
     def _split(self, numbers: Tensor) -> Sequence[Tensor]:
@@ -274,8 +275,8 @@ class Flow(nn.Module):
             z_dim, shape[0] - 2 * z_dim, transforms, as_shape("hidden", hidden)
         )
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        numbers = self.network(x)
+    def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
+        numbers = given(self.network, x, context)
         loc, raw_scale, context = numbers.split(
             (self.z_dim, self.z_dim, numbers.shape[-1] - 2 * self.z_dim), -1
         )
@@ -319,8 +320,8 @@ class Squashed(nn.Module):
         self.register_buffer("high", torch.tensor(float(high)), persistent=False)
         self._bounds = low, high
 
-    def forward(self, x: Tensor) -> dist.Distribution:
-        q_y = self.posterior(x)
+    def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
+        q_y = self.posterior(x, *context) if takes_context(self.posterior) else self.posterior(x)
         support = distributions.support_of(q_y)
         if not distributions.is_real(support):
             raise ValueError(

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NoReturn
 
 import pyro
@@ -17,6 +16,7 @@ from pyro_vae.compat import is_jit_tracing
 from pyro_vae.contracts import (
     PLATE,
     call,
+    check_context,
     check_data,
     check_dtype,
     check_float,
@@ -25,9 +25,11 @@ from pyro_vae.contracts import (
     check_prior,
     check_shape,
 )
+from pyro_vae.distributions import latent_point, point
 from pyro_vae.param_store import bind, unbind
 from pyro_vae.utils.checks import check_count, kind
-from pyro_vae.utils.modules import device_of, dtype_of, evaluating
+from pyro_vae.utils.context import Context, as_context, expanded
+from pyro_vae.utils.modules import Function, device_of, dtype_of, evaluating
 
 __all__ = ["VAE", "Part", "check_vae"]
 
@@ -35,8 +37,6 @@ __all__ = ["VAE", "Part", "check_vae"]
 def __dir__() -> list[str]:
     return __all__
 
-
-_DRAWS = 32  # Their average replaces the mean of a distribution that has no finite one.
 
 Part = nn.Module | Callable[..., dist.Distribution]
 """A module whose ``forward`` returns a distribution, or a function that does."""
@@ -65,7 +65,9 @@ class VAE(nn.Module):
         prior: A module or function. ``prior()`` returns a distribution with batch shape ``()``
             and event shape ``(z_dim,)``.
         likelihood: A module or function. ``likelihood(z)`` returns a distribution with batch
-            shape ``z.shape[:-1]`` and event shape ``x_shape``.
+            shape ``z.shape[:-1]`` and event shape ``x_shape``. A part whose ``forward`` has
+            ``*context``, or further parameters without a default, gets the context too:
+            ``prior(*context)``, ``likelihood(z, *context)``, ``posterior(x, *context)``.
         posterior: A module or function. ``posterior(x)`` returns a distribution with the batch
             shape of x and event shape ``(z_dim,)``. Parameters inside a function are not trained,
             moved or saved; use a module for those.
@@ -117,7 +119,7 @@ class VAE(nn.Module):
                     f"{part}: got {kind(module)}, expected a torch.nn.Module, or a "
                     "function that returns a distribution"
                 )
-            parts[part] = _Function(module)
+            parts[part] = Function(module)
         for part, module in parts.items():
             if any(isinstance(m, PyroModule) for m in module.modules()):
                 raise TypeError(
@@ -143,14 +145,16 @@ class VAE(nn.Module):
 
     # The generative model and the guide.
 
-    def model(self, x: Tensor | None = None, num_samples: int = 1) -> Tensor:
+    def model(self, x: Tensor | None = None, *context: Tensor, num_samples: int = 1) -> Tensor:
         r"""The Pyro model :math:`\prod_n p(z_n)\, p(x_n|z_n)`.
 
-        It observes `x`, or draws `num_samples` examples if `x` is None.
+        It observes `x`, or draws `num_samples` examples if `x` is None. With a context c, it is
+        :math:`\prod_n p(z_n|c_n)\, p(x_n|z_n, c_n)`; each part that takes the context gets it.
 
         Arguments:
             x: Data of shape ``(N, *x_shape)``, or None.
-            num_samples: Number of examples to draw if `x` is None.
+            context: What is given with each example, tensors of shape ``(N, ...)``.
+            num_samples: Number of examples to draw if `x` is None; with a context, for each row.
 
         Returns:
             The value of the site ``"x"``, of shape ``(N, *x_shape)``. Vectorized particles add
@@ -164,25 +168,35 @@ class VAE(nn.Module):
             >>> vae.model(num_samples=7).shape
             torch.Size([7, 28, 28])
         """
+        size = num_samples
         if x is not None:
             check_data(x)
             check_dtype("x", x, self)
+            size = len(x)
+        if context:
+            context = as_context(context, None if x is None else size)
+            if x is None:
+                context = tuple(c.repeat_interleave(num_samples, 0) for c in context)
+                size = len(context[0])
+            check_context(self, context)
         swapped = self._bind(self.prior, self.likelihood)
-        with pyro.plate(PLATE, num_samples if x is None else len(x), dim=-1):
-            p_z = call(self, "prior", swapped=swapped)
-            check_prior(p_z)
+        with pyro.plate(PLATE, size, dim=-1):
+            p_z = call(self, "prior", context=context, swapped=swapped)
+            check_prior(p_z, size if context else None)
             z = pyro.sample("z", p_z)
-            p_x = call(self, "likelihood", z, swapped=swapped)
+            own = expanded(context, z.shape[:-1])
+            p_x = call(self, "likelihood", z, context=own, swapped=swapped)
             check_likelihood(p_x, z)
             if x is not None:
                 check_shape("x", x.shape, p_x)
             return pyro.sample("x", p_x, obs=x)
 
-    def guide(self, x: Tensor) -> Tensor:
-        r"""The Pyro guide :math:`\prod_n q(z_n|x_n)`.
+    def guide(self, x: Tensor, *context: Tensor) -> Tensor:
+        r"""The Pyro guide :math:`\prod_n q(z_n|x_n)`, or with a context :math:`q(z_n|x_n, c_n)`.
 
         Arguments:
             x: Data of shape ``(N, *x_shape)``.
+            context: What is given with each example, tensors of shape ``(N, ...)``.
 
         Returns:
             A draw of z, of shape ``(N, z_dim)``. Vectorized particles add dimensions on the left.
@@ -197,11 +211,14 @@ class VAE(nn.Module):
         """
         check_data(x)
         check_dtype("x", x, self)
+        if context:
+            context = as_context(context, len(x))
+            check_context(self, context)
         swapped = self._bind(self.posterior)
-        q_z = call(self, "posterior", x, swapped=swapped)
+        q_z = call(self, "posterior", x, context=context, swapped=swapped)
         if self._checked != (self.prior, self.posterior):
             with poutine.block():  # The sites of a prior belong to the model alone.
-                check_latents(call(self, "prior"), q_z, x)
+                check_latents(call(self, "prior", context=context), q_z, x)
             self._checked = (self.prior, self.posterior)
         with pyro.plate(PLATE, len(x), dim=-1):
             return pyro.sample("z", q_z)
@@ -209,7 +226,7 @@ class VAE(nn.Module):
     # Point values, for pictures and inspection: in eval mode, without gradients.
 
     @torch.no_grad()
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor, context: Context | None = None) -> Tensor:
         r"""The latent point of each x, the posterior's mean :math:`E_{q(z|x)}[z]`.
 
         Where the mean is missing or not finite, the average of 32 draws takes its place. The VAE
@@ -218,6 +235,8 @@ class VAE(nn.Module):
         Arguments:
             x: A floating-point tensor of shape ``(*batch, *x_shape)``. It is moved to the VAE's
                 device and dtype.
+            context: What is given with each x, a tensor or a tuple of them, with the batch
+                dimensions of x.
 
         Returns:
             The latent points, of shape ``(*batch, z_dim)``.
@@ -231,12 +250,13 @@ class VAE(nn.Module):
             torch.Size([7, 2])
         """
         check_float("x", x)
+        given = self._given(context)
         with evaluating(self):
-            q_z = call(self, "posterior", x.to(device_of(self), dtype_of(self)))
-            return _finite(_mean(q_z), lambda: q_z.sample((_DRAWS,)).mean(0))
+            q_z = call(self, "posterior", x.to(device_of(self), dtype_of(self)), context=given)
+            return latent_point(q_z)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, context: Context | None = None) -> Tensor:
         r"""The point value of x at each z, the likelihood's mean :math:`E_{p(x|z)}[x]`.
 
         Where the mean is missing or not finite, the most probable value takes its place; a
@@ -246,6 +266,8 @@ class VAE(nn.Module):
         Arguments:
             z: A floating-point tensor of shape ``(*batch, z_dim)``. It is moved to the VAE's
                 device and dtype.
+            context: What is given with each z, of shape ``(*batch, ...)``, or with the last batch
+                dimension alone.
 
         Returns:
             The point values, of shape ``(*batch, *x_shape)``.
@@ -259,14 +281,17 @@ class VAE(nn.Module):
             torch.Size([7, 28, 28])
         """
         check_float("z", z)
+        given = expanded(self._given(context), z.shape[:-1])
         with evaluating(self):
-            return _point(call(self, "likelihood", z.to(device_of(self), dtype_of(self))))
+            z = z.to(device_of(self), dtype_of(self))
+            return point(call(self, "likelihood", z, context=given))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, context: Context | None = None) -> Tensor:
         """The point value of each x at its own latent point, ``decode(embed(x))``.
 
         Arguments:
             x: A floating-point tensor of shape ``(*batch, *x_shape)``.
+            context: What is given with each x.
 
         Returns:
             The reconstructions, of the shape of x.
@@ -279,19 +304,23 @@ class VAE(nn.Module):
             >>> vae.reconstruct(torch.zeros(7, 28, 28)).shape
             torch.Size([7, 28, 28])
         """
-        return self.decode(self.embed(x))
+        return self.decode(self.embed(x, context), context)
 
     @torch.no_grad()
-    def generate(self, num_samples: int, sample: bool = False) -> Tensor:
+    def generate(
+        self, num_samples: int, sample: bool = False, context: Context | None = None
+    ) -> Tensor:
         """New examples: draws z from the prior, and takes the point value of x at each z.
 
         Arguments:
-            num_samples: Number of examples.
+            num_samples: Number of examples; with a context, for each of its rows.
+            context: What is given, a tensor of shape ``(rows, ...)`` or a tuple of them.
             sample: Draws x from the likelihood instead of taking the point value of
                 :meth:`decode`.
 
         Returns:
-            The examples, of shape ``(num_samples, *x_shape)``.
+            The examples, of shape ``(num_samples, *x_shape)``; with a context
+            ``(num_samples * rows, *x_shape)``, those of the first row first.
 
         Raises:
             ValueError: `num_samples` is not a positive integer.
@@ -303,12 +332,24 @@ class VAE(nn.Module):
         """
         check_count("num_samples", num_samples)
         with evaluating(self):
-            p_z = call(self, "prior")
-            check_prior(p_z)
-            z = p_z.sample((num_samples,))
+            given = [c.repeat_interleave(num_samples, 0) for c in self._given(context)]
+            size = len(given[0]) if given else num_samples
+            p_z = call(self, "prior", context=given)
+            check_prior(p_z, size if given else None)
+            z = p_z.sample() if p_z.batch_shape else p_z.sample((size,))
             check_dtype("prior", z, self)
-            p_x = call(self, "likelihood", z)
-            return p_x.sample() if sample else _point(p_x)
+            p_x = call(self, "likelihood", z, context=given)
+            return p_x.sample() if sample else point(p_x)
+
+    def _given(self, context: Context | None) -> tuple[Tensor, ...]:
+        """A context on the VAE's device; floats have its dtype."""
+        entries = as_context(context)
+        check_context(self, entries)
+        device, dtype = device_of(self), dtype_of(self)
+        return tuple(
+            entry.to(device, dtype) if entry.is_floating_point() else entry.to(device)
+            for entry in entries
+        )
 
     def extra_repr(self) -> str:
         parts = {part: getattr(self, part) for part in ("prior", "likelihood", "posterior")}
@@ -351,46 +392,3 @@ def check_vae(vae: object, argument: str = "vae") -> None:
     """Raises TypeError unless `vae` is a VAE."""
     if not isinstance(vae, VAE):
         raise TypeError(f"{argument}: got {kind(vae)}, expected a VAE")
-
-
-class _Function(nn.Module):
-    """A part that calls a function."""
-
-    def __init__(self, function: Callable[..., dist.Distribution]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Tensor) -> dist.Distribution:
-        return self.function(*args)
-
-    def extra_repr(self) -> str:
-        function = self.function
-        while isinstance(function, partial):
-            function = function.func
-        # A repr has an address, so the structure that `save` writes would differ by process.
-        return getattr(function, "__qualname__", type(function).__qualname__)
-
-
-def _mean(distribution: dist.Distribution) -> Tensor | None:
-    try:
-        return distribution.mean
-    except NotImplementedError:
-        return None
-
-
-def _point(p_x: dist.Distribution) -> Tensor:
-    def most_probable() -> Tensor:
-        try:
-            return p_x.mode
-        except NotImplementedError:
-            return p_x.sample((_DRAWS,)).mean(0)
-
-    return _finite(_mean(p_x), most_probable)
-
-
-def _finite(value: Tensor | None, other: Callable[[], Tensor]) -> Tensor:
-    """Replaces the values that are not finite."""
-    if value is None:
-        return other()
-    finite = torch.isfinite(value)
-    return value if finite.all() else torch.where(finite, value, other())

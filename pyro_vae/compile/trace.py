@@ -58,7 +58,7 @@ def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule
             "compiled: the model, the guide or the objective reads a tensor's value"
             f"{_place(error)} (by .item(), float(), bool(), an if, or an index of bools), "
             "expected a program of static structure, which runs the same operations for all "
-            "values; without compiled() it runs uncompiled ({str(error).splitlines()[0]})"
+            f"values; without compiled() it runs uncompiled ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -1,6 +1,7 @@
 """Checks of the three parts of a VAE against each other and against data."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -21,6 +22,7 @@ from pyro_vae.distributions import (
     support_of,
 )
 from pyro_vae.utils.checks import kind
+from pyro_vae.utils.context import Batch, as_batch, expanded, takes_context
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 
@@ -28,6 +30,7 @@ __all__ = [
     "Checked",
     "call",
     "check",
+    "check_context",
     "check_data",
     "check_dtype",
     "check_float",
@@ -44,13 +47,20 @@ class Checked:
 
     Attributes:
         x: The data on the VAE's device, of shape ``(N, *x_shape)``.
+        context: What is given with x, on the VAE's device; empty if x is all.
         posterior: q(z|x) of the first example, with batch shape ``(1,)``.
         likelihood: p(x|z) at one draw of the prior, with batch shape ``(1,)``.
     """
 
     x: Tensor
+    context: tuple[Tensor, ...]
     posterior: dist.Distribution
     likelihood: dist.Distribution
+
+    @property
+    def batch(self) -> tuple[Tensor, ...]:
+        """x and its context."""
+        return (self.x, *self.context)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -65,7 +75,7 @@ class Checked:
 
 @torch.no_grad()
 def check(
-    vae: nn.Module, x: Tensor, argument: str = "x", shape: torch.Size | None = None
+    vae: nn.Module, x: Batch, argument: str = "x", shape: torch.Size | None = None
 ) -> Checked:
     """Checks the three parts of a VAE against each other and against data.
 
@@ -73,7 +83,7 @@ def check(
 
     Arguments:
         vae: A module with the parts ``prior``, ``likelihood`` and ``posterior``.
-        x: Data of shape ``(N, *x_shape)``.
+        x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context.
         argument: The name of the data in error messages.
         shape: The shape of all data, if `x` is only a few examples of them.
 
@@ -88,26 +98,55 @@ def check(
         >>> check(vae, torch.zeros(7, 28, 28)).likelihood.event_shape
         torch.Size([28, 28])
     """
+    x, *context = as_batch(x, argument)
     check_data(x, argument)
     check_dtype(argument, x, vae)
-    x = x.to(device_of(vae))
-    first = x[:1]
-    with evaluating(vae), seeded(0, device=device_of(vae)):
-        p_z = call(vae, "prior")
-        check_prior(p_z)
-        z = p_z.sample((1,))
+    check_context(vae, context, values=True)
+    device = device_of(vae)
+    x, *context = (entry.to(device) for entry in (x, *context))
+    first, given = x[:1], [entry[:1] for entry in context]
+    with evaluating(vae), seeded(0, device=device):
+        p_z = call(vae, "prior", context=given)
+        check_prior(p_z, 1)
+        z = p_z.sample() if p_z.batch_shape else p_z.sample((1,))
         check_dtype("prior", z, vae)
-        p_x = call(vae, "likelihood", z)
+        p_x = call(vae, "likelihood", z, context=given)
         check_likelihood(p_x, z)
         check_shape(argument, x.shape if shape is None else shape, p_x)
-        _check_batches(vae, z)
-        q_z = call(vae, "posterior", first)
+        _check_batches(vae, z, given)
+        q_z = call(vae, "posterior", first, context=given)
         check_latents(p_z, q_z, first)
-    return Checked(x, q_z, p_x)
+    return Checked(x, tuple(context), q_z, p_x)
+
+
+def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = False) -> None:
+    """Raises ValueError unless a part takes the context, if there is one.
+
+    Arguments:
+        vae: A module with the parts.
+        context: What is given with x.
+        values: Also check the values, by the modules that have ``check_context(*context)``.
+    """
+    if not context:
+        return
+    if not any(takes_context(getattr(vae, part), inputs) for part, inputs in _INPUTS.items()):
+        raise ValueError(
+            f"context: got {len(context)} entries, which no part takes, expected a part whose "
+            "forward has *context or a parameter for each entry, without a default, after its own "
+            "input; networks.Conditioned(network, ...) makes a network take one"
+        )
+    for module in vae.modules() if values else ():
+        checked = getattr(module, "check_context", None)
+        if callable(checked):
+            checked(*context)
 
 
 def call(
-    vae: nn.Module, part: str, *args: Tensor, swapped: Mapping[int, Tensor] | None = None
+    vae: nn.Module,
+    part: str,
+    *args: Tensor,
+    context: Sequence[Tensor] = (),
+    swapped: Mapping[int, Tensor] | None = None,
 ) -> dist.Distribution:
     """Calls a part of a VAE by its name, which starts the message of an error.
 
@@ -115,14 +154,17 @@ def call(
         vae: A module with the part as an attribute.
         part: ``"prior"``, ``"likelihood"`` or ``"posterior"``.
         args: The arguments of the part.
+        context: What is given with x. The part gets all of it, if it takes a context.
         swapped: The values that Pyro's handlers substituted for parameters (``lift``,
             ``replay``), by the id of the parameter.
 
     Raises:
-        TypeError: The part does not return a distribution of Pyro.
+        TypeError: The part does not return a distribution of Pyro, or takes another context.
         ValueError: The part raised one.
     """
     module = getattr(vae, part)
+    if context and takes_context(module, len(args)):
+        args = (*args, *context)
     try:
         if swapped:
             named = module.named_parameters(remove_duplicate=False)
@@ -132,6 +174,9 @@ def call(
             distribution = module(*args)
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
+    except TypeError as error:
+        _check_signature(part, module, args, error)
+        raise
     if not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution)
         raise TypeError(
@@ -141,18 +186,43 @@ def call(
     return distribution
 
 
-def check_prior(p_z: dist.Distribution) -> None:
-    """Raises ValueError unless the prior is a distribution of a single vector."""
-    if len(p_z.event_shape) != 1 or p_z.batch_shape:
+_INPUTS = {"prior": 0, "likelihood": 1, "posterior": 1}
+"""The number of inputs of each part, without a context."""
+
+
+def _check_signature(
+    part: str, module: nn.Module, args: Sequence[Tensor], error: TypeError
+) -> None:
+    """Raises TypeError if a part's ``forward`` takes another number of arguments."""
+    own = _INPUTS[part]
+    try:
+        inspect.signature(module.forward).bind(*args)
+    except TypeError:
+        raise TypeError(
+            f"{part}: its forward does not take {own} input{'s' * (own != 1)} and the "
+            f"{len(args) - own} entries of the context ({error}), expected a parameter for each, "
+            "or *context"
+        ) from error
+
+
+def check_prior(p_z: dist.Distribution, size: int | None = None) -> None:
+    """Raises ValueError unless the prior is a distribution of a single vector.
+
+    Arguments:
+        p_z: The prior.
+        size: The number of examples, each of which may have a prior of its own, by its context.
+    """
+    if len(p_z.event_shape) != 1 or p_z.batch_shape not in ((), (size,)):
         raise ValueError(
             f"prior: got batch_shape {tuple(p_z.batch_shape)} and event_shape "
             f"{tuple(p_z.event_shape)}, expected () and (z_dim,)"
+            + (f", or with a context ({size},) and (z_dim,)" if size is not None else "")
         )
 
 
 def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> None:
     """Raises ValueError unless prior, posterior and x fit each other by shape and support."""
-    check_prior(p_z)
+    check_prior(p_z, len(x))
     if q_z.event_shape != p_z.event_shape or q_z.batch_shape != x.shape[:1]:
         raise ValueError(
             f"posterior: got batch_shape {tuple(q_z.batch_shape)} and event_shape "
@@ -187,17 +257,19 @@ def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:
         )
 
 
-def _check_batches(vae: nn.Module, z: Tensor) -> None:
+def _check_batches(vae: nn.Module, z: Tensor, context: Sequence[Tensor]) -> None:
     """Raises ValueError unless the likelihood takes further batch dimensions.
 
     Samples and particles add such dimensions on the left.
 
     Arguments:
         z: A value of shape ``(1, z_dim)`` that the likelihood takes.
+        context: What is given with it.
     """
     z = z.expand(2, *z.shape)
     try:
-        check_likelihood(call(vae, "likelihood", z), z)
+        context = expanded(context, z.shape[:-1])
+        check_likelihood(call(vae, "likelihood", z, context=context), z)
     except (ValueError, RuntimeError, IndexError, AssertionError) as error:
         raise ValueError(
             f"likelihood: takes z of shape {tuple(z.shape[1:])}, but not of {tuple(z.shape)} "

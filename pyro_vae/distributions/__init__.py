@@ -14,6 +14,7 @@ from pyro_vae.distributions.pixels import (
     NegativeBinomial,
     StudentT,
 )
+from pyro_vae.distributions.points import latent_point, point
 from pyro_vae.distributions.supports import (
     check_finite,
     check_on_support,
@@ -47,6 +48,8 @@ __all__ = [
     "describe_support",
     "ends_of",
     "is_real",
+    "latent_point",
+    "point",
     "same_support",
     "scored_support",
     "support_of",

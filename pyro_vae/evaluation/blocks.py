@@ -16,6 +16,7 @@ from pyro_vae.compat import TorchDispatchMode
 from pyro_vae.evaluation.importance_weights import CHUNK
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
 from pyro_vae.evaluation.scorer import Scorer
+from pyro_vae.utils.context import Examples, rows
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 
@@ -31,8 +32,8 @@ _CPU_STEP_BYTES = 2**26
 _CPU_STEP_DRAWS = 512
 
 
-DrawFunction = Callable[[Tensor, Latents], tuple[Tensor, ...]]
-"""A function of x and z that returns tensors of shape ``(samples, N, ...)``."""
+DrawFunction = Callable[[Examples, Latents], tuple[Tensor, ...]]
+"""A function of a batch and z that returns tensors of shape ``(samples, N, ...)``."""
 
 
 @dataclass
@@ -41,17 +42,22 @@ class Block:
 
     Attributes:
         scorer: Draws and scores samples of the latents.
-        x: The examples, shape ``(N, *x_shape)``.
+        batch: The examples, ``(x, *context)``.
         seed: The seed of the estimate, or None.
         index: The number of the block, from 0.
         max_bytes: A bound on the bytes that one step of the model allocates.
     """
 
     scorer: Scorer
-    x: Tensor
+    batch: Examples
     seed: int | None
     index: int
     max_bytes: int
+
+    @property
+    def x(self) -> Tensor:
+        """The examples without their context, shape ``(N, *x_shape)``."""
+        return self.batch[0]
 
     @property
     def densities(self) -> LogDensities:
@@ -69,7 +75,7 @@ class Block:
         """
         for start, count, stream in self._streams(num_samples):
             with stream:
-                z, log_q = self.scorer.draw(self.x, count)
+                z, log_q = self.scorer.draw(self.batch, count)
             log_p_z, log_p_x = self.score(z, check=start == 0)
             yield log_p_x, log_q - log_p_z
 
@@ -95,7 +101,7 @@ class Block:
             The samples, and log p(x|z) in nats, shape ``(count, N)``.
         """
         drawn = [
-            self.densities.draw_prior(self.x, min(_PRIOR_SAMPLES, count - first))
+            self.densities.draw_prior(self.batch, min(_PRIOR_SAMPLES, count - first))
             for first in range(0, count, _PRIOR_SAMPLES)
         ]
         z = {name: torch.cat([part[name] for part, _ in drawn]) for name in drawn[0][0]}
@@ -124,7 +130,9 @@ class Block:
         step = self._draws_per_step(self.densities.score, z)
         for first in range(0, len(self.x), step):
             examples = slice(first, first + step)
-            self.densities.check(self.x[examples], self.densities.part(z, slice(1), examples))
+            self.densities.check(
+                rows(self.batch, examples), self.densities.part(z, slice(1), examples)
+            )
 
     def in_steps(
         self,
@@ -133,7 +141,7 @@ class Block:
         measured: DrawFunction | None = None,
         compiled: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Evaluates a function of x and z in steps of bounded memory.
+        """Evaluates a function of the batch and z in steps of bounded memory.
 
         Arguments:
             function: Returns tensors of shape ``(samples, N, ...)``.
@@ -154,7 +162,9 @@ class Block:
             examples = slice(first, first + num_examples)
             for start in range(0, count, num_samples):
                 samples = slice(start, start + num_samples)
-                parts = function(self.x[examples], self.densities.part(z, samples, examples))
+                parts = function(
+                    rows(self.batch, examples), self.densities.part(z, samples, examples)
+                )
                 # Results are copied into one tensor. Kept as they come, they would lie between
                 # the blocks that steps allocate and free, and fragment the memory.
                 results = results or tuple(
@@ -182,7 +192,7 @@ class Block:
 
         def allocated(z: Latents) -> int:
             with _Allocated() as count:
-                function(self.x[:1], z)
+                function(rows(self.batch, slice(1)), z)
             return count.bytes
 
         return max(1, allocated(twice) - allocated(first))
@@ -211,7 +221,7 @@ def chunks(num_samples: int) -> Iterator[tuple[int, int]]:
 
 def blocks(
     densities: LogDensities,
-    x: Tensor,
+    batch: Examples,
     seed: int | None,
     max_bytes: int,
     desc: str,
@@ -221,14 +231,18 @@ def blocks(
 
     Arguments:
         densities: The log-densities of the model and guide.
-        x: Data of shape ``(N, *x_shape)``.
+        batch: The data, ``(x, *context)``.
         seed: The seed of the estimate, or None.
         max_bytes: A bound on the bytes that one step of the model allocates.
         desc: The label of the progress bar.
         num_samples: Samples of each example that will be scored: many of them are compiled for.
     """
-    scorer = Scorer(densities, len(x) * num_samples)
-    with progress_bar(len(x), "examples", desc) as progress:
-        for index, part in enumerate(x.split(EXAMPLES)):
-            yield Block(scorer, part, seed, index, max_bytes)
-            progress.update(len(part))
+    total = len(batch[0])
+    scorer = Scorer(densities, total * num_samples)
+    with progress_bar(total, "examples", desc) as progress:
+        for index, first in enumerate(range(0, total, EXAMPLES)):
+            block = Block(
+                scorer, rows(batch, slice(first, first + EXAMPLES)), seed, index, max_bytes
+            )
+            yield block
+            progress.update(len(block.x))

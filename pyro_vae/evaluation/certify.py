@@ -121,8 +121,8 @@ def certify(
         with seeded(seed, _SIMULATED, device=device_of(vae)):
             z = call(vae, "prior").sample((num_examples,))
             x = call(vae, "likelihood", z).sample()
-        densities = LogDensities(vae.model, vae.guide, x)
-        for block in blocks(densities, x, seed, max_bytes, desc="certificate"):
+        densities = LogDensities(vae.model, vae.guide, (x,))
+        for block in blocks(densities, (x,), seed, max_bytes, desc="certificate"):
             first = block.index * EXAMPLES
             exact = {"z": z[None, first : first + len(block.x)]}
             forward, backward = chosen.both(block, num_samples, exact)

@@ -10,6 +10,7 @@ from pyro_vae.contracts import call
 from pyro_vae.evaluation.blocks import EXAMPLES
 from pyro_vae.evaluation.inputs import opened
 from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.context import Batch
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
 from pyro_vae.vae import VAE
@@ -77,11 +78,12 @@ def active_units(
     """
     if not threshold >= 0:
         raise ValueError(f"threshold: got {threshold!r}, expected a number from 0 up")
-    with opened(vae, x) as (_, x):
-        if len(x) < 2:
+    with opened(vae, x) as (_, batch):
+        if len(batch[0]) < 2:
             raise ValueError("x: got one example, expected two or more for a variance")
-        with seeded(seed, device=x.device):
-            means = torch.cat([vae.embed(part) for part in x.split(1024)])
+        with seeded(seed, device=batch[0].device):
+            parts = zip(*(entry.split(1024) for entry in batch), strict=True)
+            means = torch.cat([vae.embed(part, given) for part, *given in parts])
     statistic = means.double().var(0)
     active = statistic > threshold
     return ActiveUnits(statistic, active, int(active.sum()), float(threshold))
@@ -117,7 +119,7 @@ class PredictiveCheck:
 
 def posterior_predictive(
     vae: VAE,
-    x: Tensor,
+    x: Batch,
     statistic: Callable[[Tensor], Tensor],
     num_samples: int = 100,
     *,
@@ -135,7 +137,7 @@ def posterior_predictive(
 
     Arguments:
         vae: The VAE; it is evaluated in eval mode.
-        x: Data of shape ``(N, *x_shape)``.
+        x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context.
         statistic: T, a function of each example, from ``(*batch, *x_shape)`` to ``(*batch,)``.
         num_samples: The number of replications of each example.
         seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
@@ -159,14 +161,15 @@ def posterior_predictive(
     check_count("num_samples", num_samples)
     check_seed(seed)
     observed, replicated = [], []
-    with opened(vae, x) as (_, x):
-        for index, part in enumerate(x.split(EXAMPLES)):
+    with opened(vae, x) as (_, batch):
+        parts = zip(*(entry.split(EXAMPLES) for entry in batch), strict=True)
+        for index, (part, *given) in enumerate(parts):
             observed.append(_statistic(statistic, part, part.shape[:1]))
             rows = []
-            with seeded(seed, index, device=x.device):
-                q_z = call(vae, "posterior", part)
+            with seeded(seed, index, device=part.device):
+                q_z = call(vae, "posterior", part, context=given)
                 for _ in range(num_samples):
-                    made = call(vae, "likelihood", q_z.sample()).sample()
+                    made = call(vae, "likelihood", q_z.sample(), context=given).sample()
                     rows.append(_statistic(statistic, made, part.shape[:1]))
             replicated.append(torch.stack(rows))
     own, other = torch.cat(observed), torch.cat(replicated, 1)

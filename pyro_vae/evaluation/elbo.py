@@ -13,6 +13,7 @@ from pyro_vae.distributions import check_analytic_kl
 from pyro_vae.evaluation.blocks import blocks
 from pyro_vae.evaluation.inputs import check_arguments, opened, over_examples
 from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.context import Batch
 from pyro_vae.utils.tables import summary
 from pyro_vae.vae import VAE
 
@@ -63,7 +64,7 @@ class Elbo:
 
 def elbo(
     vae: VAE,
-    x: Tensor,
+    x: Batch,
     num_samples: int = 100,
     *,
     kl: Literal["sampled", "analytic"] = "sampled",
@@ -78,7 +79,8 @@ def elbo(
 
     Arguments:
         vae: The VAE; it is evaluated in eval mode.
-        x: Data of shape ``(N, *x_shape)`` on the likelihood's support.
+        x: Data of shape ``(N, *x_shape)`` on the likelihood's support, or a tuple of them and
+            their context; the ELBO is then one of log p(x|c).
         num_samples: The number of samples of z for each example.
         kl: ``"sampled"`` estimates the KL from the same samples; ``"analytic"`` takes its closed
             form.
@@ -107,8 +109,8 @@ def elbo(
     check_count("num_samples", num_samples)
     check_arguments(x, seed, max_bytes)
     rows: list[Tensor] = []
-    with opened(vae, x) as (densities, x):
-        for block in blocks(densities, x, seed, max_bytes, desc="ELBO"):
+    with opened(vae, x) as (densities, batch):
+        for block in blocks(densities, batch, seed, max_bytes, desc="ELBO"):
             sums: Tensor | float = 0.0
             for log_p_x, log_ratio in block.samples(num_samples):
                 negative = torch.stack((-log_p_x, log_ratio, log_ratio - log_p_x)).double()
@@ -123,7 +125,9 @@ def elbo(
                 else torch.full_like(spread, math.nan)
             )
             if kl == "analytic":
-                q_z, p_z = call(vae, "posterior", block.x), call(vae, "prior")
+                context = block.batch[1:]
+                q_z = call(vae, "posterior", block.x, context=context)
+                p_z = call(vae, "prior", context=context)
                 check_analytic_kl(q_z, p_z)
                 mean[1] = kl_divergence(q_z, p_z).double()
                 mean[2] = mean[0] + mean[1]

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.inputs import mean_and_stderr, opened
 from pyro_vae.evaluation.log_likelihood import estimated
 from pyro_vae.evaluation.result import warn_of
 from pyro_vae.utils.checks import check_count, kind
+from pyro_vae.utils.context import Batch, Examples, expanded, given
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
@@ -62,7 +63,7 @@ class ElboGap:
 
 def elbo_gap(
     vae: VAE,
-    x: Tensor,
+    x: Batch,
     num_samples: int = 1000,
     *,
     steps: int = 1000,
@@ -123,26 +124,26 @@ def elbo_gap(
     warn_of(result, stacklevel=3)
     network = _network(vae.posterior)
     elbos, refined = [], []
-    with opened(vae, x) as (_, x):
-        bound = _Bound(vae)
-        parts = x.split(EXAMPLES)
+    with opened(vae, x) as (_, batch):
+        parts = list(zip(*(entry.split(EXAMPLES) for entry in batch), strict=True))
         with progress_bar(len(parts) * steps, "steps", "refinement") as progress:
             for index, part in enumerate(parts):
-                with seeded(seed, index, device=x.device):
-                    elbos.append(bound.mean(part, num_samples))
-                    numbers = network(part).clone().requires_grad_()
+                with seeded(seed, index, device=part[0].device):
+                    bound = _Bound(vae, part)
+                    elbos.append(bound.mean(num_samples))
+                    numbers = given(network, part[0], part[1:]).clone().requires_grad_()
                     hook = network.register_forward_hook(_replace_output(numbers))
                     try:
                         optimizer = torch.optim.Adam([numbers], learning_rate)
                         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
                         for _ in range(steps):
                             with torch.enable_grad():
-                                loss = -bound(part, particles).mean(0).sum()
+                                loss = -bound(particles).mean(0).sum()
                             (numbers.grad,) = torch.autograd.grad(loss, [numbers])
                             optimizer.step()
                             schedule.step()
                             progress.update()
-                        refined.append(bound.mean(part, num_samples))
+                        refined.append(bound.mean(num_samples))
                     finally:
                         hook.remove()
     best, own = torch.cat(refined), torch.cat(elbos)
@@ -161,28 +162,33 @@ _CHUNK = 64  # samples that are drawn at a time
 
 
 class _Bound:
-    """Samples of log p(x, z) - log q(z|x) of a VAE, with reparameterized z."""
+    """Samples of log p(x, z) - log q(z|x) of a VAE for some examples, with reparameterized z.
 
-    def __init__(self, vae: VAE) -> None:
+    The prior is that of the beginning, also where it shares a network with the posterior.
+    """
+
+    def __init__(self, vae: VAE, batch: Examples) -> None:
         self.vae = vae
-        self.p_z = call(vae, "prior")
+        self.x, *self.context = batch
+        self.p_z = call(vae, "prior", context=self.context)
 
-    def __call__(self, x: Tensor, count: int) -> Tensor:
+    def __call__(self, count: int) -> Tensor:
         """Returns `count` samples for each x in nats, shape ``(count, N)``."""
-        q_z = call(self.vae, "posterior", x)
+        q_z = call(self.vae, "posterior", self.x, context=self.context)
         if not q_z.has_rsample:
             raise ValueError(
                 f"posterior: got {describe_distribution(q_z)}, which has no rsample, expected a "
                 "reparameterized distribution"
             )
         z = q_z.rsample((count,))
-        log_p_x = call(self.vae, "likelihood", z).log_prob(x)
+        own = expanded(self.context, z.shape[:-1])
+        log_p_x = call(self.vae, "likelihood", z, context=own).log_prob(self.x)
         return log_p_x + self.p_z.log_prob(z) - q_z.log_prob(z)
 
-    def mean(self, x: Tensor, num_samples: int) -> Tensor:
+    def mean(self, num_samples: int) -> Tensor:
         """Returns the mean of the samples for each x in float64, shape ``(N,)``."""
         sizes = [_CHUNK] * (num_samples // _CHUNK) + [num_samples % _CHUNK]
-        sums = [self(x, size).double().sum(0) for size in sizes if size]
+        sums = [self(size).double().sum(0) for size in sizes if size]
         return torch.stack(sums).sum(0) / num_samples
 
 

@@ -15,32 +15,37 @@ from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.distributions import check_on_support, describe_distribution, same_support
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.context import Batch, Examples, as_batch
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE, check_vae
 
 
-def check_arguments(x: Tensor | None, seed: int | None, max_bytes: int) -> Tensor:
-    """Returns x, after checks of what every estimate takes.
+def check_arguments(x: Batch | None, seed: int | None, max_bytes: int) -> Examples:
+    """Returns ``(x, *context)``, after checks of what every estimate takes.
 
     Raises:
-        TypeError: x is not a tensor, or the seed is neither an int nor None.
-        ValueError: x has no examples, or `seed` or `max_bytes` is out of range.
+        TypeError: x is neither a tensor nor a tuple of them, or the seed is neither an int nor
+            None.
+        ValueError: x has no examples, or an entry of the context has another number of them;
+            `seed` or `max_bytes` is out of range.
     """
     check_seed(seed)
     check_count("max_bytes", max_bytes)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {type(x).__name__}, expected a torch.Tensor")
-    if not x.dim() or not len(x):
-        raise ValueError(f"x: got no examples (shape {tuple(x.shape)}), expected at least one")
-    return x
+    if x is None:
+        raise TypeError("x: got None, expected a torch.Tensor, or a tuple (x, *context) of them")
+    batch = as_batch(x)
+    if not batch[0].dim() or not len(batch[0]):
+        shape = tuple(batch[0].shape)
+        raise ValueError(f"x: got no examples (shape {shape}), expected at least one")
+    return batch
 
 
 @contextmanager
-def opened(vae: VAE, x: Tensor) -> Iterator[tuple[LogDensities, Tensor]]:
+def opened(vae: VAE, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
     """A context in which a VAE is in eval mode, with gradients off.
 
-    Yields the VAE's log-densities, and x on its device.
+    Yields the VAE's log-densities, and x with its context on the VAE's device.
 
     Raises:
         TypeError: `vae` is not a VAE, or x has another dtype.
@@ -57,19 +62,19 @@ def opened(vae: VAE, x: Tensor) -> Iterator[tuple[LogDensities, Tensor]]:
                 "weights"
             )
         check_on_support("x", checked.x, checked.support)
-        yield LogDensities(vae.model, vae.guide, checked.x), checked.x
+        yield LogDensities(vae.model, vae.guide, checked.batch), checked.batch
 
 
 @contextmanager
 def opened_pair(
-    model: Callable[[Tensor], Any], guide: Callable[[Tensor], Any], x: Tensor
-) -> Iterator[tuple[LogDensities, Tensor]]:
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Examples
+) -> Iterator[tuple[LogDensities, Examples]]:
     """A context in which a model and guide are in eval mode if they are modules or methods.
 
-    Gradients are off. Yields their log-densities, and x.
+    Gradients are off. Yields their log-densities, and the batch.
     """
     with torch.no_grad(), _evaluating_owner(model), _evaluating_owner(guide):
-        yield LogDensities(model, guide, x), x
+        yield LogDensities(model, guide, batch), batch
 
 
 @contextmanager
@@ -93,14 +98,14 @@ def _evaluating_owner(program: Callable[..., Any]) -> Iterator[None]:
             yield
 
 
-def data_hash(x: Tensor) -> str:
-    """Returns 16 hexadecimal digits that identify a tensor.
+def data_hash(x: Batch) -> str:
+    """Returns 16 hexadecimal digits that identify a tensor, or a tuple ``(x, *context)``.
 
     They are the first digits of the SHA-256 of its dtype, shape and bytes, and the same on every
-    device.
+    device. A tuple is hashed as one.
 
     Arguments:
-        x: A tensor of any shape and dtype.
+        x: A tensor of any shape and dtype, or a tuple of them.
 
     Example:
         >>> from pyro_vae.evaluation import data_hash
@@ -109,8 +114,10 @@ def data_hash(x: Tensor) -> str:
         >>> data_hash(torch.zeros(7, 784)) == data_hash(torch.zeros(7, 28, 28))
         False
     """
-    digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())
-    digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    digest = hashlib.sha256()
+    for entry in as_batch(x):
+        digest.update(f"{entry.dtype}{tuple(entry.shape)}".encode())
+        digest.update(entry.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

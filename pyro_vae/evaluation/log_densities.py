@@ -21,6 +21,7 @@ from pyro_vae.contracts import (
     explained,
 )
 from pyro_vae.distributions import describe_distribution
+from pyro_vae.utils.context import Examples, rows
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.traces import log_prob_sum
 
@@ -39,8 +40,8 @@ class LogDensities:
     drawn in a plate outside all others.
 
     Arguments:
-        model, guide: Pyro programs, called with x or some of its examples.
-        x: Examples of shape ``(N, *x_shape)``. The first one is used to find the sites.
+        model, guide: Pyro programs, called with the entries of a batch, or some of its examples.
+        batch: The tuple ``(x, *context)``. The first example is used to find the sites.
 
     Attributes:
         latents: Names of the latent sites, in the guide's order.
@@ -53,14 +54,15 @@ class LogDensities:
     """
 
     def __init__(
-        self, model: Callable[[Tensor], Any], guide: Callable[[Tensor], Any], x: Tensor
+        self, model: Callable[..., Any], guide: Callable[..., Any], batch: Examples
     ) -> None:
         self._programs = {"model": model, "guide": guide}
         self._sites: dict[str, tuple[str, ...]] = {}
         self._sample_dim, self._data_dim = -1, -1
         # Two copies of the first example show whether a shape is fixed that should follow x.
-        one, two = x[:1], x[:1].expand(2, *x.shape[1:])
-        with torch.no_grad(), seeded(0, device=x.device):
+        one = rows(batch, slice(1))
+        two = tuple(entry.expand(2, *entry.shape[1:]) for entry in one)
+        with torch.no_grad(), seeded(0, device=batch[0].device):
             with explained("fail on the first example alone"):
                 drawn, guide_trace = self._called(model, one), self._called(guide, one)
             guide_trace = self._checked("guide", guide_trace, one)
@@ -82,14 +84,14 @@ class LogDensities:
                         f"{program}: got log-probabilities of shape {tuple(log_prob.shape)} for "
                         "two samples of two examples, expected (2, 2)"
                     )
-            if len(x) > 1:
-                self._check_independent(x[:2])
+            if len(batch[0]) > 1:
+                self._check_independent(rows(batch, slice(2)))
 
-    def draw(self, x: Tensor, count: int, *, nan: bool = False) -> tuple[Latents, Tensor]:
+    def draw(self, batch: Examples, count: int, *, nan: bool = False) -> tuple[Latents, Tensor]:
         """Draws `count` samples of z from the guide for each x.
 
         Arguments:
-            x: Examples of shape ``(N, *x_shape)``.
+            batch: The tuple ``(x, *context)`` of N examples.
             count: The number of samples.
             nan: Allow NaN in the log-probabilities.
 
@@ -99,10 +101,10 @@ class LogDensities:
         Raises:
             FloatingPointError: A log-probability is NaN, and `nan` is False.
         """
-        trace = self._traced("guide", self._programs["guide"], x, count)
+        trace = self._traced("guide", self._programs["guide"], batch, count)
         return self._values(trace), self._log_prob(trace, trace.nodes, nan)
 
-    def draw_prior(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
+    def draw_prior(self, batch: Examples, count: int) -> tuple[Latents, Tensor]:
         """Draws `count` samples of z from the model for each x.
 
         Returns:
@@ -111,32 +113,32 @@ class LogDensities:
         Raises:
             FloatingPointError: A log-probability is NaN.
         """
-        trace = self._traced("model", self._programs["model"], x, count)
+        trace = self._traced("model", self._programs["model"], batch, count)
         return self._values(trace), self._log_prob(trace, self._observed())
 
-    def score_guide(self, x: Tensor, z: Latents) -> Tensor:
+    def score_guide(self, batch: Examples, z: Latents) -> Tensor:
         """Returns log q(z|x), shape ``(samples, N)``; raises FloatingPointError if it is NaN."""
-        return self._log_prob(trace := self._conditioned("guide", x, z), trace.nodes)
+        return self._log_prob(trace := self._conditioned("guide", batch, z), trace.nodes)
 
-    def score(self, x: Tensor, z: Latents, *, nan: bool = False) -> tuple[Tensor, Tensor]:
+    def score(self, batch: Examples, z: Latents, *, nan: bool = False) -> tuple[Tensor, Tensor]:
         """Returns log p(z) and log p(x|z), each of shape ``(samples, N)``.
 
         Raises:
             FloatingPointError: A log-probability is NaN, and `nan` is False.
         """
-        trace = self._conditioned("model", x, z)
+        trace = self._conditioned("model", batch, z)
         return (
             self._log_prob(trace, self.latents, nan),
             self._log_prob(trace, self._observed(), nan),
         )
 
-    def check(self, x: Tensor, z: Latents) -> None:
+    def check(self, batch: Examples, z: Latents) -> None:
         """Raises ValueError unless x is on the supports of the observed sites, given z."""
-        self._check_observed(self._conditioned("model", x, z))
+        self._check_observed(self._conditioned("model", batch, z))
 
-    def priors(self, x: Tensor, z: Latents) -> dict[str, Distribution]:
+    def priors(self, batch: Examples, z: Latents) -> dict[str, Distribution]:
         """Returns the distributions of the model's latent sites by name, given their values z."""
-        trace = self._conditioned("model", x, z)
+        trace = self._conditioned("model", batch, z)
         return {name: trace.nodes[name]["fn"] for name in self.latents}
 
     def part(self, z: Latents, samples: slice, examples: slice) -> Latents:
@@ -160,34 +162,36 @@ class LogDensities:
         shape[0], shape[self.example_axis] = numbers.shape
         return numbers.reshape(shape)
 
-    def _conditioned(self, program: str, x: Tensor, z: Latents) -> Trace:
+    def _conditioned(self, program: str, batch: Examples, z: Latents) -> Trace:
         conditioned = poutine.condition(self._programs[program], data=dict(z))
-        return self._traced(program, conditioned, x, len(z[self.latents[0]]))
+        return self._traced(program, conditioned, batch, len(z[self.latents[0]]))
 
     def _traced(
-        self, program: str, call: Callable[[Tensor], Any], x: Tensor, count: int | None = None
+        self, program: str, call: Callable[..., Any], batch: Examples, count: int | None = None
     ) -> Trace:
         """Returns the trace of a call, whose sites are checked against the first call's."""
-        return self._checked(program, self._called(call, x, count), x)
+        return self._checked(program, self._called(call, batch, count), batch)
 
-    def _called(self, call: Callable[[Tensor], Any], x: Tensor, count: int | None = None) -> Trace:
+    def _called(
+        self, call: Callable[..., Any], batch: Examples, count: int | None = None
+    ) -> Trace:
         traced = poutine.trace(call)
         if count is None:
-            return traced.get_trace(x)
+            return traced.get_trace(*batch)
         with pyro.plate(_SAMPLES, count, dim=self._sample_dim):
-            return traced.get_trace(x)
+            return traced.get_trace(*batch)
 
-    def _checked(self, program: str, trace: Trace, x: Tensor) -> Trace:
+    def _checked(self, program: str, trace: Trace, batch: Examples) -> Trace:
         trace = prune_subsample_sites(trace)
         for name in [n for n, site in trace.nodes.items() if not _counts(site)]:
             trace.remove_node(name)
         for name, site in trace.nodes.items():
-            check_site(program, name, site, len(x))
+            check_site(program, name, site, len(batch[0]))
         sites = self._sites.setdefault(program, tuple(trace.nodes))
         check_same_sites(program, trace.nodes, sites)
         return trace
 
-    def _check_independent(self, two: Tensor) -> None:
+    def _check_independent(self, two: Examples) -> None:
         """Raises ValueError if a log-probability depends on other examples or on its index."""
         with explained("fail on the first two examples"):
             z, _ = self.draw(two, 1, nan=True)
@@ -199,7 +203,7 @@ class LogDensities:
             both = self._scores(two, z)
             for index in range(2):
                 own = slice(index, index + 1)
-                alone = self._scores(two[own], self.part(z, slice(None), own))
+                alone = self._scores(rows(two, own), self.part(z, slice(None), own))
                 for name in both.keys() & alone.keys():
                     batched = both[name][..., own]
                     if batched.shape != alone[name].shape or not torch.allclose(
@@ -212,15 +216,15 @@ class LogDensities:
                             "dropout in train mode do)"
                         )
 
-    def _scores(self, x: Tensor, z: Latents) -> dict[str, Tensor]:
+    def _scores(self, batch: Examples, z: Latents) -> dict[str, Tensor]:
         """Returns log p(x, z), and log q(z|x) if the guide can score any z.
 
         Point masses are left out, since rounding moves a value off their point.
         """
-        model = self._conditioned("model", x, z)
+        model = self._conditioned("model", batch, z)
         scores = {"log p(x, z)": self._log_prob(model, _densities(model), nan=True)}
         try:
-            guide = self._conditioned("guide", x, z)
+            guide = self._conditioned("guide", batch, z)
             scores["log q(z|x)"] = self._log_prob(guide, _densities(guide), nan=True)
         except Exception:  # a flow without an inverse may raise any exception
             pass

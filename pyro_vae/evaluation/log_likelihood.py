@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, overload
 
 import torch
-from torch import Tensor
 
 from pyro_vae.evaluation.blocks import blocks
 from pyro_vae.evaluation.estimators import EXACT, Estimator, evidence, parse, settings_of
@@ -19,13 +18,14 @@ from pyro_vae.evaluation.inputs import (
 )
 from pyro_vae.evaluation.result import LogLikelihood, warn_of
 from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.vae import VAE
 
 
 @overload
 def log_likelihood(
     vae: VAE,
-    x: Tensor,
+    x: Batch,
     num_samples: int = 1000,
     *,
     estimator: str | Estimator = "importance",
@@ -35,21 +35,21 @@ def log_likelihood(
 @overload
 def log_likelihood(
     *,
-    x: Tensor,
+    x: Batch,
     num_samples: int = 1000,
-    model: Callable[[Tensor], Any],
-    guide: Callable[[Tensor], Any],
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
     estimator: str | Estimator = "importance",
     seed: int | None = None,
     max_bytes: int = 2**28,
 ) -> LogLikelihood: ...
 def log_likelihood(
     vae: VAE | None = None,
-    x: Tensor | None = None,
+    x: Batch | None = None,
     num_samples: int = 1000,
     *,
-    model: Callable[[Tensor], Any] | None = None,
-    guide: Callable[[Tensor], Any] | None = None,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
     estimator: str | Estimator = "importance",
     seed: int | None = None,
     max_bytes: int = 2**28,
@@ -61,10 +61,13 @@ def log_likelihood(
     The expectation of :math:`L_K` is a lower bound of log p(x) that grows with K. Its Monte Carlo
     standard error is :math:`\sqrt{(K/\mathrm{ESS} - 1) / (K - 1)}`, by the delta method.
 
-    It takes a VAE, or any pair of a Pyro ``model(x)`` and ``guide(x)``. All sites of a pair have
-    to be in the plate ``"data"``, whose size is that of x. A pair may have any latent sites and
-    masked observations. A VAE is evaluated in eval mode, and so are `model` and `guide` if they
-    are modules or methods of modules. Other modules that they call keep their mode.
+    With a context c, it is log p(x|c): x is then the tuple ``(x, *context)``.
+
+    It takes a VAE, or any pair of a Pyro ``model(x, *context)`` and ``guide(x, *context)``. All
+    sites of a pair have to be in the plate ``"data"``, whose size is that of x. A pair may have
+    any latent sites and masked observations. A VAE is evaluated in eval mode, and so are `model`
+    and `guide` if they are modules or methods of modules. Other modules that they call keep their
+    mode.
 
     Samples are streamed: the memory depends on `max_bytes`, not on the number of samples or
     examples. From 2**23 draws (samples times examples), a model that is a static program is
@@ -76,8 +79,9 @@ def log_likelihood(
 
     Arguments:
         vae: The VAE; leave it out to give `model` and `guide`.
-        x: Data of shape ``(N, *x_shape)``. For a VAE, x has to be on the likelihood's support,
-            the set on which it is a density: even a relaxed Bernoulli takes binary pixels here.
+        x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context. For a VAE, x has
+            to be on the likelihood's support, the set on which it is a density: even a relaxed
+            Bernoulli takes binary pixels here.
         num_samples: K, the number of samples of z for each example.
         model, guide: A Pyro model and guide, in place of `vae`.
         estimator: ``"importance"``, ``"prior"``, ``"ais"`` or an object of
@@ -130,11 +134,11 @@ def log_likelihood(
 
 def estimated(
     vae: VAE | None,
-    x: Tensor | None,
+    x: Batch | None,
     num_samples: int,
     *,
-    model: Callable[[Tensor], Any] | None = None,
-    guide: Callable[[Tensor], Any] | None = None,
+    model: Callable[..., Any] | None = None,
+    guide: Callable[..., Any] | None = None,
     estimator: str | Estimator = "importance",
     seed: int | None = None,
     max_bytes: int = 2**28,
@@ -146,7 +150,7 @@ def estimated(
     """
     check_count("num_samples", num_samples)
     chosen = parse(estimator)
-    x = check_arguments(x, seed, max_bytes)
+    batch = check_arguments(x, seed, max_bytes)
     if (vae is None) == (model is None) or (model is None) != (guide is None):
         raise TypeError(
             f"vae, model, guide: got {_given(vae=vae, model=model, guide=guide)}, expected a vae, "
@@ -155,19 +159,19 @@ def estimated(
     if chosen is None:
         if vae is None:
             raise ValueError(f'estimator: got "{EXACT}" for a pair, expected it for a VAE')
-        return _exact(vae, x)
+        return _exact(vae, batch)
     done: list[Statistics] = []
     complete = True
-    digest = data_hash(x)
+    digest = data_hash(batch)
     if vae is not None:
-        context = opened(vae, x)
+        context = opened(vae, batch)
     else:
         assert model is not None
         assert guide is not None
-        context = opened_pair(model, guide, x)
-    with context as (densities, x):
+        context = opened_pair(model, guide, batch)
+    with context as (densities, batch):
         try:
-            for block in blocks(densities, x, seed, max_bytes, "log-likelihood", num_samples):
+            for block in blocks(densities, batch, seed, max_bytes, "log-likelihood", num_samples):
                 weights = Weights(num_samples)
                 for log_w in chosen.log_weights(block, num_samples):
                     weights.add(log_w)
@@ -216,10 +220,10 @@ def _result(
     )
 
 
-def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
+def _exact(vae: VAE, batch: Examples) -> LogLikelihood:
     """Returns the closed form as a result; `elbo` and `ess` are NaN."""
-    with opened(vae, x) as (_, on_device):
-        values = evidence(vae, on_device)
+    with opened(vae, batch) as (_, on_device):
+        values = evidence(vae, *on_device)
     none = torch.full_like(values, math.nan)
     return LogLikelihood(
         values,
@@ -233,7 +237,7 @@ def _exact(vae: VAE, x: Tensor) -> LogLikelihood:
         estimator=EXACT,
         estimator_settings={},
         seed=None,
-        data_hash=data_hash(x),
+        data_hash=data_hash(batch),
         complete=True,
         sizes=(),
         bounds=(),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.compile import Cache, NotCompiled, compiled_function, layout
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
+from pyro_vae.utils.context import Examples
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Scorer:
         """Whether scoring is compiled, or will be after a few calls."""
         return self._compiles and "score" not in self._cache.reasons
 
-    def draw(self, x: Tensor, count: int) -> tuple[Latents, Tensor]:
+    def draw(self, batch: Examples, count: int) -> tuple[Latents, Tensor]:
         """Draws `count` samples of z from the guide for each x.
 
         Returns:
@@ -57,20 +58,20 @@ class Scorer:
         """
         names = self.densities.latents
 
-        def draw(x: Tensor) -> list[Tensor]:
-            z, log_q = self.densities.draw(x, count, nan=True)
+        def draw(*batch: Tensor) -> list[Tensor]:
+            z, log_q = self.densities.draw(batch, count, nan=True)
             return [*(z[name] for name in names), log_q, torch.isnan(log_q).any()]
 
-        compiled = self._function("draw", count, draw, [x], fixed=1)
+        compiled = self._function("draw", count, draw, list(batch), fixed=len(batch))
         if compiled is None:
-            return self.densities.draw(x, count)
-        *values, log_q, nan = compiled(x)
+            return self.densities.draw(batch, count)
+        *values, log_q, nan = compiled(*batch)
         z = dict(zip(names, values, strict=True))
         if nan:
-            self.densities.score_guide(x, z)  # raises the error that names the site
+            self.densities.score_guide(batch, z)  # raises the error that names the site
         return z, log_q
 
-    def score(self, x: Tensor, z: Latents) -> tuple[Tensor, Tensor]:
+    def score(self, batch: Examples, z: Latents) -> tuple[Tensor, Tensor]:
         """Returns log p(z) and log p(x|z) in nats, each of shape ``(samples, N)``.
 
         Raises:
@@ -78,17 +79,17 @@ class Scorer:
         """
         names, values = tuple(z), list(z.values())
 
-        def score(x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            z = dict(zip(names, values, strict=True))
-            log_p_z, log_p_x = self.densities.score(x, z, nan=True)
+        def score(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            z = dict(zip(names, tensors[len(batch) :], strict=True))
+            log_p_z, log_p_x = self.densities.score(tensors[: len(batch)], z, nan=True)
             return log_p_z, log_p_x, torch.isnan(log_p_z + log_p_x).any()
 
-        compiled = self._function("score", names, score, [x, *values], fixed=0)
+        compiled = self._function("score", names, score, [*batch, *values], fixed=0)
         if compiled is None:
-            return self.densities.score(x, z)
-        log_p_z, log_p_x, nan = compiled(x, *values)
+            return self.densities.score(batch, z)
+        log_p_z, log_p_x, nan = compiled(*batch, *values)
         if nan:
-            self.densities.score(x, z)  # raises the error that names the site
+            self.densities.score(batch, z)  # raises the error that names the site
         return log_p_z, log_p_x
 
     def _function(

@@ -4,6 +4,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import out_shape
 
 __all__ = ["Bernoulli"]
@@ -32,10 +33,10 @@ class Bernoulli(nn.Module):
         self.relaxed = relaxed
         self._event_dim = len(out_shape(network))
 
-    def forward(self, z: Tensor) -> dist.Distribution:
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         pixels = distributions.CrossEntropy if self.relaxed else dist.Bernoulli
         return distributions.BernoulliEvent(
-            pixels(logits=self.network(z)), len(out_shape(self.network))
+            pixels(logits=given(self.network, z, context)), len(out_shape(self.network))
         )
 
     def extra_repr(self) -> str:

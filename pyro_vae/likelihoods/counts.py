@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import event_dim, out_shape
 
 __all__ = ["NegativeBinomial", "Poisson"]
@@ -29,8 +30,8 @@ class Poisson(nn.Module):
         self.network = network
         self._event_dim = len(out_shape(network))
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        return dist.Poisson(self.network(z).exp() + 1e-4).to_event(self._event_dim)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        return dist.Poisson(given(self.network, z, context).exp() + 1e-4).to_event(self._event_dim)
 
 
 class NegativeBinomial(nn.Module):
@@ -59,8 +60,8 @@ class NegativeBinomial(nn.Module):
         self._event_dim = event_dim(network, 2, "a log-mean and a raw r")
         self.network = network
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        log_mean, raw_r = self.network(z).unbind(-1 - self._event_dim)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        log_mean, raw_r = given(self.network, z, context).unbind(-1 - self._event_dim)
         r = F.softplus(raw_r) + 1e-4
         pixels = distributions.NegativeBinomial(r, logits=log_mean - r.log())
         return pixels.to_event(self._event_dim)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions
 from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import event_dim
 
 __all__ = ["Categorical", "DiscretizedLogistic"]
@@ -40,8 +41,8 @@ class Categorical(nn.Module):
         self.network = network
         self.levels = levels
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        logits = self.network(z).movedim(-1 - self._event_dim, -1)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        logits = given(self.network, z, context).movedim(-1 - self._event_dim, -1)
         return distributions.Levels(logits=logits).to_event(self._event_dim)
 
     def extra_repr(self) -> str:
@@ -86,8 +87,8 @@ class DiscretizedLogistic(nn.Module):
         self.levels = levels
         self.components = components
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        numbers = self.network(z).movedim(-1 - self._event_dim, -1)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        numbers = given(self.network, z, context).movedim(-1 - self._event_dim, -1)
         if self.components == 1:
             loc, raw_scale = numbers.split(1, -1)
             logits = torch.zeros_like(loc)

@@ -1,6 +1,7 @@
 """Likelihoods of real pixels: a location and a scale for each."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import pyro.distributions as dist
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions
 from pyro_vae.utils.checks import check_df, is_positive
+from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import event_dim, out_shape
 
 __all__ = ["SCALE_FLOOR", "Gaussian", "Laplace", "Scale", "StudentT"]
@@ -43,8 +45,10 @@ class _LocationScale(nn.Module):
                 f"{torch.get_default_dtype()}"
             )
 
-    def _loc_and_scale(self, z: Tensor) -> tuple[Tensor, Tensor | float]:
-        out = self.network(z)
+    def _loc_and_scale(
+        self, z: Tensor, context: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | float]:
+        out = given(self.network, z, context)
         if self.scale == "pixel":
             loc, raw_scale = out.unbind(-1 - self._event_dim)
             return loc, F.softplus(raw_scale) + SCALE_FLOOR
@@ -84,8 +88,8 @@ class Gaussian(_LocationScale):
         torch.Size([7])
     """
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        return dist.Normal(*self._loc_and_scale(z)).to_event(self._event_dim)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        return dist.Normal(*self._loc_and_scale(z, context)).to_event(self._event_dim)
 
 
 class Laplace(_LocationScale):
@@ -106,8 +110,8 @@ class Laplace(_LocationScale):
         torch.Size([28, 28])
     """
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        return dist.Laplace(*self._loc_and_scale(z)).to_event(self._event_dim)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        return dist.Laplace(*self._loc_and_scale(z, context)).to_event(self._event_dim)
 
 
 class StudentT(_LocationScale):
@@ -135,8 +139,8 @@ class StudentT(_LocationScale):
         check_df(df)
         self.df = df
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        loc, scale = self._loc_and_scale(z)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        loc, scale = self._loc_and_scale(z, context)
         df = torch.full_like(loc, self.df)
         return distributions.StudentT(df, loc, scale).to_event(self._event_dim)
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import event_dim, out_shape
 
 __all__ = ["Beta", "ContinuousBernoulli"]
@@ -32,8 +33,10 @@ class ContinuousBernoulli(nn.Module):
         self.network = network
         self._event_dim = len(out_shape(network))
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        return distributions.ContinuousBernoulli(self.network(z)).to_event(self._event_dim)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        return distributions.ContinuousBernoulli(given(self.network, z, context)).to_event(
+            self._event_dim
+        )
 
 
 class Beta(nn.Module):
@@ -59,6 +62,6 @@ class Beta(nn.Module):
         self._event_dim = event_dim(network, 2, "the raw a and b of a Beta")
         self.network = network
 
-    def forward(self, z: Tensor) -> dist.Distribution:
-        a, b = (F.softplus(self.network(z)) + 1e-3).unbind(-1 - self._event_dim)
+    def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+        a, b = (F.softplus(given(self.network, z, context)) + 1e-3).unbind(-1 - self._event_dim)
         return distributions.Beta(a, b).to_event(self._event_dim)

@@ -1,13 +1,15 @@
-"""Modes, devices and dtypes of torch modules."""
+"""Modes, devices and dtypes of torch modules, and functions as modules."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["device_of", "dtype_of", "evaluating"]
+__all__ = ["Function", "device_of", "dtype_of", "evaluating"]
 
 
 @contextmanager
@@ -54,3 +56,21 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     """
     tensors = chain(module.parameters(), module.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+
+
+class Function(nn.Module):
+    """A module that calls a function, whose own parameters it does not hold."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def extra_repr(self) -> str:
+        function = self.function
+        while isinstance(function, partial):
+            function = function.func
+        # A repr has an address, so the structure that `save` writes would differ by process.
+        return getattr(function, "__qualname__", type(function).__qualname__)

@@ -5,11 +5,11 @@ from numbers import Integral
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.utils.checks import kind
 
-__all__ = ["Shape", "as_shape", "event_dim", "out_shape"]
+__all__ = ["Shape", "as_shape", "event_dim", "out_shape", "split_shape"]
 
 Shape = int | Sequence[int]
 """The shape of one example without batch dimensions; an int is a vector of that length."""
@@ -78,3 +78,28 @@ def event_dim(network: nn.Module, count: int, meaning: str) -> int:
             "each pixel"
         )
     return len(shape) - 1
+
+
+def split_shape(x: Tensor, in_shape: torch.Size, network: nn.Module) -> torch.Size:
+    """The batch dimensions of an input.
+
+    Arguments:
+        x: The input, of shape ``(*batch, *in_shape)``.
+        in_shape: The shape of one input.
+        network: The network that takes it, for the error message.
+
+    Raises:
+        ValueError: `x` does not end with `in_shape`.
+
+    Example:
+        >>> from pyro_vae.utils.shapes import split_shape
+        >>> split_shape(torch.zeros(5, 7, 3), torch.Size((3,)), torch.nn.Identity())
+        torch.Size([5, 7])
+    """
+    batch = x.dim() - len(in_shape)
+    if batch < 0 or x.shape[batch:] != in_shape:
+        raise ValueError(
+            f"{type(network).__name__}: got an input of shape {tuple(x.shape)}, "
+            f"expected (*batch, {', '.join(map(str, in_shape))})"
+        )
+    return x.shape[:batch]

@@ -205,7 +205,7 @@ def reading_guide(x: Tensor) -> None:
 
 def test_a_program_that_reads_values_is_named_as_such() -> None:
     svi = SVI(reading, reading_guide, optim.Adam(), objectives.compiled(Trace_ELBO()))
-    with pytest.raises(NotStatic, match=r"reads a tensor's value at .*test_graph\.py:\d+ "):
+    with pytest.raises(NotStatic, match=r"value at .*test_graph\.py:\d+ .* uncompiled \(aten"):
         svi.step(torch.tensor(1.0))
     lenient = SVI(reading, reading_guide, optim.Adam(), Compiled(Trace_ELBO(), strict=False))
     with pytest.warns(UserWarning, match="runs uncompiled: .*reads a tensor's value"):

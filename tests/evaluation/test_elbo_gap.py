@@ -112,7 +112,7 @@ def test_a_posterior_whose_numbers_cannot_be_refined() -> None:
 
     vae = VAE(vae.prior, vae.likelihood, posterior)
     x = torch.zeros(3, 6)
-    with pytest.raises(ValueError, match="posterior: got a _Function without a network, expected"):
+    with pytest.raises(ValueError, match="posterior: got a Function without a network, expected"):
         elbo_gap(vae, x, 10, seed=0)
     with pytest.raises(ValueError, match=r"steps: got 0"):
         elbo_gap(bernoulli_vae(), x, 10, steps=0)

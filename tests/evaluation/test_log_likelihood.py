@@ -136,7 +136,7 @@ def test_a_pair_or_a_vae() -> None:
     for arguments in ({}, {"vae": vae, "model": vae.model, "guide": vae.guide}, {"guide": guide}):
         with pytest.raises(TypeError, match=r"vae, model, guide: got .*expected a vae, or a mo"):
             log_likelihood(x=x, **arguments)
-    with pytest.raises(TypeError, match=r"x: got NoneType, expected a torch\.Tensor"):
+    with pytest.raises(TypeError, match=r"x: got None, expected a torch\.Tensor"):
         log_likelihood(vae)
     with pytest.raises(ValueError, match=r'estimator: got "exact" for a pair'):
         log_likelihood(x=x, model=vae.model, guide=vae.guide, estimator="exact")

@@ -61,24 +61,24 @@ def test_compiled_scores_say_where_nan_comes_from() -> None:
     """And in float32 are those of the program up to rounding."""
     vae, x = bernoulli_vae(2), binary(64)
     with torch.no_grad():
-        scorer = Scorer(LogDensities(vae.model, vae.guide, x), module.COMPILED_FROM)
+        scorer = Scorer(LogDensities(vae.model, vae.guide, (x,)), module.COMPILED_FROM)
         for _ in range(5):
-            z, _ = scorer.draw(x, 8)
-            scorer.score(x, z)
+            z, _ = scorer.draw((x,), 8)
+            scorer.score((x,), z)
         assert {key[0] for key in scorer._cache.made} == {"draw", "score"}
         # Sums over pixels of products with the hidden units, and over latents.
-        log_p_z, log_p_x = scorer.score(x, z)
-        plain_z, plain_x = scorer.densities.score(x, z)
+        log_p_z, log_p_x = scorer.score((x,), z)
+        plain_z, plain_x = scorer.densities.score((x,), z)
         assert_rounded(log_p_x, plain_x, terms=6 * 10)
         assert_rounded(log_p_z, plain_z, terms=10)
         torch.manual_seed(3)
-        z, log_q = scorer.draw(x, 8)
+        z, log_q = scorer.draw((x,), 8)
         torch.manual_seed(3)
-        plain, plain_q = scorer.densities.draw(x, 8)
+        plain, plain_q = scorer.densities.draw((x,), 8)
         assert_rounded(z["z"], plain["z"], terms=20, magnitude=plain["z"].abs() + 1)
         assert_rounded(log_q, plain_q, terms=40, magnitude=plain_q.abs() + 10)
         with pytest.raises(ValueError, match="likelihood: Expected parameter logits"):
-            scorer.score(x, {"z": torch.full_like(z["z"], math.inf)})
+            scorer.score((x,), {"z": torch.full_like(z["z"], math.inf)})
         next(vae.posterior.parameters()).fill_(math.nan)
         with pytest.raises(ValueError, match="posterior: Expected parameter loc"):
-            scorer.draw(x, 8)
+            scorer.draw((x,), 8)

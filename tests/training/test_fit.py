@@ -95,7 +95,7 @@ def test_binary_pixels_are_drawn_anew_each_epoch() -> None:
     seen: list[Tensor] = []
 
     class Watching(posteriors.Normal):
-        def forward(self, x: Tensor) -> dist.Distribution:
+        def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
             if self.training:
                 seen.append(x.clone())
             return super().forward(x)
@@ -116,7 +116,7 @@ def test_each_example_is_seen_once_an_epoch() -> None:
     seen: list[Tensor] = []
 
     class Watching(posteriors.Normal):
-        def forward(self, x: Tensor) -> dist.Distribution:
+        def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
             if self.training:
                 seen.append(x[:, 0].clone())
             return super().forward(x)

@@ -14,6 +14,7 @@ from pyro_vae.distributions import (
 )
 from pyro_vae.evaluation.blocks import Block
 from pyro_vae.evaluation.log_densities import Latents
+from pyro_vae.utils.context import Examples, rows
 
 _ACCEPTED = 0.65  # the share of accepted moves that step sizes are adapted to
 _FACTOR = 1.1  # by which an adaptation multiplies or divides a step size
@@ -181,13 +182,13 @@ class _State:
                 mask = self.path.block.densities.broadcastable(accepted, own[name])
                 own[name] = torch.where(mask, other[name], own[name])
 
-    def _evaluate(self, x: Tensor, u: Latents) -> tuple[Tensor, ...]:
+    def _evaluate(self, batch: Examples, u: Latents) -> tuple[Tensor, ...]:
         densities, transforms = self.path.block.densities, self.path.transforms
         # A move beyond the range of floats is rejected; Pyro's validation would raise instead.
         with torch.enable_grad(), pyro.validation_enabled(False):
             u = {name: value.detach().requires_grad_() for name, value in u.items()}
             z = {name: transforms[name](value) for name, value in u.items()}
-            log_prior, log_likelihood = densities.score(x, z, nan=True)
+            log_prior, log_likelihood = densities.score(batch, z, nan=True)
             for name, value in u.items():
                 log_det = transforms[name].log_abs_det_jacobian(value, z[name])
                 log_prior = log_prior + densities.sum_per_draw(log_det)
@@ -212,8 +213,8 @@ def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
     """Returns the transform from unconstrained vectors to the support of each latent."""
     densities = block.densities
     one = slice(1)
-    wide = densities.priors(block.x, z)
-    narrow = densities.priors(block.x[:1], densities.part(z, one, one))
+    wide = densities.priors(block.batch, z)
+    narrow = densities.priors(rows(block.batch, one), densities.part(z, one, one))
     transforms = {}
     for name, prior in narrow.items():
         support = _support(prior)

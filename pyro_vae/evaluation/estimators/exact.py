@@ -1,5 +1,7 @@
 """The exact log-likelihood of a linear-Gaussian VAE."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import (
@@ -12,13 +14,14 @@ from torch.distributions import (
 
 from pyro_vae.contracts import call
 from pyro_vae.distributions import describe_distribution
+from pyro_vae.utils.context import rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.vae import VAE
 
 _SCALES = (0.1, 1.0, 10.0, 100.0)  # scales of the random z at which the decoder has to be affine
 
 
-def evidence(vae: VAE, x: Tensor) -> Tensor:
+def evidence(vae: VAE, x: Tensor, *context: Tensor) -> Tensor:
     r"""Returns log p(x) of a linear-Gaussian VAE in closed form.
 
     With :math:`z \sim \mathcal{N}(m, S)` and :math:`x|z \sim \mathcal{N}(W z + b, D)`,
@@ -33,6 +36,7 @@ def evidence(vae: VAE, x: Tensor) -> Tensor:
     Arguments:
         vae: The VAE, in eval mode.
         x: Data of shape ``(N, *x_shape)`` on the VAE's device.
+        context: What is given with each example. The map from z to x may be another one for each.
 
     Returns:
         log p(x) in nats, in float64, shape ``(N,)``.
@@ -50,7 +54,15 @@ def evidence(vae: VAE, x: Tensor) -> Tensor:
         ...     evidence(vae, torch.randn(7, 16)).shape
         torch.Size([7])
     """
-    loc, covariance = _moments("prior", call(vae, "prior"))
+    if context:
+        each = (rows((x, *context), slice(n, n + 1)) for n in range(len(x)))
+        return torch.cat([_evidence(vae, own, given) for own, *given in each])
+    return _evidence(vae, x, ())
+
+
+def _evidence(vae: VAE, x: Tensor, context: Sequence[Tensor]) -> Tensor:
+    """Returns log p(x) of examples that have one context, or none."""
+    loc, covariance = _moments("prior", call(vae, "prior", context=context))
     size = len(loc)
     # The origin and the unit vectors determine an affine map, which the probes then test.
     basis = torch.cat((torch.zeros(1, size, device="cpu"), torch.eye(size, device="cpu")))
@@ -58,7 +70,8 @@ def evidence(vae: VAE, x: Tensor) -> Tensor:
     probes = torch.randn(len(_SCALES), 3, size, generator=generator, device="cpu")
     probes = (torch.tensor(_SCALES, device="cpu")[:, None, None] * probes).flatten(0, 1)
     z = torch.cat((basis, probes)).to(device_of(vae), dtype_of(vae))
-    p_x = call(vae, "likelihood", z)
+    given = [entry.expand(len(z), *entry.shape[1:]) for entry in context]
+    p_x = call(vae, "likelihood", z, context=given)
     mean, scale = _pixels(p_x)
     offset, weight = mean[0], mean[1 : size + 1] - mean[0]
     expected = offset + z[size + 1 :].double() @ weight
@@ -86,10 +99,12 @@ def _moments(part: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
     base = distribution
     while isinstance(base, Independent):
         base = base.base_dist
+    size = distribution.event_shape[0]  # With a context, there is a batch of one.
     if isinstance(base, MultivariateNormal | LowRankMultivariateNormal):
-        return base.mean.double(), base.covariance_matrix.double()
+        covariance = base.covariance_matrix.double()
+        return base.mean.double().reshape(size), covariance.reshape(size, size)
     if isinstance(base, Normal):
-        return base.mean.double(), base.variance.double().diag()
+        return base.mean.double().reshape(size), base.variance.double().reshape(size).diag()
     raise ValueError(
         f"{part}: got {describe_distribution(distribution)}, expected a normal distribution for "
         "the exact log-likelihood"

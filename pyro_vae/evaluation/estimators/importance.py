@@ -41,5 +41,5 @@ class Importance:
     def both(self, block: Block, num_samples: int, z: Latents) -> tuple[Iterator[Tensor], Tensor]:
         """Returns the log-weights, and those of exact draws z, see :class:`Estimator`."""
         log_p_z, log_p_x = block.score(z)
-        exact = log_p_z + log_p_x - block.densities.score_guide(block.x, z)
+        exact = log_p_z + log_p_x - block.densities.score_guide(block.batch, z)
         return self.log_weights(block, num_samples), exact

@@ -20,8 +20,8 @@ from ...pairs import guide
 
 
 def annealed(vae: VAE, x: Tensor, temperatures: int, seed: int = 0) -> Path:
-    densities = LogDensities(vae.model, vae.guide, x)
-    return Path(Block(Scorer(densities), x, seed, 0, 2**28), temperatures, leapfrog_steps=4)
+    densities = LogDensities(vae.model, vae.guide, (x,))
+    return Path(Block(Scorer(densities), (x,), seed, 0, 2**28), temperatures, leapfrog_steps=4)
 
 
 def test_weights_of_annealing_have_the_evidence_as_their_mean() -> None:

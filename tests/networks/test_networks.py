@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae import VAE, fit, likelihoods, log_likelihood, networks, posteriors, priors
 
-from .tolerances import CLOSE
+from ..tolerances import CLOSE
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (3, 2), (0,)])

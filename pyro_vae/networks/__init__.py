@@ -1,0 +1,28 @@
+"""Networks: modules from shape ``(*batch, *in_shape)`` to shape ``(*batch, *out_shape)``.
+
+Any number of batch dimensions works, including none. A part of a VAE uses the ``forward`` of a
+network and its attribute ``out_shape``, so any module with these two can take its place.
+"""
+
+from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
+from pyro_vae.networks.mlp import MLP, variance_scaling_, xavier_
+from pyro_vae.networks.precision import bfloat16
+from pyro_vae.networks.wrappers import Conditioned, Folded, Scaled
+from pyro_vae.utils.shapes import Shape
+
+__all__ = [
+    "MLP",
+    "Conditioned",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Folded",
+    "Scaled",
+    "Shape",
+    "bfloat16",
+    "variance_scaling_",
+    "xavier_",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,203 @@
+"""Networks around a network: its input scaled, its batch folded, or a context joined to it."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pyro.poutine.util import is_validation_enabled
+from torch import Tensor, nn
+
+from pyro_vae.utils.checks import check_count, check_module
+from pyro_vae.utils.context import given
+from pyro_vae.utils.shapes import Shape, as_shape, out_shape, split_shape
+
+__all__ = ["Conditioned", "Folded", "Scaled"]
+
+
+class Conditioned(nn.Module):
+    """A network whose input is joined by an entry of the context.
+
+    The input and the entry are flattened and concatenated: the network takes the numbers of x and
+    then those of the entry. Class labels become one-hot vectors.
+
+    Source: Sohn, Lee and Yan (2015), "Learning structured output representation using deep
+    conditional generative models".
+
+    Arguments:
+        network: Takes vectors, as many numbers as the input and the entry have together.
+        context_shape: The shape of the entry for one example; ``()`` for a label or a number.
+        classes: The number of classes, for labels ``0, ..., classes - 1``. None takes the numbers
+            as they are.
+        entry: The index of the entry in the context.
+
+    Raises:
+        TypeError: `network` is not a module. In ``forward``: labels are not integers, or numbers
+            have another dtype than the input.
+        ValueError: `classes`, `entry` or a size is out of range. In ``forward``: the context has
+            no such entry, or one of another shape; a label is out of range (checked while Pyro
+            validates).
+
+    Example:
+        >>> encoder = networks.Conditioned(networks.MLP(784 + 10, (500,), 40), (), classes=10)
+        >>> encoder(torch.rand(7, 28, 28), torch.randint(10, (7,))).shape
+        torch.Size([7, 40])
+    """
+
+    takes_context = True
+
+    def __init__(
+        self, network: nn.Module, context_shape: Shape, classes: int | None = None, entry: int = 0
+    ) -> None:
+        super().__init__()
+        check_module("network", network)
+        if classes is not None:
+            check_count("classes", classes)
+        if not isinstance(entry, int) or isinstance(entry, bool) or entry < 0:
+            raise ValueError(f"entry: got {entry!r}, expected an index from 0")
+        self.network = network
+        self.context_shape = as_shape("context_shape", context_shape)
+        self.classes = classes
+        self.entry = entry
+        if hasattr(network, "out_shape"):
+            self.out_shape = out_shape(network)
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        given = self._given(context)
+        if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
+            self.check_context(*context)
+        batch = given.shape[: given.dim() - len(self.context_shape)]
+        if x.shape[: len(batch)] != batch:
+            raise ValueError(
+                f"context: got shape {tuple(given.shape)} as entry {self.entry} for an input of "
+                f"shape {tuple(x.shape)}, expected the batch dimensions of the input, and then "
+                f"{tuple(self.context_shape)}"
+            )
+        if self.classes is not None:
+            every = torch.arange(self.classes, device=given.device)
+            numbers = (given.unsqueeze(-1) == every).to(x.dtype)
+            # Compiled code cannot raise for a label out of range, so its numbers are NaN.
+            wrong = (given < 0) | (given >= self.classes)
+            numbers = numbers.masked_fill(wrong.unsqueeze(-1), math.nan)
+        else:
+            numbers = given
+            if given.dtype != x.dtype:
+                raise TypeError(
+                    f"context: got {given.dtype} as entry {self.entry}, expected the input's "
+                    f"{x.dtype}; classes= takes integer labels"
+                )
+        joined = (x.reshape(*batch, -1), numbers.reshape(*batch, -1))
+        return self.network(torch.cat(joined, -1))
+
+    def check_context(self, *context: Tensor) -> None:
+        """Raises TypeError or ValueError unless labels are integers of the classes."""
+        if self.classes is None:
+            return
+        labels = self._given(context)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(
+                f"context: got {labels.dtype} as entry {self.entry}, expected integer labels"
+            )
+        if labels.numel():
+            least, greatest = (end.item() for end in labels.aminmax())
+            if least < 0 or greatest >= self.classes:
+                raise ValueError(
+                    f"context: got labels from {least} to {greatest} as entry {self.entry}, "
+                    f"expected 0 to {self.classes - 1}"
+                )
+
+    def _given(self, context: Sequence[Tensor]) -> Tensor:
+        """The entry that the network takes."""
+        if self.entry >= len(context):
+            raise ValueError(
+                f"context: got {len(context)} entries, expected one with the index {self.entry}"
+            )
+        given = context[self.entry]
+        own = len(self.context_shape)
+        if given.dim() < own or given.shape[given.dim() - own :] != self.context_shape:
+            raise ValueError(
+                f"context: got shape {tuple(given.shape)} as entry {self.entry}, expected "
+                f"(*batch{''.join(f', {size}' for size in self.context_shape)})"
+            )
+        return given
+
+    def extra_repr(self) -> str:
+        classes = "" if self.classes is None else f", classes={self.classes}"
+        return f"context_shape={tuple(self.context_shape)}{classes}, entry={self.entry}"
+
+
+class Scaled(nn.Module):
+    """A network whose input is multiplied by a fixed factor: levels 0 to 255 become 0 to 1.
+
+    Arguments:
+        network: A network with an ``out_shape``.
+        factor: The factor, a finite number other than 0.
+
+    Raises:
+        TypeError: `network` is not a module, or has no ``out_shape``.
+        ValueError: `factor` is not such a number.
+
+    Example:
+        >>> network = networks.Scaled(networks.MLP(784, (500,), 40))
+        >>> network(torch.randint(256, (7, 784)).float()).shape
+        torch.Size([7, 40])
+    """
+
+    def __init__(self, network: nn.Module, factor: float = 1 / 255) -> None:
+        super().__init__()
+        check_module("network", network)
+        number = isinstance(factor, int | float) and not isinstance(factor, bool)
+        if not number or not math.isfinite(factor) or not factor:
+            raise ValueError(f"factor: got {factor!r}, expected a finite number other than 0")
+        self.network = network
+        self.factor = factor
+        self.out_shape = out_shape(network)
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        return given(self.network, x * self.factor, context)
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor:g}"
+
+
+class Folded(nn.Module):
+    """A network for one batch dimension, made to accept any number of them.
+
+    All batch dimensions are flattened into one and restored afterwards. Use it for your own
+    networks of layers that expect one batch dimension: convolutions, batch norm, ``nn.Flatten``.
+
+    Arguments:
+        network: Maps shape ``(N, *in_shape)`` to ``(N, *out_shape)``.
+        in_shape: Shape of one input.
+        out_shape: Shape of one output.
+
+    Raises:
+        TypeError: `network` is not a module.
+        ValueError: A size is not a positive integer; in ``forward``, the input's shape does not
+            end with `in_shape`, or the output's shape is not ``(N, *out_shape)``.
+
+    Example:
+        >>> layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 40))
+        >>> network = networks.Folded(layers, in_shape=(28, 28), out_shape=40)
+        >>> network(torch.rand(5, 7, 28, 28)).shape
+        torch.Size([5, 7, 40])
+    """
+
+    def __init__(self, network: nn.Module, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__()
+        check_module("network", network)
+        self.network = network
+        self.in_shape = as_shape("in_shape", in_shape)
+        self.out_shape = as_shape("out_shape", out_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = split_shape(x, self.in_shape, self)
+        out = self.network(x.reshape(-1, *self.in_shape))
+        if out.shape[1:] != self.out_shape or len(out) != batch.numel():
+            raise ValueError(
+                f"network: returned shape {tuple(out.shape)} for {batch.numel()} inputs of shape "
+                f"{tuple(self.in_shape)}, expected (N, {', '.join(map(str, self.out_shape))})"
+            )
+        return out.reshape(*batch, *self.out_shape)
+
+    def extra_repr(self) -> str:
+        return f"in_shape={tuple(self.in_shape)}, out_shape={tuple(self.out_shape)}"
