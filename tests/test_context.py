@@ -1,5 +1,6 @@
 """A context beside x: conditional models against closed forms, and wrong contexts by name."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,9 @@ from torch.distributions import MultivariateNormal
 
 from pyro_vae import (
     VAE,
+    datasets,
     elbo,
+    fit,
     likelihoods,
     log_likelihood,
     networks,
@@ -23,8 +26,10 @@ from pyro_vae import (
     posteriors,
     priors,
 )
+from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import active_units, data_hash, elbo_gap, posterior_predictive
 from pyro_vae.utils.context import takes_context
+from pyro_vae.utils.random import seeded
 
 from .conftest import needs_compiler
 from .tolerances import CLOSE
@@ -115,20 +120,21 @@ def test_the_evidence_given_a_context_is_the_closed_form() -> None:
     assert other.mean() < expected.mean() - 1
 
 
-@pytest.mark.parametrize("estimator", ["importance", "prior", "ais:20:3"])
+@pytest.mark.parametrize("estimator", ["importance", "prior", "ais:8:3"])
 def test_each_estimator_finds_it_with_a_guide_that_is_not_exact(estimator: str) -> None:
     one = case(examples=20)
     one.vae.posterior.widened = 1.5
-    result = log_likelihood(one.vae, (one.x, one.c), 2000, estimator=estimator, seed=0)
+    samples = 500 if "ais" in estimator else 2000
+    result = log_likelihood(one.vae, (one.x, one.c), samples, estimator=estimator, seed=0)
     expected = one.evidence(one.c)
-    variance = (2000 / result.ess - 1) / 1999
+    variance = (samples / result.ess - 1) / (samples - 1)
     assert ((result.values - expected).abs() < 5 * variance.sqrt() + 2 * variance).all()
 
 
 def test_memory_changes_rounding_alone_and_the_order_the_noise_alone() -> None:
     one = case(exact=False)
     batch = one.x, one.c
-    few, many = (log_likelihood(one.vae, batch, 70, seed=0, max_bytes=n) for n in (2**10, 2**28))
+    few, many = (log_likelihood(one.vae, batch, 70, seed=0, max_bytes=n) for n in (2**14, 2**28))
     torch.testing.assert_close(few.values, many.values, rtol=CLOSE, atol=CLOSE)
     exact, order = case(), torch.randperm(70)
     values = log_likelihood(exact.vae, (exact.x, exact.c), 2, seed=0).values
@@ -297,3 +303,57 @@ def test_wrong_contexts_are_named() -> None:
     svi = SVI(vae.model, vae.guide, optim.Adam(), Trace_ELBO())
     with pytest.raises(ValueError, match="context: got labels from 9 to 9"):
         svi.step(x, torch.full((5,), 9))
+
+
+# Training.
+
+
+def test_fit_takes_a_context_with_levels_or_floats(digits: Dataset) -> None:
+    """And learns from it: another label makes an image less likely."""
+    x, y = digits.train[:2000, ::4, ::4], digits.train_labels[:2000]
+    x_test, y_test = digits.test[:200, ::4, ::4], digits.test_labels[:200]
+    vae = labelled((7, 7), 10)
+    history = fit(
+        vae, (x, y), test=(x_test, y_test), epochs=6, batch_size=50, pixels="binary",
+        optim=optim.Adam(lr=5e-3),
+    )  # fmt: skip
+    assert history.test_cost[-1] < history.test_cost[0]
+    binary = datasets.binarize(x_test, seed=0)
+    own = log_likelihood(vae, (binary, y_test), 50, seed=0).values
+    other = log_likelihood(vae, (binary, (y_test + 1) % 10), 50, seed=0).values
+    gain = own - other
+    assert gain.mean() > 4 * gain.std() / len(gain) ** 0.5
+
+
+def test_the_steps_are_those_of_a_loop_by_hand() -> None:
+    x, y = (torch.rand(20, 3, 2) < 0.5).float(), torch.randint(4, (20,))
+    start = labelled()
+    vae, own = copy.deepcopy(start), copy.deepcopy(start)
+    fit(vae, (x, y), epochs=2, batch_size=8, seed=3)
+    svi = SVI(own.model, own.guide, optim.Adam(lr=1e-3), objectives.trace_elbo())
+    for epoch in (1, 2):
+        with seeded(3, epoch):
+            for index in torch.randperm(20).split(8):
+                svi.step(x[index], y[index])
+    for a, b in zip(vae.parameters(), own.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_fit_refuses_a_wrong_context_before_the_first_step() -> None:
+    vae, x, y = labelled(), torch.ones(6, 3, 2), torch.arange(6) % 4
+    start = copy.deepcopy(vae.state_dict())
+    late = torch.cat((y[:5], torch.tensor([4])))
+    for batch, test, message in (
+        ((x, late), None, "context: got labels from 0 to 4"),
+        ((x, y), (x, late), "context: got labels from 0 to 4"),
+        ((x, y[:3]), None, "context: got 3 rows as entry 0, expected 6"),
+        (x, None, "context: got 0 entries"),
+        ((x, y), x, "context: got 0 entries"),
+        (((255 * x).byte(), late), None, "pixels: got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(vae, batch, test=test, epochs=1, batch_size=3)
+    with pytest.raises(ValueError, match="context: got labels from 0 to 4"):
+        fit(vae, ((255 * x).byte(), late), epochs=1, batch_size=3, pixels="binary")
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, start[name])

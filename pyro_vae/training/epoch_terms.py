@@ -57,15 +57,15 @@ class EpochTerms:
             "kl": self.kl / examples,
         }
 
-    def loss_and_grads(self, model: Any, guide: Any, x: Tensor) -> float:
+    def loss_and_grads(self, model: Any, guide: Any, *batch: Tensor) -> float:
         """The objective's loss and gradients, for SVI; raises if the loss is not finite."""
         try:
-            cost = self.objective.loss_and_grads(model, guide, x)
+            cost = self.objective.loss_and_grads(model, guide, *batch)
         except ValueError:
             # Pyro's validation refused a distribution. If numbers that are not finite are the
             # cause, the loss of the same batch without validation shows the term that has them.
             with torch.no_grad(), pyro.validation_enabled(False):
-                self._terms(WithTerms.loss(self.objective, model, guide, x))
+                self._terms(WithTerms.loss(self.objective, model, guide, *batch))
             raise
         terms = self._terms(cost)
         self.cost += terms[0]

@@ -1,4 +1,4 @@
-"""The training loop: a plain ``pyro.infer.SVI`` over one tensor in memory."""
+"""The training loop: a plain ``pyro.infer.SVI`` over tensors in memory."""
 
 import math
 import time
@@ -9,7 +9,6 @@ from typing import Literal
 import pyro.optim
 import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
-from torch import Tensor
 
 from pyro_vae.datasets import Pixels
 from pyro_vae.objectives import Compiled, WithTerms, check_elbo, trace_elbo, traits
@@ -20,6 +19,7 @@ from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.history import COLUMNS, History
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.utils.checks import check_count, check_seed, kind
+from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
@@ -35,9 +35,9 @@ _TEST = 0  # The random stream of the test set; those of the epochs are 1, 2, ..
 
 def fit(
     vae: VAE,
-    train: Tensor,
+    train: Batch,
     *,
-    test: Tensor | None = None,
+    test: Batch | None = None,
     epochs: int,
     batch_size: int = 128,
     objective: ELBO | None = None,
@@ -62,7 +62,8 @@ def fit(
         vae: The VAE, which is trained in place. It is in train mode meanwhile; afterwards, each
             module has its mode back.
         train: Training data of shape ``(N, *x_shape)``: uint8 levels, which need `pixels`, or
-            float data, which are x already.
+            float data, which are x already. A tuple ``(x, *context)`` gives each example a
+            context; the objective is then that of p(x|c).
         test: Test data of the same kind. Their -ELBO is evaluated in eval mode after each epoch.
             Levels become x once, with the draw of ``datasets.binarize(test, seed)``.
         epochs: Number of passes over the training data.
@@ -104,36 +105,36 @@ def fit(
     _check_settings(vae, epochs, batch_size, objective, optim, seed, compile, callbacks)
     check_precision(vae, precision)
     levels = Levels("train", train, pixels, vae)
-    if batch_size > len(train):
+    if batch_size > len(levels):
         raise ValueError(
-            f"batch_size: got {batch_size}, expected at most the {len(train)} training examples"
+            f"batch_size: got {batch_size}, expected at most the {len(levels)} training examples"
         )
-    test_x = None if test is None else Levels("test", test, pixels, vae).fixed(seed)
-    objective = _with_terms(objective, compile, epochs * max(1, len(train) // batch_size))
+    test_batch = None if test is None else Levels("test", test, pixels, vae).fixed(seed)
+    objective = _with_terms(objective, compile, epochs * max(1, len(levels) // batch_size))
     terms = EpochTerms(objective)
     model, guide = program(vae, precision)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     history = History({name: [] for name in COLUMNS if test is not None or name != "test_cost"})
-    batches = math.ceil(len(train) / batch_size)
+    batches = math.ceil(len(levels) / batch_size)
     with _training(vae), progress_bar(epochs * batches, "batches") as progress:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
             progress.set_description(f"epoch {epoch}/{epochs}")
             terms.reset()
             with seeded(seed, epoch, device=levels.device):
-                order = torch.randperm(len(train)).to(levels.device)
+                order = torch.randperm(len(levels)).to(levels.device)
                 for batch, index in enumerate(order.split(batch_size), start=1):
                     terms.place = f"epoch {epoch}, batch {batch}"
                     try:
-                        svi.step(levels.x(index))
+                        svi.step(*levels.batch(index))
                     except FloatingPointError as error:
                         raise NonFiniteLoss(str(error), history) from None
                     progress.update()
             _check_parameters(vae, epoch, history)
             seconds = time.perf_counter() - start
-            row = {"epoch": epoch, **terms.means(len(train))}
-            if test_x is not None:
-                row["test_cost"] = _test_cost(vae, test_x, batch_size, seed, epoch, history)
+            row = {"epoch": epoch, **terms.means(len(levels))}
+            if test_batch is not None:
+                row["test_cost"] = _test_cost(vae, test_batch, batch_size, seed, epoch, history)
             history.append(row | {"seconds": seconds})
             progress.set_postfix(cost=f"{row['cost']:.2f}")
             for callback in callbacks:
@@ -167,12 +168,13 @@ def _training(vae: VAE) -> Iterator[None]:
 
 @torch.no_grad()
 def _test_cost(
-    vae: VAE, x: Tensor, batch_size: int, seed: int | None, epoch: int, history: History
+    vae: VAE, batch: Examples, batch_size: int, seed: int | None, epoch: int, history: History
 ) -> float:
     """The test set's -ELBO, in nats per example; raises NonFiniteLoss if it is not finite."""
     loss = Trace_ELBO().loss
-    with evaluating(vae), seeded(seed, _TEST, device=x.device):
-        cost = sum(loss(vae.model, vae.guide, part) for part in x.split(batch_size)) / len(x)
+    parts = zip(*(entry.split(batch_size) for entry in batch), strict=True)
+    with evaluating(vae), seeded(seed, _TEST, device=batch[0].device):
+        cost = sum(loss(vae.model, vae.guide, *part) for part in parts) / len(batch[0])
     if not math.isfinite(cost):
         raise NonFiniteLoss(f"epoch {epoch}: the -ELBO of the test set is {cost}", history)
     return cost
