@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.evaluation import LogLikelihood, density_draw, estimated
-from pyro_vae.gradients import Gradient, measure
+from pyro_vae.gradients import Gradient, measure, peak_of_step
 from pyro_vae.objectives import analytic_kl, check_elbo, schedule_of, trace_elbo
 from pyro_vae.plots import bands
 from pyro_vae.training import Callback, History, fit
 from pyro_vae.utils.checks import check_count, check_seed, kind
-from pyro_vae.utils.memory import peak_bytes
+from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import markdown, mean_and_error
@@ -190,8 +190,8 @@ class Comparison:
 
 def compare(
     vae_factory: Callable[[], VAE],
-    train: Tensor,
-    test: Tensor,
+    train: Batch,
+    test: Batch,
     objectives: Mapping[str, ELBO] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     *,
@@ -248,17 +248,18 @@ def compare(
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
     _check_arguments(vae_factory, objectives, seeds)
-    points, steps = _points(gradient_epochs, epochs), math.ceil(len(train) / batch_size)
+    batch = as_batch(train, "train")
+    points, steps = _points(gradient_epochs, epochs), math.ceil(len(batch[0]) / batch_size)
     measured = _Measured(objectives, points, steps, draws)
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
-    density_pixels = pixels
+    first = rows(batch, slice(batch_size))
     for seed, (name, objective) in product(seeds, objectives.items()):
         with seeded(seed):
             vae = vae_factory()
         check_vae(vae)
         # Gradients and memory are measured in the first objective's first run.
-        callbacks = [] if measured.peaks else [measured.along(vae, train[:batch_size], pixels)]
+        callbacks = [] if measured.peaks else [measured.along(vae, first, pixels)]
         history = fit(
             vae,
             train,
@@ -270,15 +271,13 @@ def compare(
             seed=seed,
             callbacks=callbacks,
         )
-        x = test
-        if pixels is not None:
-            x, density_pixels = density_draw(vae, test, pixels, seed=0)
+        x, density_pixels = _scored(vae, test, pixels)
         likelihood = estimated(vae, x, num_samples, seed=seed)
         histories[name].append(history)
         likelihoods[name].append(likelihood)
         if on_run is not None:
             on_run(name, seed, history, likelihood)
-    first = next(iter(histories.values()))
+    costs = [h.test_cost[-1] for h in next(iter(histories.values()))]
     return Comparison(
         tuple(seeds),
         histories,
@@ -287,8 +286,16 @@ def compare(
         measured.gradients,
         measured.peaks,
         steps,
-        max(h.test_cost[-1] for h in first) if goal is None else goal,
+        max(costs) if goal is None else goal,
     )
+
+
+def _scored(vae: VAE, test: Batch, pixels: Pixels | None) -> tuple[Batch, Pixels | None]:
+    """The test data on which a VAE has a density, and their pixels."""
+    if pixels is None:
+        return test, None
+    x, density_pixels = density_draw(vae, test, pixels, seed=0)
+    return (x, *as_batch(test)[1:]), density_pixels
 
 
 @dataclass
@@ -311,19 +318,22 @@ class _Measured:
     gradients: dict[int, dict[str, dict[str, Gradient]]] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
 
-    def along(self, vae: VAE, batch: Tensor, pixels: Pixels | None) -> Callback:
+    def along(self, vae: VAE, batch: Examples, pixels: Pixels | None) -> Callback:
         """Measures on a batch before a run; returns a callback that does so during the run."""
+        x, *context = batch
         if pixels is not None:
-            batch = to_pixels(batch, pixels, seed=0).to(dtype_of(vae))
-        x = batch.to(device_of(vae))
+            x = to_pixels(x, pixels, seed=0).to(dtype_of(vae))
+        batch = tuple(entry.to(device_of(vae)) for entry in (x, *context))
 
         def measure_after(epoch: int) -> None:
             if epoch in self.epochs:
                 objectives = _after(epoch * self.steps, self.objectives)
-                self.gradients[epoch] = measure(vae, x, objectives, self.draws)
+                self.gradients[epoch] = measure(vae, batch, objectives, self.draws)
 
         measure_after(0)
-        self.peaks = {name: _peak(vae, x, each) for name, each in self.objectives.items()}
+        self.peaks = {
+            name: peak_of_step(vae, batch, each) for name, each in self.objectives.items()
+        }
         return lambda vae, history: measure_after(int(history.epoch[-1]))
 
 
@@ -370,17 +380,6 @@ def _after(steps: int, objectives: Mapping[str, ELBO]) -> dict[str, ELBO]:
         if (schedule := schedule_of(objective)) is not None:
             schedule.taken += steps
     return after
-
-
-def _peak(vae: VAE, x: Tensor, objective: ELBO) -> int:
-    """Returns the peak bytes of a step, which include the gradients of the parameters."""
-    objective = copy.deepcopy(objective)
-    with seeded(0, device=x.device):
-        objective.loss(vae.model, vae.guide, x)  # the first call counts the plates
-        vae.zero_grad()
-        peak = peak_bytes(lambda: objective.loss_and_grads(vae.model, vae.guide, x))
-        vae.zero_grad()
-    return peak
 
 
 def _seconds(times: Sequence[float]) -> str:

@@ -2,16 +2,18 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae.contracts import check_data, check_dtype
+from pyro_vae.contracts import check_context, check_data, check_dtype
 from pyro_vae.objectives import schedule_of
 from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.context import Batch, Examples, as_batch, rows
+from pyro_vae.utils.memory import peak_bytes
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
@@ -67,7 +69,7 @@ class Gradient:
 
 def measure(
     vae: VAE,
-    x: Tensor,
+    x: Batch,
     objectives: Mapping[str, ELBO],
     draws: int = 200,
     *,
@@ -88,7 +90,7 @@ def measure(
 
     Arguments:
         vae: The VAE.
-        x: Data of shape ``(N, *x_shape)``.
+        x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context.
         objectives: Pyro ELBOs by name. Copies are measured. A ``warm_up`` keeps its current
             weight of the KL.
         draws: The number of gradients for each objective, 20 or more.
@@ -114,19 +116,21 @@ def measure(
         (['elbo', 'iwae'], ['encoder', 'decoder'])
     """
     check_vae(vae)
-    check_data(x)
-    check_dtype("x", x, vae)
+    batch = as_batch(x)
+    check_data(batch[0])
+    check_dtype("x", batch[0], vae)
+    check_context(vae, batch[1:], values=True)
     check_seed(seed)
     check_draws(draws)
     if not objectives:
         raise ValueError("objectives: got none, expected at least one")
     if batch_size is not None:
         check_count("batch_size", batch_size)
-        if batch_size > len(x):
+        if batch_size > len(batch[0]):
             raise ValueError(
-                f"batch_size: got {batch_size}, expected at most the {len(x)} examples"
+                f"batch_size: got {batch_size}, expected at most the {len(batch[0])} examples"
             )
-    x = x.to(device_of(vae))
+    batch = tuple(entry.to(device_of(vae)) for entry in batch)
     parts = {name: own for name, own in _parts(vae).items() if own}
     before = {p: p.grad for own in parts.values() for p in own}
     samples: dict[str, dict[str, _Sample]] = {}
@@ -136,24 +140,11 @@ def measure(
             progress_bar(draws * len(objectives), "gradients", "gradients") as progress,
         ):
             for name, objective in objectives.items():
-                objective = copy.deepcopy(objective)
-                with seeded(seed, device=x.device):
-                    # At its first call, a Pyro ELBO runs model and guide to count the plates.
-                    objective.loss(vae.model, vae.guide, x[:batch_size])
+                drawn = _drawn(vae, batch, objective, draws, batch_size, seed)
                 samples[name] = {part: _Sample() for part in parts}
-                schedule = schedule_of(objective)
-                taken = torch.zeros(()) if schedule is None else schedule.taken.clone()
-                for draw in range(draws):
-                    vae.zero_grad()
-                    batch = x
-                    with seeded(seed, draw, device=x.device):
-                        if batch_size is not None:
-                            batch = x[torch.randperm(len(x), device=x.device)[:batch_size]]
-                        objective.loss_and_grads(vae.model, vae.guide, batch)
-                    if schedule is not None:
-                        schedule.taken.copy_(taken)  # draws do not count as training steps
+                for draw, size in enumerate(drawn):
                     for part, own in parts.items():
-                        samples[name][part].add(_flat(own) / len(batch), draw * _GROUPS // draws)
+                        samples[name][part].add(_flat(own) / size, draw * _GROUPS // draws)
                     progress.update()
     finally:
         for parameter, gradient in before.items():
@@ -163,6 +154,45 @@ def measure(
         name: {part: _compared(sample, first[part]) for part, sample in own.items()}
         for name, own in samples.items()
     }
+
+
+def _drawn(
+    vae: VAE,
+    batch: Examples,
+    objective: ELBO,
+    draws: int,
+    batch_size: int | None,
+    seed: int | None,
+) -> Iterator[int]:
+    """Leaves the gradients of each draw in the parameters; yields the number of examples."""
+    objective, device = copy.deepcopy(objective), batch[0].device
+    with seeded(seed, device=device):
+        # At its first call, a Pyro ELBO runs model and guide to count the plates.
+        objective.loss(vae.model, vae.guide, *rows(batch, slice(batch_size)))
+    schedule = schedule_of(objective)
+    taken = torch.zeros(()) if schedule is None else schedule.taken.clone()
+    for draw in range(draws):
+        vae.zero_grad()
+        part = batch
+        with seeded(seed, draw, device=device):
+            if batch_size is not None:
+                index = torch.randperm(len(batch[0]), device=device)[:batch_size]
+                part = rows(batch, index)
+            objective.loss_and_grads(vae.model, vae.guide, *part)
+        if schedule is not None:
+            schedule.taken.copy_(taken)  # draws do not count as training steps
+        yield len(part[0])
+
+
+def peak_of_step(vae: VAE, batch: Examples, objective: ELBO) -> int:
+    """The peak bytes of a step, which include the gradients of the parameters."""
+    objective = copy.deepcopy(objective)
+    with seeded(0, device=batch[0].device):
+        objective.loss(vae.model, vae.guide, *batch)  # the first call counts the plates
+        vae.zero_grad()
+        peak = peak_bytes(lambda: objective.loss_and_grads(vae.model, vae.guide, *batch))
+        vae.zero_grad()
+    return peak
 
 
 def check_draws(draws: int) -> None:

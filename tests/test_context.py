@@ -26,8 +26,10 @@ from pyro_vae import (
     posteriors,
     priors,
 )
+from pyro_vae.comparison import compare
 from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import active_units, data_hash, elbo_gap, posterior_predictive
+from pyro_vae.gradients import measure
 from pyro_vae.utils.context import takes_context
 from pyro_vae.utils.random import seeded
 
@@ -149,13 +151,15 @@ def test_a_batch_is_hashed_as_one() -> None:
     assert data_hash((x,)) == data_hash(x)
 
 
-def labelled(shape: tuple[int, ...] = (3, 2), classes: int = 4) -> VAE:
+def labelled(shape: tuple[int, ...] = (3, 2), classes: int = 4, relaxed: bool = False) -> VAE:
     """Three lines more than a plain VAE: two networks and what they are conditioned on."""
     size = shape[0] * shape[1]
     decoder = networks.Conditioned(networks.MLP(Z + classes, (8,), shape), (), classes=classes)
     encoder = networks.Conditioned(networks.MLP(size + classes, (8,), 2 * Z), (), classes=classes)
     return VAE(
-        priors.StandardNormal(Z), likelihoods.Bernoulli(decoder), posteriors.Normal(encoder)
+        priors.StandardNormal(Z),
+        likelihoods.Bernoulli(decoder, relaxed),
+        posteriors.Normal(encoder),
     )
 
 
@@ -357,3 +361,20 @@ def test_fit_refuses_a_wrong_context_before_the_first_step() -> None:
         fit(vae, ((255 * x).byte(), late), epochs=1, batch_size=3, pixels="binary")
     for name, value in vae.state_dict().items():
         assert torch.equal(value, start[name])
+
+
+def test_objectives_are_compared_and_gradients_measured_with_a_context(digits: Dataset) -> None:
+    train = digits.train[:64, ::4, ::4], digits.train_labels[:64]
+    test = digits.test[:20, ::4, ::4], digits.test_labels[:20]
+    result = compare(
+        lambda: labelled((7, 7), 10, relaxed=True), train, test, seeds=(0,), epochs=1, batch_size=16,
+        pixels="grey", num_samples=5, draws=20,
+    )  # fmt: skip
+    assert result.pixels == "binary"
+    binary = datasets.binarize(test[0], seed=0)
+    assert result.log_likelihoods["trace_elbo"][0].data_hash == data_hash((binary, test[1]))
+    vae = labelled((7, 7), 10)
+    measured = measure(vae, (binary, test[1]), {"elbo": objectives.trace_elbo()}, 20, batch_size=5)
+    assert measured["elbo"]["decoder"].variance > 0
+    with pytest.raises(ValueError, match="context: got labels from"):
+        measure(vae, (binary, test[1] + 9), {"elbo": objectives.trace_elbo()}, 20)

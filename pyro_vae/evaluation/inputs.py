@@ -122,7 +122,7 @@ def data_hash(x: Batch) -> str:
 
 
 def density_draw(
-    vae: VAE, levels: Tensor, pixels: Pixels, seed: int | None
+    vae: VAE, levels: Batch, pixels: Pixels, seed: int | None
 ) -> tuple[Tensor, Pixels]:
     """Returns 8-bit levels as an x on which the VAE has a density, and the pixels it has.
 
@@ -132,7 +132,7 @@ def density_draw(
 
     Arguments:
         vae: The VAE.
-        levels: uint8 levels of shape ``(N, *x_shape)``.
+        levels: uint8 levels of shape ``(N, *x_shape)``, or a tuple of them and their context.
         pixels: The pixels that the VAE was trained on, see :func:`pyro_vae.datasets.to_pixels`.
         seed: Fixes the draw of x and leaves torch's global generator as it was; None draws from
             that generator.
@@ -150,9 +150,13 @@ def density_draw(
         >>> pixels, x.shape
         ('binary', torch.Size([7, 16]))
     """
+    levels, *context = as_batch(levels, "levels")
     if pixels == "grey":
+        given = [entry[:1].to(device_of(vae)) for entry in context]
         with torch.no_grad(), evaluating(vae), seeded(0, device=device_of(vae)):
-            support = call(vae, "likelihood", call(vae, "prior").sample((1,))).support
+            p_z = call(vae, "prior", context=given)
+            z = p_z.sample() if p_z.batch_shape else p_z.sample((1,))
+            support = call(vae, "likelihood", z, context=given).support
         pixels = "binary" if same_support(support, constraints.boolean) else "dequantized"
     with seeded(seed, device=levels.device):
         return to_pixels(levels, pixels).to(dtype_of(vae)), pixels
