@@ -309,6 +309,58 @@ def test_wrong_contexts_are_named() -> None:
         svi.step(x, torch.full((5,), 9))
 
 
+# Exposures.
+
+
+def test_an_exposure_multiplies_the_mean() -> None:
+    """As a shift of the network's log-mean does; other numbers of the network are as they were."""
+    z, e = torch.randn(4, 7, Z).double(), torch.rand(7).double() + 0.5
+    for make, k in ((likelihoods.Poisson, 1), (likelihoods.NegativeBinomial, 2)):
+        network = networks.MLP(Z, (), 3 if k == 1 else (k, 3)).double()
+        mean = make(network)(z).mean
+        exposed = make(network, exposure=1)(z, e, e.expand(4, 7)).mean
+        floor = 1e-4 if k == 1 else 0.0
+        torch.testing.assert_close(exposed - floor, e[:, None] * (mean - floor))
+
+
+@pytest.mark.parametrize("name", ["Poisson", "NegativeBinomial"])
+def test_a_library_size_explains_the_counts(name: str) -> None:
+    """Simulated counts of known sizes: given the size, they are likelier by many errors."""
+    torch.manual_seed(1)
+    size = (torch.rand(400) * 3).exp()
+
+    def model(exposure: int | None) -> VAE:
+        k = 1 if name == "Poisson" else 2
+        network = networks.MLP(Z, (), 5 if k == 1 else (k, 5))
+        likelihood = getattr(likelihoods, name)(network, exposure=exposure)
+        encoder = networks.MLP(5, (20,), 2 * Z)
+        return VAE(priors.StandardNormal(Z), likelihood, posteriors.Normal(encoder))
+
+    truth = model(0)
+    with torch.no_grad():
+        x = truth.model(None, size)
+    # The parameters that made the counts score them best: without the size, at its mean.
+    own = log_likelihood(truth, (x, size), 500, estimator="prior", seed=0).values
+    mean = size.mean().expand(400)
+    other = log_likelihood(truth, (x, mean), 500, estimator="prior", seed=0).values
+    gain = own - other
+    assert gain.mean() > 5 * gain.std() / len(gain) ** 0.5
+    batches = (x[:100], size[:100])
+    history = fit(model(0), batches, epochs=3, batch_size=50, optim=optim.Adam(lr=1e-2))
+    assert history.cost[-1] < history.cost[0]
+    for wrong, error, message in (
+        (-size, ValueError, "context: got an exposure of -"),
+        (size[:, None], ValueError, r"context: got shape \(1, 1\) as entry 0, expected \(1,\)"),
+        (size.double(), TypeError, "context: got an exposure of torch.float64"),
+    ):
+        with pytest.raises(error, match=message):
+            log_likelihood(truth, (x, wrong), 2)
+    with pytest.raises(ValueError, match="context: got 0 entries, expected the exposure"):
+        log_likelihood(truth, x, 2)
+    with pytest.raises(ValueError, match="exposure: got True, expected an index"):
+        likelihoods.Poisson(networks.MLP(Z, (), 5), exposure=True)
+
+
 # Training.
 
 
@@ -367,8 +419,8 @@ def test_objectives_are_compared_and_gradients_measured_with_a_context(digits: D
     train = digits.train[:64, ::4, ::4], digits.train_labels[:64]
     test = digits.test[:20, ::4, ::4], digits.test_labels[:20]
     result = compare(
-        lambda: labelled((7, 7), 10, relaxed=True), train, test, seeds=(0,), epochs=1, batch_size=16,
-        pixels="grey", num_samples=5, draws=20,
+        lambda: labelled((7, 7), 10, relaxed=True), train, test, seeds=(0,), epochs=1,
+        batch_size=16, pixels="grey", num_samples=5, draws=20,
     )  # fmt: skip
     assert result.pixels == "binary"
     binary = datasets.binarize(test[0], seed=0)

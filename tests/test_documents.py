@@ -39,8 +39,8 @@ SHORTER = (
     (r"\b(temperatures|leapfrog_steps|num_examples)=\d+", r"\1=3"),
     (r"\brange\(\d{2,}\)", "range(10)"),
     (r"\b(data\.\w+|x)\[:\d+\]", r"\1[:10]"),
-    (r"\bdata\.test\b(?!_|\[)", "data.test[:50]"),
-    (r"\bdata\.train\b(?!_|\[)", "data.train[:256]"),
+    (r"\bdata\.test(_labels)?\b(?!_|\[)", r"data.test\1[:50]"),
+    (r"\bdata\.train(_labels)?\b(?!_|\[)", r"data.train\1[:256]"),
     (r"\((500, 500|200,)\)", "(20,)"),
 )
 
