@@ -102,21 +102,25 @@ def notebook(path: Path, environment: dict[str, str]) -> dict[str, Any]:
     found = {}
     for index, cell in enumerate(c for c in book.cells if c.cell_type == "code"):
         texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
+        texts = [re.sub(r"[\d.]+$", "", t, flags=re.M) if "seconds" in t else t for t in texts]
         text = re.sub(r"[\d.]+ (?:s|seconds|minutes|ms|MiB)\b|0x[0-9a-f]+", "", "\n".join(texts))
         for place, number in enumerate(re.findall(r"-?\d+\.\d+(?:e-?\d+)?", text)):
             found[f"cell {index}, number {place}"] = number
     return found
 
 
-def difference(old: Any, new: Any) -> float:
-    """The relative difference of two numbers; infinite where they are no numbers and differ."""
+def difference(old: Any, new: Any, size: Any = 0.0) -> float:
+    """The relative difference of two numbers; infinite where they are no numbers and differ.
+
+    `size` is that of the numbers of which they are differences, as a KL is of two costs.
+    """
     if old == new or {str(old).lower(), str(new).lower()} <= {"nan", "none", ""}:
         return 0.0
     try:
         a, b = float(old), float(new)
     except (TypeError, ValueError):
         return math.inf
-    return 0.0 if a == b else abs(a - b) / max(abs(a), abs(b))
+    return 0.0 if a == b else abs(a - b) / max(abs(a), abs(b), abs(float(size)))
 
 
 def main() -> int:
@@ -130,10 +134,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as a, tempfile.TemporaryDirectory() as b:
             old = numbers(options.old.resolve(), Path(a), part)
             new = numbers(options.new.resolve(), Path(b), part)
-        for file in sorted(old.keys() | new.keys()):
-            ours, theirs = new.get(file, {}), old.get(file, {})
+        for file in sorted(old.keys() ^ new.keys()):
+            print(f"{part}: {file}: only in {'NEW' if file in new else 'OLD'}")
+        for file in sorted(old.keys() & new.keys()):
+            ours, theirs = new[file], old[file]
             apart = {
-                place: difference(theirs.get(place, "absent"), ours.get(place, "absent"))
+                place: difference(
+                    theirs.get(place, "absent"),
+                    ours.get(place, "absent"),
+                    ours.get(f"{place.removesuffix('/kl')}/cost", 0.0),
+                )
                 for place in theirs.keys() | ours.keys()
             }
             place = max(apart, key=lambda each: apart[each], default="")
