@@ -102,7 +102,7 @@ def notebook(path: Path, environment: dict[str, str]) -> dict[str, Any]:
     found = {}
     for index, cell in enumerate(c for c in book.cells if c.cell_type == "code"):
         texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
-        texts = [re.sub(r"[\d.]+$", "", t, flags=re.M) if "seconds" in t else t for t in texts]
+        texts = [re.sub(r"[\d.]+ \|$", "", t, flags=re.M) if "seconds" in t else t for t in texts]
         text = re.sub(r"[\d.]+ (?:s|seconds|minutes|ms|MiB)\b|0x[0-9a-f]+", "", "\n".join(texts))
         for place, number in enumerate(re.findall(r"-?\d+\.\d+(?:e-?\d+)?", text)):
             found[f"cell {index}, number {place}"] = number
