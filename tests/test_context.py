@@ -195,14 +195,14 @@ def test_what_is_generated_belongs_to_its_row() -> None:
     ]  # fmt: skip
 
 
-LOSSES: list[Callable[[], ELBO]] = [
+LOSSES = [
     lambda: objectives.trace_elbo(),
-    lambda: objectives.trace_elbo(3),
     lambda: objectives.analytic_kl(2),
-    lambda: objectives.iwae(3),
     lambda: objectives.dreg(3),
-    lambda: objectives.sticking_the_landing(2),
-    lambda: objectives.warm_up(objectives.trace_elbo(), 3),
+    pytest.param(lambda: objectives.trace_elbo(3), marks=pytest.mark.slow),
+    pytest.param(lambda: objectives.iwae(3), marks=pytest.mark.slow),
+    pytest.param(lambda: objectives.sticking_the_landing(2), marks=pytest.mark.slow),
+    pytest.param(lambda: objectives.warm_up(objectives.trace_elbo(), 3), marks=pytest.mark.slow),
 ]
 
 
