@@ -355,7 +355,7 @@ def test_a_library_size_explains_the_counts(name: str) -> None:
     ):
         with pytest.raises(error, match=message):
             log_likelihood(truth, (x, wrong), 2)
-    with pytest.raises(ValueError, match="context: got 0 entries, expected the exposure"):
+    with pytest.raises(ValueError, match="context: got 0 entries, expected one with the index 0"):
         log_likelihood(truth, x, 2)
     with pytest.raises(ValueError, match="exposure: got True, expected an index"):
         likelihoods.Poisson(networks.MLP(Z, (), 5), exposure=True)

@@ -9,7 +9,8 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae.utils.context import given, takes_context
+from pyro_vae.utils.checks import check_index
+from pyro_vae.utils.context import entry_of, given, takes_context
 from pyro_vae.utils.shapes import event_dim, out_shape
 
 __all__ = ["NegativeBinomial", "Poisson"]
@@ -22,9 +23,8 @@ class _Counts(nn.Module):
 
     def __init__(self, exposure: int | None) -> None:
         super().__init__()
-        index = isinstance(exposure, int) and not isinstance(exposure, bool) and exposure >= 0
-        if exposure is not None and not index:
-            raise ValueError(f"exposure: got {exposure!r}, expected an index from 0, or None")
+        if exposure is not None:
+            check_index("exposure", exposure)
         self.exposure = exposure
 
     @property
@@ -35,7 +35,7 @@ class _Counts(nn.Module):
     def check_context(self, *context: Tensor) -> None:
         """Raises ValueError unless the exposure is positive."""
         if self.exposure is not None:
-            value = self._entry(context)
+            value = entry_of(context, self.exposure)
             if not ((value > 0) & (value < math.inf)).all():
                 raise ValueError(
                     f"context: got an exposure of {value.min().item():g} as entry "
@@ -48,7 +48,7 @@ class _Counts(nn.Module):
             return None
         if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
             self.check_context(*context)
-        value = self._entry(context)
+        value = entry_of(context, self.exposure)
         if value.dtype != z.dtype:
             raise TypeError(
                 f"context: got an exposure of {value.dtype} as entry {self.exposure}, expected "
@@ -60,15 +60,6 @@ class _Counts(nn.Module):
                 f"{tuple(z.shape[:-1])}: one exposure for each example"
             )
         return value[(..., *[None] * event_dim)]
-
-    def _entry(self, context: Sequence[Tensor]) -> Tensor:
-        assert self.exposure is not None
-        if self.exposure >= len(context):
-            raise ValueError(
-                f"context: got {len(context)} entries, expected the exposure at the index "
-                f"{self.exposure}"
-            )
-        return context[self.exposure]
 
     def extra_repr(self) -> str:
         return "" if self.exposure is None else f"exposure={self.exposure}"

@@ -7,8 +7,8 @@ import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
-from pyro_vae.utils.checks import check_count, check_module
-from pyro_vae.utils.context import given
+from pyro_vae.utils.checks import check_count, check_index, check_module
+from pyro_vae.utils.context import entry_of, given
 from pyro_vae.utils.shapes import Shape, as_shape, out_shape, split_shape
 
 __all__ = ["Conditioned", "Folded", "Scaled"]
@@ -52,8 +52,7 @@ class Conditioned(nn.Module):
         check_module("network", network)
         if classes is not None:
             check_count("classes", classes)
-        if not isinstance(entry, int) or isinstance(entry, bool) or entry < 0:
-            raise ValueError(f"entry: got {entry!r}, expected an index from 0")
+        check_index("entry", entry)
         self.network = network
         self.context_shape = as_shape("context_shape", context_shape)
         self.classes = classes
@@ -62,27 +61,28 @@ class Conditioned(nn.Module):
             self.out_shape = out_shape(network)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        given = self._given(context)
+        value = self._entry(context)
         if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
             self.check_context(*context)
-        batch = given.shape[: given.dim() - len(self.context_shape)]
+        batch = value.shape[: value.dim() - len(self.context_shape)]
         if x.shape[: len(batch)] != batch:
             raise ValueError(
-                f"context: got shape {tuple(given.shape)} as entry {self.entry} for an input of "
+                f"context: got shape {tuple(value.shape)} as entry {self.entry} for an input of "
                 f"shape {tuple(x.shape)}, expected the batch dimensions of the input, and then "
                 f"{tuple(self.context_shape)}"
             )
         if self.classes is not None:
-            every = torch.arange(self.classes, device=given.device)
-            numbers = (given.unsqueeze(-1) == every).to(x.dtype)
+            every = torch.arange(self.classes, device=value.device)
+            # F.one_hot reads the labels, which a graph cannot do.
+            numbers = (value.unsqueeze(-1) == every).to(x.dtype)
             # Compiled code cannot raise for a label out of range, so its numbers are NaN.
-            wrong = (given < 0) | (given >= self.classes)
+            wrong = (value < 0) | (value >= self.classes)
             numbers = numbers.masked_fill(wrong.unsqueeze(-1), math.nan)
         else:
-            numbers = given
-            if given.dtype != x.dtype:
+            numbers = value
+            if value.dtype != x.dtype:
                 raise TypeError(
-                    f"context: got {given.dtype} as entry {self.entry}, expected the input's "
+                    f"context: got {value.dtype} as entry {self.entry}, expected the input's "
                     f"{x.dtype}; classes= takes integer labels"
                 )
         joined = (x.reshape(*batch, -1), numbers.reshape(*batch, -1))
@@ -92,7 +92,7 @@ class Conditioned(nn.Module):
         """Raises TypeError or ValueError unless labels are integers of the classes."""
         if self.classes is None:
             return
-        labels = self._given(context)
+        labels = self._entry(context)
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(
                 f"context: got {labels.dtype} as entry {self.entry}, expected integer labels"
@@ -105,20 +105,16 @@ class Conditioned(nn.Module):
                     f"expected 0 to {self.classes - 1}"
                 )
 
-    def _given(self, context: Sequence[Tensor]) -> Tensor:
+    def _entry(self, context: Sequence[Tensor]) -> Tensor:
         """The entry that the network takes."""
-        if self.entry >= len(context):
-            raise ValueError(
-                f"context: got {len(context)} entries, expected one with the index {self.entry}"
-            )
-        given = context[self.entry]
+        value = entry_of(context, self.entry)
         own = len(self.context_shape)
-        if given.dim() < own or given.shape[given.dim() - own :] != self.context_shape:
+        if value.dim() < own or value.shape[value.dim() - own :] != self.context_shape:
             raise ValueError(
-                f"context: got shape {tuple(given.shape)} as entry {self.entry}, expected "
+                f"context: got shape {tuple(value.shape)} as entry {self.entry}, expected "
                 f"(*batch{''.join(f', {size}' for size in self.context_shape)})"
             )
-        return given
+        return value
 
     def extra_repr(self) -> str:
         classes = "" if self.classes is None else f", classes={self.classes}"

@@ -13,6 +13,7 @@ __all__ = [
     "check_bounds",
     "check_count",
     "check_df",
+    "check_index",
     "check_interval",
     "check_module",
     "check_seed",
@@ -32,6 +33,18 @@ def check_count(argument: str, count: int) -> None:
     """
     if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{argument}: got {count!r}, expected a positive integer")
+
+
+def check_index(argument: str, index: int) -> None:
+    """Raises ValueError unless `index` is an integer from 0 up.
+
+    Example:
+        >>> check_index("entry", -1)
+        Traceback (most recent call last):
+        ValueError: entry: got -1, expected an index from 0
+    """
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise ValueError(f"{argument}: got {index!r}, expected an index from 0")
 
 
 def check_seed(seed: int | None) -> None:

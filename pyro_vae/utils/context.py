@@ -20,6 +20,7 @@ __all__ = [
     "Examples",
     "as_batch",
     "as_context",
+    "entry_of",
     "expanded",
     "given",
     "rows",
@@ -127,6 +128,21 @@ def rows(batch: Sequence[Tensor], index: slice | Tensor) -> Examples:
         [torch.Size([2, 3]), torch.Size([2])]
     """
     return tuple(entry[index] for entry in batch)
+
+
+def entry_of(context: Sequence[Tensor], index: int) -> Tensor:
+    """The entry of a context with an index; raises ValueError if there is none.
+
+    Example:
+        >>> from pyro_vae.utils.context import entry_of
+        >>> entry_of([torch.arange(3)], 0)
+        tensor([0, 1, 2])
+    """
+    if index >= len(context):
+        raise ValueError(
+            f"context: got {len(context)} entries, expected one with the index {index}"
+        )
+    return context[index]
 
 
 def expanded(context: Sequence[Tensor], batch: torch.Size) -> tuple[Tensor, ...]:
