@@ -1,7 +1,8 @@
 """Auto-encoding variational Bayes as a probabilistic program in Pyro.
 
-A :class:`VAE` has a prior, a likelihood and a posterior. :func:`fit` trains it,
-:func:`log_likelihood` and :func:`elbo` evaluate it, :func:`save` and :func:`load` keep it.
+A :class:`VAE` has a prior, a likelihood and a posterior; a :class:`Pair` has any Pyro model and
+guide. :func:`fit` trains it, :func:`log_likelihood` and :func:`elbo` evaluate it, :func:`save` and
+:func:`load` keep it.
 """
 
 from importlib import import_module
@@ -20,6 +21,7 @@ from pyro_vae import (
 )
 from pyro_vae.evaluation.elbo import elbo  # by full path, else mypy takes it for the module
 from pyro_vae.evaluation.log_likelihood import log_likelihood
+from pyro_vae.pair import Pair
 from pyro_vae.storage import load, save
 from pyro_vae.training.fit import fit
 from pyro_vae.vae import VAE
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VAE",
+    "Pair",
     "__version__",
     "comparison",
     "datasets",

@@ -17,6 +17,7 @@ from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.evaluation import LogLikelihood, density_draw, estimated
 from pyro_vae.gradients import Gradient, measure, peak_of_step
 from pyro_vae.objectives import analytic_kl, check_elbo, schedule_of, trace_elbo
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.plots import bands
 from pyro_vae.training import Callback, History, fit
 from pyro_vae.utils.checks import check_count, check_seed, kind
@@ -24,7 +25,6 @@ from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import markdown, mean_and_error
-from pyro_vae.vae import VAE, check_vae
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -189,7 +189,7 @@ class Comparison:
 
 
 def compare(
-    vae_factory: Callable[[], VAE],
+    vae_factory: Callable[[], Pair],
     train: Batch,
     test: Batch,
     objectives: Mapping[str, ELBO] | None = None,
@@ -212,8 +212,8 @@ def compare(
     has the weight of the KL at that step.
 
     Arguments:
-        vae_factory: Returns a VAE with new parameters; called once for each run, within the run's
-            seed.
+        vae_factory: Returns a VAE or another :class:`Pair` with new parameters; called once for
+            each run, within the run's seed.
         train, test, epochs, batch_size, pixels: As in :func:`pyro_vae.fit`.
         objectives: Pyro ELBOs by name; each run has its own copy. None compares ``trace_elbo`` and
             ``analytic_kl``.
@@ -231,10 +231,10 @@ def compare(
         The histories, log-likelihoods, gradients and memory of all objectives.
 
     Raises:
-        TypeError: `vae_factory` is not a function that returns a VAE, `objectives` is not a
+        TypeError: `vae_factory` is not a function that returns a pair, `objectives` is not a
             mapping to ELBOs, or an argument has the wrong type.
         ValueError: `objectives` or `seeds` is empty, a seed is given twice, an argument is out of
-            range, or the data do not fit the VAE.
+            range, or the data do not fit the pair.
         pyro_vae.training.NonFiniteLoss: A loss or a parameter became NaN or infinite.
 
     Example:
@@ -257,7 +257,7 @@ def compare(
     for seed, (name, objective) in product(seeds, objectives.items()):
         with seeded(seed):
             vae = vae_factory()
-        check_vae(vae)
+        check_pair(vae, "vae_factory")
         # Gradients and memory are measured in the first objective's first run.
         callbacks = [] if measured.peaks else [measured.along(vae, first, pixels)]
         history = fit(
@@ -290,8 +290,8 @@ def compare(
     )
 
 
-def _scored(vae: VAE, test: Batch, pixels: Pixels | None) -> tuple[Batch, Pixels | None]:
-    """The test data on which a VAE has a density, and their pixels."""
+def _scored(vae: Pair, test: Batch, pixels: Pixels | None) -> tuple[Batch, Pixels | None]:
+    """The test data on which a pair has a density, and their pixels."""
     if pixels is None:
         return test, None
     x, density_pixels = density_draw(vae, test, pixels, seed=0)
@@ -318,7 +318,7 @@ class _Measured:
     gradients: dict[int, dict[str, dict[str, Gradient]]] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)
 
-    def along(self, vae: VAE, batch: Examples, pixels: Pixels | None) -> Callback:
+    def along(self, vae: Pair, batch: Examples, pixels: Pixels | None) -> Callback:
         """Measures on a batch before a run; returns a callback that does so during the run."""
         x, *context = batch
         if pixels is not None:
@@ -354,7 +354,7 @@ def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> 
     if isinstance(vae_factory, nn.Module) or not callable(vae_factory):
         raise TypeError(
             f"vae_factory: got {kind(vae_factory)}, expected a function that returns a "
-            "VAE with new parameters at each call"
+            "VAE or a Pair with new parameters at each call"
         )
     if not isinstance(objectives, Mapping):
         raise TypeError(

@@ -8,7 +8,8 @@ Two kinds of private names stay where they are used, because a subclass must hav
 
 * methods that torch and Pyro call on their subclasses: ``ELBO._get_trace``,
   ``Messenger._pyro_sample``, ``Transform._call`` and ``_inverse``,
-  ``Distribution._get_checked_instance`` and ``_validate_sample``;
+  ``Distribution._get_checked_instance`` and ``_validate_sample``,
+  ``Module._load_from_state_dict``;
 * the state of a base class that a subclass keeps: ``PyroOptim._state_waiting_to_be_consumed``,
   ``Distribution._validate_args``.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
@@ -54,6 +56,7 @@ __all__ = [
     "stored_parameters",
     "tables",
     "unchecked_distributions",
+    "unconstrained_parameters",
 ]
 
 # Pyro.
@@ -80,6 +83,12 @@ def stored_constraints() -> dict[str, Any]:
 def stored_names() -> dict[Tensor, str]:
     """The parameter store's names by unconstrained tensor; the store's own dict, not a copy."""
     return pyro.get_param_store()._param_to_name
+
+
+def unconstrained_parameters(module: PyroModule) -> list[Tensor]:
+    """The parameters of a PyroModule's own PyroParams, in their unconstrained space."""
+    own = module._parameters
+    return [own[f"{name}_unconstrained"] for name in module._pyro_params]
 
 
 def guess_plates(elbo: ELBO, model: Any, guide: Any, args: Any, kwargs: Any) -> None:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from pyro_vae.contracts import check_context, check_data, check_dtype
 from pyro_vae.objectives import schedule_of
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.memory import peak_bytes
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE, check_vae
+from pyro_vae.vae import VAE
 
 __all__ = ["MIN_DRAWS", "Gradient", "check_draws", "measure"]
 
@@ -68,7 +69,7 @@ class Gradient:
 
 
 def measure(
-    vae: VAE,
+    vae: Pair,
     x: Batch,
     objectives: Mapping[str, ELBO],
     draws: int = 200,
@@ -81,15 +82,15 @@ def measure(
     .. math:: \mathrm{SNR} = \frac{\|E g\|}{\sqrt{\mathrm{tr}\,\mathrm{Cov}(g)}}, \quad
         \mathrm{bias} = \frac{\|E g - E g_1\|^2}{\|E g_1\|^2}
 
-    The encoder's parameters are those of the posterior (a ``VampPrior`` shares them), the
+    The encoder's parameters are those that the guide reads (a ``VampPrior`` shares them), the
     decoder's are all others. Each draw has the same random numbers for all objectives, so that
-    their differences are less noisy. The VAE's parameters, gradients and modes are not changed.
+    their differences are less noisy. The parameters, gradients and modes are not changed.
 
     Source: Rainforth et al. (2018), arXiv 1802.04537, section 3, who define the signal-to-noise
     ratio of each parameter.
 
     Arguments:
-        vae: The VAE.
+        vae: A VAE or any :class:`Pair`.
         x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context.
         objectives: Pyro ELBOs by name. Copies are measured. A ``warm_up`` keeps its current
             weight of the KL.
@@ -104,7 +105,7 @@ def measure(
         trainable parameters is left out.
 
     Raises:
-        TypeError: `vae` is not a VAE, or x has another dtype.
+        TypeError: `vae` is not a pair, or x has another dtype.
         ValueError: There are no objectives, or an argument is out of range.
 
     Example:
@@ -115,11 +116,12 @@ def measure(
         >>> list(gradients), list(gradients["iwae"])
         (['elbo', 'iwae'], ['encoder', 'decoder'])
     """
-    check_vae(vae)
+    check_pair(vae)
     batch = as_batch(x)
-    check_data(batch[0])
-    check_dtype("x", batch[0], vae)
-    check_context(vae, batch[1:], values=True)
+    if isinstance(vae, VAE):
+        check_data(batch[0])
+        check_dtype("x", batch[0], vae)
+        check_context(vae, batch[1:], values=True)
     check_seed(seed)
     check_draws(draws)
     if not objectives:
@@ -131,7 +133,8 @@ def measure(
                 f"batch_size: got {batch_size}, expected at most the {len(batch[0])} examples"
             )
     batch = tuple(entry.to(device_of(vae)) for entry in batch)
-    parts = {name: own for name, own in _parts(vae).items() if own}
+    with seeded(seed, device=device_of(vae)):
+        parts = {name: own for name, own in _parts(vae, batch).items() if own}
     before = {p: p.grad for own in parts.values() for p in own}
     samples: dict[str, dict[str, _Sample]] = {}
     try:
@@ -157,7 +160,7 @@ def measure(
 
 
 def _drawn(
-    vae: VAE,
+    vae: Pair,
     batch: Examples,
     objective: ELBO,
     draws: int,
@@ -184,7 +187,7 @@ def _drawn(
         yield len(part[0])
 
 
-def peak_of_step(vae: VAE, batch: Examples, objective: ELBO) -> int:
+def peak_of_step(vae: Pair, batch: Examples, objective: ELBO) -> int:
     """The peak bytes of a step, which include the gradients of the parameters."""
     objective = copy.deepcopy(objective)
     with seeded(0, device=batch[0].device):
@@ -209,9 +212,9 @@ def check_draws(draws: int) -> None:
         raise ValueError(f"draws: got {draws}, expected {MIN_DRAWS} or more")
 
 
-def _parts(vae: VAE) -> dict[str, list[nn.Parameter]]:
+def _parts(vae: Pair, batch: Examples) -> dict[str, list[nn.Parameter]]:
     """Returns the trainable parameters of the encoder and the decoder."""
-    encoder = [p for p in vae.posterior.parameters() if p.requires_grad]
+    encoder = vae.reads("guide", *batch)
     ids = {id(p) for p in encoder}
     return {
         "encoder": encoder,

@@ -10,11 +10,12 @@ import pyro
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.compat import stored_parameters
+from pyro_vae.utils.checks import kind
 
-__all__ = ["Adam", "JointOptim", "Schedule", "from_torch"]
+__all__ = ["Adam", "Held", "JointOptim", "Schedule", "as_pyro", "from_torch"]
 
 
 def __dir__() -> list[str]:
@@ -22,7 +23,10 @@ def __dir__() -> list[str]:
 
 
 Schedule = Callable[[torch.optim.Optimizer], LRScheduler]
-"""Returns a learning-rate scheduler for a torch optimizer; it advances once a training step."""
+"""Returns a learning-rate scheduler for a torch optimizer; it advances once a training step.
+
+A ``ReduceLROnPlateau`` advances once an epoch, with the cost that :func:`fit` gives it.
+"""
 
 
 class JointOptim(PyroOptim):
@@ -39,7 +43,8 @@ class JointOptim(PyroOptim):
         clip_norm: The largest norm of a step's gradient, over all parameters; larger gradients are
             scaled down to it. None does not clip.
         schedule: Maps the torch optimizer to a scheduler of ``torch.optim.lr_scheduler``, such as
-            ``lambda optimizer: ExponentialLR(optimizer, 0.999)``; it advances at each step.
+            ``lambda optimizer: ExponentialLR(optimizer, 0.999)``; it advances at each step. A
+            ``ReduceLROnPlateau`` advances in :meth:`end_epoch`.
 
     Attributes:
         optimizer: The torch optimizer; None before the first step.
@@ -47,7 +52,7 @@ class JointOptim(PyroOptim):
 
     Raises:
         TypeError: `cls` is not an optimizer class or does not have such an option; or `schedule`
-            is not a function, or returns a scheduler that does not advance by steps.
+            is not a function, or does not return a torch scheduler.
         ValueError: An option or `clip_norm` is out of range.
 
     Example:
@@ -88,7 +93,9 @@ class JointOptim(PyroOptim):
         self.scheduler: LRScheduler | None = None
         self._names: dict[Tensor, str] = {}
         # Errors in the options or the schedule are raised here and not at the first step.
-        self._make([torch.zeros(1, requires_grad=True)])
+        _, scheduler = self._make([torch.zeros(1, requires_grad=True)])
+        self.needs_cost = isinstance(scheduler, ReduceLROnPlateau)
+        """Whether :meth:`end_epoch` has to be called, with a cost, after each epoch."""
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """Takes one step.
@@ -112,8 +119,13 @@ class JointOptim(PyroOptim):
         self.optimizer.zero_grad(set_to_none=True)
         for parameter, gradient in absent:
             parameter.grad = gradient
-        if self.scheduler is not None:
+        if self.scheduler is not None and not self.needs_cost:
             self.scheduler.step()
+
+    def end_epoch(self, cost: float) -> None:
+        """Advances a ``ReduceLROnPlateau`` with the cost of an epoch; other schedules stay."""
+        if self.scheduler is not None and self.needs_cost:
+            self.scheduler.step(cost)  # type: ignore[arg-type]
 
     def get_state(self) -> dict[str, Any]:
         """A copy of the state by parameter name, of the options, and of the schedule's state.
@@ -174,12 +186,10 @@ class JointOptim(PyroOptim):
         if self.schedule is None:
             return optimizer, None
         scheduler = self.schedule(optimizer)
-        if not isinstance(scheduler, LRScheduler) or isinstance(
-            scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau
-        ):
+        if not isinstance(scheduler, LRScheduler):
             raise TypeError(
-                f"schedule: made a {type(scheduler).__name__}, expected a scheduler of "
-                "torch.optim.lr_scheduler that advances by steps"
+                f"schedule: made {kind(scheduler)}, expected a scheduler of "
+                "torch.optim.lr_scheduler"
             )
         return optimizer, scheduler
 
@@ -259,6 +269,79 @@ def from_torch(
         True
     """
     return JointOptim(cls, kwargs, clip_norm, schedule)
+
+
+class Held(PyroOptim):
+    """A torch optimizer that holds its parameters already, as a Pyro optimizer.
+
+    After a step, the gradients of its parameters are None. Parameters that it does not hold are
+    left as they are.
+
+    Arguments:
+        optimizer: The torch optimizer.
+
+    Example:
+        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
+        >>> adam = torch.optim.Adam(vae.parameters(), lr=1e-3)
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Held(adam), objectives.trace_elbo())
+        >>> isinstance(svi.step(torch.ones(7, 16)), float)
+        True
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer: got {kind(optimizer)}, expected a torch.optim.Optimizer")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError(
+                "optimizer: got LBFGS, expected an optimizer that does not need a closure"
+            )
+        super().__init__(type(optimizer), {})
+        self.optimizer = optimizer
+
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+        """Takes one step.
+
+        Arguments:
+            params: Not used: the optimizer has its own.
+            args, kwargs: Passed on to the torch optimizer's ``step``.
+        """
+        self.optimizer.step(*args, **kwargs)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def get_state(self) -> dict[str, Any]:
+        """The ``state_dict`` of the torch optimizer."""
+        return copy.deepcopy(self.optimizer.state_dict())
+
+    def set_state(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state from :meth:`get_state`."""
+        self.optimizer.load_state_dict(copy.deepcopy(state_dict))
+
+
+def as_pyro(optimizer: Any, argument: str = "optim") -> PyroOptim:
+    """A Pyro optimizer, from one of Pyro or torch or a class of torch's.
+
+    Arguments:
+        optimizer: A ``PyroOptim``, a ``torch.optim.Optimizer``, or a class of those, which is used
+            with its default options.
+        argument: The name of the argument in error messages.
+
+    Raises:
+        TypeError: It is none of these.
+
+    Example:
+        >>> optim.as_pyro(torch.optim.SGD).pt_optim_constructor.__name__
+        'SGD'
+    """
+    if isinstance(optimizer, PyroOptim):
+        return optimizer
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return Held(optimizer)
+    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+        return from_torch(optimizer)
+    raise TypeError(
+        f"{argument}: got {kind(optimizer)}, expected a pyro.optim.PyroOptim such as "
+        "pyro_vae.optim.Adam(lr=1e-3), or an optimizer of torch.optim"
+    )
 
 
 def Adam(

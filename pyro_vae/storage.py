@@ -1,4 +1,4 @@
-"""Runs: a folder with a VAE's configuration, its parameters, its history and its figures.
+"""Runs: a folder with a pair's configuration, its parameters, its history and its figures.
 
 | file                | content                                                               |
 |---------------------|-----------------------------------------------------------------------|
@@ -16,7 +16,7 @@ import platform
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy
 import pyro
@@ -25,8 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_model
 
 from pyro_vae import presets
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE, check_vae
+from pyro_vae.vae import VAE
 from pyro_vae.version import __version__
 
 __all__ = [
@@ -49,26 +50,28 @@ def __dir__() -> list[str]:
 CONFIG, WEIGHTS, METRICS, FIGURES = "config.json", "model.safetensors", "metrics.csv", "figures"
 _FORMAT = 1
 
+Kind = TypeVar("Kind", bound=Pair)
+
 
 def save(
-    vae: VAE,
+    vae: Pair,
     folder: str | Path,
     *,
     training: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Saves a VAE in a folder, as ``config.json`` and ``model.safetensors``.
+    """Saves a VAE or another pair in a folder, as ``config.json`` and ``model.safetensors``.
 
     Each file is written under another name and then renamed, so a failure keeps the old one.
 
     Arguments:
-        vae: The VAE. One from ``presets.build`` can be loaded without ``into=``.
+        vae: The pair. One from ``presets.build`` can be loaded without ``into=``.
         folder: The folder; it is created if it does not exist.
         training: Further settings for ``config.json``, which a repetition of the run needs.
         overwrite: Replaces a run in the folder.
 
     Raises:
-        TypeError: `vae` is not a VAE.
+        TypeError: `vae` is not a pair.
         FileExistsError: The folder holds a run, and `overwrite` is False.
         NotADirectoryError: `folder` is a file.
 
@@ -80,7 +83,7 @@ def save(
         ...     print(sorted(os.listdir(folder)))
         ['config.json', 'model.safetensors']
     """
-    check_vae(vae)
+    check_pair(vae)
     folder = Path(folder)
     if not overwrite:
         check_free(folder, ", or overwrite=True")
@@ -101,20 +104,25 @@ def save(
         os.replace(path, folder / name)
 
 
-def load(folder: str | Path, into: VAE | None = None) -> VAE:
-    """Loads a VAE that :func:`save` wrote, bit for bit.
+@overload
+def load(folder: str | Path, into: None = None) -> VAE: ...
+@overload
+def load(folder: str | Path, into: Kind) -> Kind: ...
+def load(folder: str | Path, into: Pair | None = None) -> Pair:
+    """Loads a VAE or another pair that :func:`save` wrote, bit for bit.
 
     Arguments:
         folder: The folder that was given to :func:`save`.
-        into: A VAE of the same structure, which receives the parameters and buffers. It is
+        into: A pair of the same structure, which receives the parameters and buffers. It is
             required unless ``presets.build`` made the saved VAE and its structure has not been
-            changed since.
+            changed since. Parameters of ``pyro.param`` that it has not made yet are made from the
+            file. An autoguide needs :meth:`Pair.setup` first.
 
     Returns:
         `into`, or a new VAE on the CPU.
 
     Raises:
-        TypeError: `into` is not a VAE.
+        TypeError: `into` is not a pair.
         FileNotFoundError: The folder holds no run.
         ValueError: The configuration or the parameters are damaged or of another model, or `into`
             is missing. `into` is unchanged then.
@@ -129,13 +137,13 @@ def load(folder: str | Path, into: VAE | None = None) -> VAE:
         True
     """
     if into is not None:
-        check_vae(into, "into")
+        check_pair(into, "into")
     folder = Path(folder)
     config = read_config(folder)
     if into is None:
         if config["preset"] is None:
             raise ValueError(
-                "into: got None, expected the VAE that receives the parameters: the one saved in "
+                "into: got None, expected the pair that receives the parameters: the one saved in "
                 f"{folder} is not one of presets.build, so its structure cannot be rebuilt"
             )
         try:
@@ -148,7 +156,7 @@ def load(folder: str | Path, into: VAE | None = None) -> VAE:
         # Another torch may print the same modules differently, so its print is not compared;
         # the names and shapes of the tensors are, below.
         raise ValueError(
-            f"into: {_first_difference(_structure(into), config['structure'])} in the VAE saved "
+            f"into: {_first_difference(_structure(into), config['structure'])} in the pair saved "
             f"in {folder}, expected the same structure"
         )
     path = folder / WEIGHTS
@@ -209,7 +217,7 @@ def check_free(folder: str | Path, hint: str = "") -> None:
             )
 
 
-def _is_as_built(vae: VAE) -> bool:
+def _is_as_built(vae: Pair) -> bool:
     if vae.preset is None:
         return False
     with torch.device("meta"):
@@ -234,15 +242,16 @@ def _first_difference(own: str, saved: str) -> str:
     return f"got {got} where there is {expected}"
 
 
-def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: VAE) -> dict[str, torch.Tensor]:
-    """The saved tensor for each name of the VAE's state; raises ValueError unless all fit.
+def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: Pair) -> dict[str, torch.Tensor]:
+    """The saved tensor for each name of the pair's state; raises ValueError unless all fit.
 
     Tensors that share memory, such as those of a VampPrior and its posterior, are saved once.
     """
     own = vae.state_dict()
     shared = {own[name].data_ptr(): tensor for name, tensor in saved.items() if name in own}
-    problems = [f"unknown tensor {name}" for name in saved if name not in own]
-    state = {}
+    made = {name for name in saved if name not in own and _is_made_later(name, vae)}
+    problems = [f"unknown tensor {name}" for name in saved if name not in own and name not in made]
+    state = {name: saved[name] for name in made}
     for name, tensor in own.items():
         found = saved.get(name, shared.get(tensor.data_ptr()))
         if found is None:
@@ -260,6 +269,11 @@ def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: VAE) -> dict[s
     return state
 
 
+def _is_made_later(name: str, pair: Pair) -> bool:
+    """Whether a tensor is one of ``pyro.param``, which a pair may not have made yet."""
+    return not isinstance(pair, VAE) and name.startswith("params.")
+
+
 def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
@@ -270,6 +284,10 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _structure(vae: VAE) -> str:
-    """The print of the three parts, which shows neither the name nor which parameters train."""
-    return "\n".join(repr(part) for part in (vae.prior, vae.likelihood, vae.posterior))
+def _structure(pair: Pair) -> str:
+    """The print of the modules, which shows neither the name nor which parameters train."""
+    return "\n".join(
+        f"({name}): {module!r}" if not isinstance(pair, VAE) else repr(module)
+        for name, module in pair.named_children()
+        if isinstance(pair, VAE) or name != "params"
+    )

@@ -1,7 +1,6 @@
 """The VAE: three conditional distributions as a Pyro model and guide."""
 
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import pyro
@@ -12,7 +11,6 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.compat import is_jit_tracing
 from pyro_vae.contracts import (
     PLATE,
     call,
@@ -26,7 +24,7 @@ from pyro_vae.contracts import (
     check_shape,
 )
 from pyro_vae.distributions import latent_point, point
-from pyro_vae.param_store import bind, unbind
+from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count, kind
 from pyro_vae.utils.context import Context, as_context, expanded
 from pyro_vae.utils.modules import Function, device_of, dtype_of, evaluating
@@ -42,7 +40,7 @@ Part = nn.Module | Callable[..., dist.Distribution]
 """A module whose ``forward`` returns a distribution, or a function that does."""
 
 
-class VAE(nn.Module):
+class VAE(Pair):
     r"""A variational auto-encoder with prior p(z), likelihood p(x|z) and posterior q(z|x).
 
     The generative model is :math:`p(x, z) = p(z)\, p(x|z)`. The posterior approximates
@@ -93,7 +91,8 @@ class VAE(nn.Module):
     """
 
     def __init__(self, prior: Part, likelihood: Part, posterior: Part, name: str = "vae") -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # A VAE has its model and guide as methods.
+        self._start(name)
         parts: dict[str, Any] = {
             "prior": prior,
             "likelihood": likelihood,
@@ -126,15 +125,10 @@ class VAE(nn.Module):
                     f"{part}: holds a PyroModule, expected plain torch modules: a PyroModule "
                     "stores its parameters under names of its own, so two VAEs would share them"
                 )
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"name: got {name!r}, expected a non-empty string")
         self.prior = parts["prior"]
         self.likelihood = parts["likelihood"]
         self.posterior = parts["posterior"]
-        self.name = name
         self._checked: tuple[nn.Module, ...] = ()  # prior and posterior that passed check_latents
-        self.preset: dict[str, Any] | None = None
-        """The arguments of `presets.build`, from which `load` rebuilds the VAE; else None."""
 
     def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises TypeError: a VAE is several functions of x, and each has a name of its own."""
@@ -342,14 +336,31 @@ class VAE(nn.Module):
             return p_x.sample() if sample else point(p_x)
 
     def _given(self, context: Context | None) -> tuple[Tensor, ...]:
-        """A context on the VAE's device; floats have its dtype."""
         entries = as_context(context)
         check_context(self, entries)
+        return self.placed(entries)
+
+    def placed(self, entries: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Tensors on the VAE's device; floats have its dtype."""
         device, dtype = device_of(self), dtype_of(self)
         return tuple(
             entry.to(device, dtype) if entry.is_floating_point() else entry.to(device)
             for entry in entries
         )
+
+    def setup(self, *batch: Tensor) -> None:
+        """Does nothing: a VAE has all its parameters from the start."""
+
+    def reads(self, program: str, *batch: Tensor) -> list[nn.Parameter]:
+        """The trained parameters of the posterior, or of the prior and the likelihood.
+
+        Arguments:
+            program: ``"guide"`` or ``"model"``.
+            batch: Not used.
+        """
+        parts = (self.posterior,) if program == "guide" else (self.prior, self.likelihood)
+        own = dict.fromkeys(p for part in parts for p in part.parameters())
+        return [p for p in own if p.requires_grad]
 
     def extra_repr(self) -> str:
         parts = {part: getattr(self, part) for part in ("prior", "likelihood", "posterior")}
@@ -367,25 +378,6 @@ class VAE(nn.Module):
                     text += f" ({shared:,} shared with the {other})"
             lines.append(text)
         return "\n".join(lines)
-
-    # Parameters in Pyro.
-
-    def _bind(self, *parts: nn.Module) -> dict[int, Tensor]:
-        """Binds this VAE's parameters in Pyro's store; see :func:`param_store.bind`."""
-        if is_jit_tracing():
-            raise RuntimeError(
-                "vae: got a trace of torch.jit, expected none: Pyro's Jit*_ELBO look parameters "
-                "up by name alone, so a step of one VAE could train another; use the ELBO "
-                "without Jit"
-            )
-        if "_bound" not in vars(self):
-            self._bound: dict[str, Tensor] = {}
-            weakref.finalize(self, unbind, self._bound, {}).atexit = False
-        return bind(self, self.name, self._bound, parts)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy binds tensors of its own, so it must not take over those bound by this object.
-        return {key: value for key, value in vars(self).items() if key != "_bound"}
 
 
 def check_vae(vae: object, argument: str = "vae") -> None:

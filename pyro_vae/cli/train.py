@@ -18,8 +18,8 @@ from pyro_vae.cli.options import (
     load_data,
     say,
 )
+from pyro_vae.pair import Pair
 from pyro_vae.training import Callback, History, TensorBoard, fit
-from pyro_vae.vae import VAE
 
 ObjectiveOption = Annotated[str, typer.Option(help=f"One of {', '.join(objectives.names())}.")]
 SeedOption = Annotated[
@@ -66,7 +66,7 @@ def train(
         "optimizer": "optim.Adam(lr=1e-3)",
     }
 
-    def write(vae: VAE, history: History) -> None:
+    def write(vae: Pair, history: History) -> None:
         done = {**settings, "epochs_done": history.epoch[-1]}
         storage.save(vae, folder, training=done, overwrite=True)
         history.save_csv(folder / storage.METRICS)

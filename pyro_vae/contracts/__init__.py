@@ -4,6 +4,7 @@ All data pass through :func:`check`. It returns them as they will be used, with 
 of the first example.
 """
 
+from pyro_vae.contracts.pairs import check_observations, check_programs
 from pyro_vae.contracts.parts import (
     Checked,
     call,
@@ -22,6 +23,7 @@ from pyro_vae.contracts.sites import (
     Refused,
     check_latent_sites,
     check_observed,
+    check_order,
     check_same_sites,
     check_site,
     explained,
@@ -40,8 +42,11 @@ __all__ = [
     "check_latent_sites",
     "check_latents",
     "check_likelihood",
+    "check_observations",
     "check_observed",
+    "check_order",
     "check_prior",
+    "check_programs",
     "check_same_sites",
     "check_shape",
     "check_site",

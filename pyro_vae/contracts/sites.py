@@ -1,6 +1,6 @@
 """Checks of the sites of a model and a guide against each other and against data."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_vae.distributions import (
     check_on_support,
@@ -22,6 +23,7 @@ __all__ = [
     "Refused",
     "check_latent_sites",
     "check_observed",
+    "check_order",
     "check_same_sites",
     "check_site",
     "explained",
@@ -96,8 +98,31 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(map(repr, sorted(names)))
 
 
-def check_observed(name: str, site: Mapping[str, Any]) -> None:
-    """Raises ValueError if an unmasked observed value is off its site's support."""
+def check_order(guide: Sequence[str], model: Sequence[str]) -> None:
+    """Raises ValueError unless a guide draws its latent sites in the model's order.
+
+    A KL in closed form is conditional on the sites before it.
+    """
+    drawn = [name for name in guide if name in model]
+    order = [name for name in model if name in drawn]
+    if drawn != order:
+        raise ValueError(
+            f"analytic KL: the guide draws its sites in the order {', '.join(drawn)}, "
+            f"expected the model's, {', '.join(order)}: a KL in closed form is conditional "
+            "on the sites before it; use a sampled KL, such as objectives.trace_elbo()"
+        )
+
+
+def check_observed(
+    name: str, site: Mapping[str, Any], support: constraints.Constraint | None = None
+) -> None:
+    """Raises ValueError if an unmasked observed value is off its site's support.
+
+    Arguments:
+        name: The name of the site.
+        site: The site.
+        support: The set in place of the support.
+    """
     fn, value = site["fn"], site["value"]
     inner = fn
     while inner is not None and not isinstance(inner, MaskedDistribution):
@@ -107,17 +132,19 @@ def check_observed(name: str, site: Mapping[str, Any]) -> None:
     mask = True if site["mask"] is None else site["mask"]
     if not value.numel():
         return  # pyro.factor has an empty value.
-    if mask is not False and not (fn.support.check(value) | ~torch.as_tensor(mask)).all():
-        check_on_support(name, value, fn.support)
+    support = fn.support if support is None else support
+    if mask is not False and not (support.check(value) | ~torch.as_tensor(mask)).all():
+        check_on_support(name, value, support)
 
 
-def check_latent_sites(drawn: Trace, guide: Trace, model: Trace) -> None:
+def check_latent_sites(drawn: Trace, guide: Trace, model: Trace, densities: bool = True) -> None:
     """Raises ValueError unless model and guide have the same latents, on the same supports.
 
     Arguments:
         drawn: A trace of the model alone.
         guide: A trace of the guide.
         model: A trace of the model that is conditioned on the guide's latents.
+        densities: Whether the guide's distributions have to be densities, and no point masses.
     """
     names, latents = set(drawn.stochastic_nodes), tuple(guide.stochastic_nodes)
     for name in sorted(names ^ set(latents)):
@@ -132,6 +159,8 @@ def check_latent_sites(drawn: Trace, guide: Trace, model: Trace) -> None:
         raise ValueError("model: has no observed site, expected pyro.sample(..., obs=x) in it")
     for name in latents:
         q, p = guide.nodes[name]["fn"], model.nodes[name]["fn"]
+        if not densities and "Delta" in describe_distribution(q):
+            continue
         if "Delta" in describe_distribution(q) and "Delta" not in describe_distribution(p):
             raise ValueError(
                 f'site "{name}": the guide has {describe_distribution(q)}, expected a density: '

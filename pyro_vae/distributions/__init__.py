@@ -23,6 +23,7 @@ from pyro_vae.distributions.supports import (
     same_support,
     scored_support,
     support_of,
+    varies,
 )
 from pyro_vae.distributions.supports import describe as describe_support
 
@@ -53,4 +54,5 @@ __all__ = [
     "same_support",
     "scored_support",
     "support_of",
+    "varies",
 ]

@@ -18,6 +18,7 @@ __all__ = [
     "same_support",
     "scored_support",
     "support_of",
+    "varies",
 ]
 
 
@@ -165,6 +166,19 @@ def ends_of(support: Constraint) -> tuple[float, float] | None:
     if low.numel() > 1 or high.numel() > 1 or not torch.isfinite(high - low):
         return None
     return low.item(), high.item()
+
+
+def varies(support: Constraint) -> bool:
+    """Whether the bounds of a support are tensors, which may differ between examples.
+
+    Example:
+        >>> from pyro_vae.distributions import varies
+        >>> trials = torch.tensor([3, 5])
+        >>> varies(dist.Binomial(trials, 0.5).support), varies(dist.Normal(0.0, 1.0).support)
+        (True, False)
+    """
+    inner = _innermost(support)
+    return any(isinstance(bound, Tensor) for bound in vars(inner).values())
 
 
 def scored_support(distribution: Any) -> Constraint:

@@ -68,16 +68,26 @@ class Block:
         """Returns a context with the random stream `key` of this block."""
         return seeded(self.seed, self.index, *key, device=self.x.device)
 
-    def samples(self, num_samples: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def samples(
+        self, num_samples: int, closed_kl: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws z from the guide; yields log p(x|z) and log q(z|x) - log p(z) in chunks.
 
         Both have the shape ``(samples, N)`` and are in nats.
+
+        Arguments:
+            num_samples: The number of samples of z for each example.
+            closed_kl: Yields the KL in closed form in place of the difference.
         """
+
+        def kl(batch: Examples, z: Latents) -> tuple[Tensor, ...]:
+            return (self.densities.kl(batch, z),)
+
         for start, count, stream in self._streams(num_samples):
             with stream:
                 z, log_q = self.scorer.draw(self.batch, count)
             log_p_z, log_p_x = self.score(z, check=start == 0)
-            yield log_p_x, log_q - log_p_z
+            yield log_p_x, self.in_steps(kl, z)[0] if closed_kl else log_q - log_p_z
 
     def _streams(
         self, num_samples: int

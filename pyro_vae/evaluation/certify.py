@@ -6,16 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.contracts import call
+from pyro_vae.contracts import call, check_context
 from pyro_vae.evaluation.blocks import EXAMPLES, blocks
 from pyro_vae.evaluation.estimators import Estimator, parse
 from pyro_vae.evaluation.inputs import mean_and_stderr
-from pyro_vae.evaluation.log_densities import LogDensities
+from pyro_vae.evaluation.log_densities import Latents, LogDensities
+from pyro_vae.evaluation.simulation import check_simulates, observed_site
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.context import Batch, Context, Examples, as_batch, as_context
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
-from pyro_vae.vae import VAE, check_vae
+from pyro_vae.vae import VAE
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,11 +64,13 @@ class Certificate:
 
 
 def certify(
-    vae: VAE,
+    vae: Pair,
     num_examples: int = 64,
     num_samples: int = 16,
     *,
     estimator: str | Estimator = "ais",
+    x: Batch | None = None,
+    context: Context | None = None,
     seed: int | None = None,
     max_bytes: int = 2**28,
 ) -> Certificate:
@@ -84,10 +89,15 @@ def certify(
     arXiv 1611.04273, section 4.2.
 
     Arguments:
-        vae: The VAE; it is evaluated in eval mode.
+        vae: A VAE or any :class:`Pair`; it is evaluated in eval mode.
         num_examples: N, the number of simulated examples.
         num_samples: K, the number of weights of each example.
         estimator: A name or an estimator, as in :func:`log_likelihood`, except ``"exact"``.
+        x: Examples of a pair that is no VAE, or a tuple of them and their context. The simulated
+            data take their shape and context, in place of `num_examples`; their values are not
+            used.
+        context: What is given with the simulated data of a VAE, tensors with one row for each of
+            the `num_examples` examples.
         seed: Fixes data and noise, and leaves torch's global generator as it was; None draws from
             that generator.
         max_bytes: A bound on the bytes of one step, as in :func:`log_likelihood`.
@@ -96,8 +106,10 @@ def certify(
         The simulated data, both bounds for each example, and their gap, in nats.
 
     Raises:
-        TypeError: `vae` is not a VAE, or an argument has the wrong type.
-        ValueError: An argument is out of range, or the estimator does not work for the VAE.
+        TypeError: `vae` is not a pair, or an argument has the wrong type.
+        ValueError: An argument is out of range, or the estimator does not work for the pair. `x`
+            is missing for a pair that is no VAE; its model observes something else than x, or the
+            distribution of x depends on x itself.
 
     Example:
         >>> from pyro_vae.evaluation import certify
@@ -106,7 +118,7 @@ def certify(
         >>> result.x.shape, result.estimator
         (torch.Size([7, 16]), 'ais')
     """
-    check_vae(vae)
+    check_pair(vae)
     check_count("num_examples", num_examples)
     check_count("num_samples", num_samples)
     check_count("max_bytes", max_bytes)
@@ -119,12 +131,11 @@ def certify(
     lowers, uppers = [], []
     with torch.no_grad(), evaluating(vae):
         with seeded(seed, _SIMULATED, device=device_of(vae)):
-            z = call(vae, "prior").sample((num_examples,))
-            x = call(vae, "likelihood", z).sample()
-        densities = LogDensities(vae.model, vae.guide, (x,))
-        for block in blocks(densities, (x,), seed, max_bytes, desc="certificate"):
+            batch, z = _simulated(vae, num_examples, x, context)
+        densities = LogDensities(vae.model, vae.guide, batch)
+        for block in blocks(densities, batch, seed, max_bytes, desc="certificate"):
             first = block.index * EXAMPLES
-            exact = {"z": z[None, first : first + len(block.x)]}
+            exact = densities.part(z, slice(None), slice(first, first + len(block.x)))
             forward, backward = chosen.both(block, num_samples, exact)
             log_w = torch.cat(list(forward)).double()
             reverse = torch.cat((backward.double(), log_w[1:]))
@@ -133,7 +144,7 @@ def certify(
     lower, upper = torch.cat(lowers), torch.cat(uppers)
     gap, gap_error = mean_and_stderr(upper - lower)
     return Certificate(
-        x,
+        batch[0],
         lower,
         upper,
         lower.mean().item(),
@@ -147,3 +158,41 @@ def certify(
 
 
 _SIMULATED = 2**31  # the random stream of the data, which no block has
+
+
+def _simulated(
+    pair: Pair, count: int, x: Batch | None, context: Context | None
+) -> tuple[Examples, Latents]:
+    """Draws x and z jointly from the model; z has one sample for each example."""
+    device = device_of(pair)
+    if isinstance(pair, VAE):
+        if x is not None:
+            raise TypeError(
+                "x: got it with a VAE, expected None: a VAE draws num_examples examples itself, "
+                "given their context="
+            )
+        given = pair.placed(as_context(context, count))
+        check_context(pair, given, values=True)
+        p_z = call(pair, "prior", context=given)
+        z = p_z.sample() if p_z.batch_shape else p_z.sample((count,))
+        drawn = call(pair, "likelihood", z, context=given).sample()
+        return (drawn, *given), {"z": z[None]}
+    if x is None or context is not None:
+        raise TypeError(
+            "x: got None, expected examples, or a tuple (x, *context), whose shape and context "
+            "the simulated data of this pair take"
+            if x is None
+            else "context: got it with a pair, expected it in the tuple x=(x, *context)"
+        )
+    batch = tuple(entry.to(device) for entry in as_batch(x))
+    densities = LogDensities(pair.model, pair.guide, batch)
+    site = observed_site(densities, batch)
+    latents, values = densities.simulated(batch)
+    drawn = values[site]
+    if drawn.shape != batch[0].shape:
+        raise ValueError(
+            f'model: observes values of shape {tuple(drawn.shape)} at the site "{site}" for x of '
+            f"shape {tuple(batch[0].shape)}, expected x itself, which is simulated"
+        )
+    check_simulates(densities, site, batch, latents, drawn)
+    return (drawn.to(batch[0].dtype), *batch[1:]), latents

@@ -1,19 +1,26 @@
 """Criticism of trained VAEs: active latent units, and posterior predictive checks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from pyro_vae.contracts import call
+from pyro_vae.distributions import latent_point
 from pyro_vae.evaluation.blocks import EXAMPLES
 from pyro_vae.evaluation.inputs import opened
+from pyro_vae.evaluation.log_densities import LogDensities
+from pyro_vae.evaluation.simulation import check_simulates, observed_site
+from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count, check_seed
-from pyro_vae.utils.context import Batch
+from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
 from pyro_vae.vae import VAE
+
+_DRAWS = 32  # of the sites before another, over which its mean is averaged
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,6 +32,8 @@ class ActiveUnits:
         active: Whether each dimension's statistic is above the threshold, shape ``(z_dim,)``.
         count: The number of active dimensions.
         threshold: The statistic above which a dimension is active.
+        shapes: The event shape of each latent site by name. The dimensions of all sites follow
+            each other in `statistic`.
 
     Example:
         >>> from pyro_vae.evaluation import active_units
@@ -38,13 +47,20 @@ class ActiveUnits:
     active: Tensor
     count: int
     threshold: float
+    shapes: Mapping[str, torch.Size]
+
+    def by_site(self) -> dict[str, Tensor]:
+        """Returns the statistic of each latent site, in the site's event shape."""
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        parts = self.statistic.split(sizes)
+        return {n: p.view(s) for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
     def __repr__(self) -> str:
         return summary(self, "latents")
 
 
 def active_units(
-    vae: VAE, x: Tensor, *, threshold: float = 0.01, seed: int | None = None
+    vae: Pair, x: Batch, *, threshold: float = 0.01, seed: int | None = None
 ) -> ActiveUnits:
     r"""Finds the active latent dimensions, whose posterior mean varies over the data.
 
@@ -52,12 +68,15 @@ def active_units(
 
     :meth:`VAE.embed` gives the posterior mean. For a posterior without a mean in closed form, this
     is the average of 32 draws, whose noise adds 1/32 of the posterior's variance to the statistic.
+    For any other pair, it is the mean of the distribution at each guide site; with several sites,
+    it is averaged over 32 draws of the sites before it.
 
     Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 5.2.
 
     Arguments:
-        vae: The VAE; it is evaluated in eval mode.
-        x: Data of shape ``(N, *x_shape)``, with N of 2 or more.
+        vae: A VAE or any :class:`Pair`; it is evaluated in eval mode.
+        x: Data of shape ``(N, *x_shape)``, with N of 2 or more, or a tuple of them and their
+            context.
         threshold: The statistic above which a dimension is active.
         seed: Fixes the noise of a posterior without a mean, and leaves torch's global generator as
             it was; None draws from that generator.
@@ -66,8 +85,8 @@ def active_units(
         The statistic of each dimension, and which ones are active.
 
     Raises:
-        TypeError: `vae` is not a VAE, or x has another dtype.
-        ValueError: x does not fit the VAE or has one example only, or `threshold` or `seed` is
+        TypeError: `vae` is not a pair, or x has another dtype.
+        ValueError: x does not fit the pair or has one example only, or `threshold` or `seed` is
             out of range.
 
     Example:
@@ -78,15 +97,29 @@ def active_units(
     """
     if not threshold >= 0:
         raise ValueError(f"threshold: got {threshold!r}, expected a number from 0 up")
-    with opened(vae, x) as (_, batch):
+    with opened(vae, x) as (densities, batch):
         if len(batch[0]) < 2:
             raise ValueError("x: got one example, expected two or more for a variance")
+        found: dict[str, list[Tensor]] = {}
         with seeded(seed, device=batch[0].device):
-            parts = zip(*(entry.split(1024) for entry in batch), strict=True)
-            means = torch.cat([vae.embed(part, given) for part, *given in parts])
-    statistic = means.double().var(0)
+            for part in zip(*(entry.split(1024) for entry in batch), strict=True):
+                for name, mean in _means(vae, densities, part).items():
+                    found.setdefault(name, []).append(mean)
+    means = {name: torch.cat(parts) for name, parts in found.items()}
+    statistic = torch.cat([mean.double().flatten(1).var(0) for mean in means.values()])
+    shapes = {name: mean.shape[1:] for name, mean in means.items()}
     active = statistic > threshold
-    return ActiveUnits(statistic, active, int(active.sum()), float(threshold))
+    return ActiveUnits(statistic, active, int(active.sum()), float(threshold), shapes)
+
+
+def _means(pair: Pair, densities: LogDensities, batch: Examples) -> dict[str, Tensor]:
+    """The posterior mean of each latent site, of shape ``(N, *event_shape)``."""
+    if isinstance(pair, VAE):
+        return {"z": pair.embed(batch[0], batch[1:])}
+    z, _ = densities.draw(batch, _DRAWS if len(densities.latents) > 1 else 1)
+    guide = densities.distributions("guide", batch, z)
+    means = {name: latent_point(guide[name]).mean(0) for name in densities.latents}
+    return {name: mean.movedim(densities.example_axis - 1, 0) for name, mean in means.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +151,7 @@ class PredictiveCheck:
 
 
 def posterior_predictive(
-    vae: VAE,
+    vae: Pair,
     x: Batch,
     statistic: Callable[[Tensor], Tensor],
     num_samples: int = 100,
@@ -136,7 +169,7 @@ def posterior_predictive(
     Source: Gelman, Meng and Stern (1996), Statistica Sinica 6, section 2.
 
     Arguments:
-        vae: The VAE; it is evaluated in eval mode.
+        vae: A VAE or any :class:`Pair`; it is evaluated in eval mode.
         x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context.
         statistic: T, a function of each example, from ``(*batch, *x_shape)`` to ``(*batch,)``.
         num_samples: The number of replications of each example.
@@ -147,9 +180,10 @@ def posterior_predictive(
         T of the data and of the replications, and the p-values.
 
     Raises:
-        TypeError: `vae` is not a VAE, or x has another dtype.
-        ValueError: x does not fit the VAE, T returns another shape, or an argument is out of
-            range.
+        TypeError: `vae` is not a pair, or x has another dtype.
+        ValueError: x does not fit the pair, T returns another shape, or an argument is out of
+            range. A pair has several observed sites and none has the name ``"x"``, or the
+            distribution of x depends on x itself.
 
     Example:
         >>> from pyro_vae.evaluation import posterior_predictive
@@ -161,21 +195,40 @@ def posterior_predictive(
     check_count("num_samples", num_samples)
     check_seed(seed)
     observed, replicated = [], []
-    with opened(vae, x) as (_, batch):
+    with opened(vae, x) as (densities, batch):
         parts = zip(*(entry.split(EXAMPLES) for entry in batch), strict=True)
-        for index, (part, *given) in enumerate(parts):
-            observed.append(_statistic(statistic, part, part.shape[:1]))
-            rows = []
-            with seeded(seed, index, device=part.device):
-                q_z = call(vae, "posterior", part, context=given)
-                for _ in range(num_samples):
-                    made = call(vae, "likelihood", q_z.sample(), context=given).sample()
-                    rows.append(_statistic(statistic, made, part.shape[:1]))
+        for index, part in enumerate(parts):
+            with seeded(seed, index, device=part[0].device):
+                replications = _replications(vae, densities, part)
+                own = next(replications)
+                observed.append(_statistic(statistic, own, own.shape[:1]))
+                drawn = islice(replications, num_samples)
+                rows = [_statistic(statistic, made, own.shape[:1]) for made in drawn]
             replicated.append(torch.stack(rows))
     own, other = torch.cat(observed), torch.cat(replicated, 1)
     return PredictiveCheck(
         own, other, _share_above(other, own), _share_above(other.mean(1), own.mean()).item()
     )
+
+
+def _replications(pair: Pair, densities: LogDensities, batch: Examples) -> Iterator[Tensor]:
+    """Yields x, and then replications of it, of shape ``(N, *x_shape)``."""
+    if isinstance(pair, VAE):
+        x, *context = batch
+        yield x
+        q_z = call(pair, "posterior", x, context=context)
+        while True:
+            yield call(pair, "likelihood", q_z.sample(), context=context).sample()
+    site = observed_site(densities, batch)
+    yield densities.observations(batch)[site]
+    checked = False
+    while True:
+        z, _ = densities.draw(batch, 1)
+        _, drawn = densities.simulated(batch, z)
+        if not checked:
+            check_simulates(densities, site, batch, z, drawn[site])
+            checked = True
+        yield drawn[site]
 
 
 def _statistic(statistic: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Size) -> Tensor:

@@ -12,6 +12,7 @@ from pyro_vae.contracts import call
 from pyro_vae.distributions import check_analytic_kl
 from pyro_vae.evaluation.blocks import blocks
 from pyro_vae.evaluation.inputs import check_arguments, opened, over_examples
+from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.tables import summary
@@ -63,7 +64,7 @@ class Elbo:
 
 
 def elbo(
-    vae: VAE,
+    vae: Pair,
     x: Batch,
     num_samples: int = 100,
     *,
@@ -78,12 +79,12 @@ def elbo(
     Source: Kingma and Welling (2014), section 2.3.
 
     Arguments:
-        vae: The VAE; it is evaluated in eval mode.
+        vae: A VAE or any :class:`Pair`; it is evaluated in eval mode.
         x: Data of shape ``(N, *x_shape)`` on the likelihood's support, or a tuple of them and
             their context; the ELBO is then one of log p(x|c).
         num_samples: The number of samples of z for each example.
         kl: ``"sampled"`` estimates the KL from the same samples; ``"analytic"`` takes its closed
-            form.
+            form. That of several latent sites is conditional on samples of the sites before it.
         seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
             generator.
         max_bytes: A bound on the bytes that one step of the prior and the likelihood allocates. It
@@ -93,9 +94,9 @@ def elbo(
         The estimates for each example in nats, shape ``(N,)``, and their means and errors.
 
     Raises:
-        TypeError: `vae` is not a VAE, or x has another dtype.
-        ValueError: x does not fit the VAE or is off the likelihood's support, the KL has no closed
-            form, or an argument is out of range.
+        TypeError: `vae` is not a pair, or x has another dtype.
+        ValueError: x does not fit the pair or is off the likelihood's support, the KL has no
+            closed form, or an argument is out of range.
         FloatingPointError: A log-probability is NaN.
 
     Example:
@@ -112,7 +113,9 @@ def elbo(
     with opened(vae, x) as (densities, batch):
         for block in blocks(densities, batch, seed, max_bytes, desc="ELBO"):
             sums: Tensor | float = 0.0
-            for log_p_x, log_ratio in block.samples(num_samples):
+            # The KL of a VAE is the same for all samples; that of several sites may not be.
+            closed = kl == "analytic" and not isinstance(vae, VAE)
+            for log_p_x, log_ratio in block.samples(num_samples, closed_kl=closed):
                 negative = torch.stack((-log_p_x, log_ratio, log_ratio - log_p_x)).double()
                 sums = sums + torch.stack((negative.sum(1), negative.square().sum(1)))
             assert isinstance(sums, Tensor)
@@ -124,7 +127,7 @@ def elbo(
                 if num_samples > 1
                 else torch.full_like(spread, math.nan)
             )
-            if kl == "analytic":
+            if kl == "analytic" and isinstance(vae, VAE):
                 context = block.batch[1:]
                 q_z = call(vae, "posterior", block.x, context=context)
                 p_z = call(vae, "prior", context=context)

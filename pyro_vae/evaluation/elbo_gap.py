@@ -1,25 +1,22 @@
 """The gap between log p(x) and the ELBO, split into approximation and amortization gaps."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import Module
+from torch import Tensor
 
-from pyro_vae.contracts import call
-from pyro_vae.distributions import describe_distribution
 from pyro_vae.evaluation.blocks import EXAMPLES
 from pyro_vae.evaluation.estimators import Estimator
 from pyro_vae.evaluation.inputs import mean_and_stderr, opened
 from pyro_vae.evaluation.log_likelihood import estimated
+from pyro_vae.evaluation.refinement import bound_of
 from pyro_vae.evaluation.result import warn_of
-from pyro_vae.utils.checks import check_count, kind
-from pyro_vae.utils.context import Batch, Examples, expanded, given
+from pyro_vae.pair import Pair
+from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.context import Batch
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
-from pyro_vae.vae import VAE
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +59,7 @@ class ElboGap:
 
 
 def elbo_gap(
-    vae: VAE,
+    vae: Pair,
     x: Batch,
     num_samples: int = 1000,
     *,
@@ -77,18 +74,19 @@ def elbo_gap(
     .. math:: \log p(x) - ELBO(q) =
         [\log p(x) - ELBO(q^*)] + [ELBO(q^*) - ELBO(q)]
 
-    To find :math:`q^*`, Adam maximizes the ELBO of each example over the output of the guide's
-    network for it: means and scales, or the inputs of a flow. The learning rate decays to zero
+    To find :math:`q^*`, Adam maximizes the ELBO of each example over numbers of its own. For a VAE
+    whose posterior has a ``network``, or wraps a posterior that has one (``Squashed``), these are
+    the network's output: means and scales, or the inputs of a flow. For any other pair, a number
+    is added to each parameter of the distribution at each guide site, in an unconstrained space;
+    where a site depends on other latent sites, it still does so. The learning rate decays to zero
     along half a cosine. Other parameters of the guide, such as a flow's own, stay fixed. Both gaps
     are estimates: log p(x) is estimated from below, and the refinement may not converge.
 
     Source: Cremer, Li and Duvenaud (2018), arXiv 1801.03558, section 3.
 
     Arguments:
-        vae: The VAE; it is evaluated in eval mode and not changed. Its posterior has the network
-            that maps x to numbers as its attribute ``network``, or wraps a posterior that has one
-            (``Squashed``).
-        x: Data of shape ``(N, *x_shape)``.
+        vae: A VAE or any :class:`Pair`; it is evaluated in eval mode and not changed.
+        x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context.
         num_samples: The number of samples for the log-likelihood and for each ELBO.
         steps: Steps of Adam for each block of 64 examples.
         learning_rate: The initial learning rate of Adam.
@@ -101,9 +99,9 @@ def elbo_gap(
         log p(x), both ELBOs and both gaps of each example in nats, and the gaps' means.
 
     Raises:
-        TypeError: `vae` is not a VAE, or x has another dtype.
-        ValueError: x does not fit the VAE, the posterior has no ``network`` or no ``rsample``, or
-            an argument is out of range.
+        TypeError: `vae` is not a pair, or x has another dtype.
+        ValueError: x does not fit the pair, the distribution at a guide site has no ``rsample`` or
+            no parameters to refine, or an argument is out of range.
 
     Warns:
         UnreliableWeights: The estimate of log p(x) is unreliable, and so is the approximation gap.
@@ -122,30 +120,27 @@ def elbo_gap(
     result = estimated(vae, x, num_samples, estimator=estimator, seed=seed)
     log_p = result.values
     warn_of(result, stacklevel=3)
-    network = _network(vae.posterior)
     elbos, refined = [], []
-    with opened(vae, x) as (_, batch):
+    with opened(vae, x) as (densities, batch):
         parts = list(zip(*(entry.split(EXAMPLES) for entry in batch), strict=True))
         with progress_bar(len(parts) * steps, "steps", "refinement") as progress:
             for index, part in enumerate(parts):
                 with seeded(seed, index, device=part[0].device):
-                    bound = _Bound(vae, part)
+                    bound = bound_of(vae, densities, part)
                     elbos.append(bound.mean(num_samples))
-                    numbers = given(network, part[0], part[1:]).clone().requires_grad_()
-                    hook = network.register_forward_hook(_replace_output(numbers))
-                    try:
-                        optimizer = torch.optim.Adam([numbers], learning_rate)
+                    with bound.refined() as numbers:
+                        optimizer = torch.optim.Adam(numbers, learning_rate)
                         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
                         for _ in range(steps):
                             with torch.enable_grad():
                                 loss = -bound(particles).mean(0).sum()
-                            (numbers.grad,) = torch.autograd.grad(loss, [numbers])
+                            gradients = torch.autograd.grad(loss, numbers)
+                            for number, gradient in zip(numbers, gradients, strict=True):
+                                number.grad = gradient
                             optimizer.step()
                             schedule.step()
                             progress.update()
                         refined.append(bound.mean(num_samples))
-                    finally:
-                        hook.remove()
     best, own = torch.cat(refined), torch.cat(elbos)
     return ElboGap(
         log_p,
@@ -156,56 +151,3 @@ def elbo_gap(
         *mean_and_stderr(log_p - best),
         *mean_and_stderr(best - own),
     )
-
-
-_CHUNK = 64  # samples that are drawn at a time
-
-
-class _Bound:
-    """Samples of log p(x, z) - log q(z|x) of a VAE for some examples, with reparameterized z.
-
-    The prior is that of the beginning, also where it shares a network with the posterior.
-    """
-
-    def __init__(self, vae: VAE, batch: Examples) -> None:
-        self.vae = vae
-        self.x, *self.context = batch
-        self.p_z = call(vae, "prior", context=self.context)
-
-    def __call__(self, count: int) -> Tensor:
-        """Returns `count` samples for each x in nats, shape ``(count, N)``."""
-        q_z = call(self.vae, "posterior", self.x, context=self.context)
-        if not q_z.has_rsample:
-            raise ValueError(
-                f"posterior: got {describe_distribution(q_z)}, which has no rsample, expected a "
-                "reparameterized distribution"
-            )
-        z = q_z.rsample((count,))
-        own = expanded(self.context, z.shape[:-1])
-        log_p_x = call(self.vae, "likelihood", z, context=own).log_prob(self.x)
-        return log_p_x + self.p_z.log_prob(z) - q_z.log_prob(z)
-
-    def mean(self, num_samples: int) -> Tensor:
-        """Returns the mean of the samples for each x in float64, shape ``(N,)``."""
-        sizes = [_CHUNK] * (num_samples // _CHUNK) + [num_samples % _CHUNK]
-        sums = [self(size).double().sum(0) for size in sizes if size]
-        return torch.stack(sums).sum(0) / num_samples
-
-
-def _network(posterior: nn.Module) -> nn.Module:
-    """Returns the network of a posterior, or of the posterior that it wraps."""
-    inner: object = posterior
-    while isinstance(inner, nn.Module) and not hasattr(inner, "network"):
-        inner = getattr(inner, "posterior", None)
-    network = getattr(inner, "network", None)
-    if not isinstance(network, nn.Module):
-        raise ValueError(
-            f"posterior: got {kind(posterior)} without a network, expected one whose "
-            "attribute network maps x to numbers, which can be refined"
-        )
-    return network
-
-
-def _replace_output(numbers: Tensor) -> Callable[[Module, object, Tensor], Tensor]:
-    """Returns a hook that replaces the output of a network."""
-    return lambda module, arguments, output: numbers

@@ -2,10 +2,11 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -14,11 +15,13 @@ from pyro_vae.contracts import call, check
 from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.distributions import check_on_support, describe_distribution, same_support
 from pyro_vae.evaluation.log_densities import LogDensities
+from pyro_vae.evaluation.simulation import observed_site
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE, check_vae
+from pyro_vae.vae import VAE
 
 
 def check_arguments(x: Batch | None, seed: int | None, max_bytes: int) -> Examples:
@@ -42,17 +45,22 @@ def check_arguments(x: Batch | None, seed: int | None, max_bytes: int) -> Exampl
 
 
 @contextmanager
-def opened(vae: VAE, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
-    """A context in which a VAE is in eval mode, with gradients off.
+def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
+    """A context in which a pair is in eval mode, with gradients off.
 
-    Yields the VAE's log-densities, and x with its context on the VAE's device.
+    Yields the pair's log-densities, and x with its context on the pair's device.
 
     Raises:
-        TypeError: `vae` is not a VAE, or x has another dtype.
-        ValueError: x does not fit the VAE or is off its likelihood's support, or the posterior is
+        TypeError: `vae` is not a pair, or x has another dtype than a VAE.
+        ValueError: x does not fit the pair or is off its likelihood's support, or the posterior is
             a point mass.
     """
-    check_vae(vae)
+    check_pair(vae)
+    if not isinstance(vae, VAE):
+        batch = tuple(entry.to(device_of(vae)) for entry in as_batch(x))
+        with opened_pair(vae.model, vae.guide, batch) as entered:
+            yield entered
+        return
     with torch.no_grad(), evaluating(vae):
         checked = check(vae, x)
         posterior = describe_distribution(checked.posterior)
@@ -122,23 +130,23 @@ def data_hash(x: Batch) -> str:
 
 
 def density_draw(
-    vae: VAE, levels: Batch, pixels: Pixels, seed: int | None
+    vae: Pair, levels: Batch, pixels: Pixels, seed: int | None
 ) -> tuple[Tensor, Pixels]:
-    """Returns 8-bit levels as an x on which the VAE has a density, and the pixels it has.
+    """Returns 8-bit levels as an x on which a pair has a density, and the pixels it has.
 
-    These are the pixels that the VAE was trained on, unless these are ``"grey"``, on which there
+    These are the pixels that the pair was trained on, unless these are ``"grey"``, on which there
     is no density. Grey pixels are replaced by ``"binary"`` for a likelihood on {0, 1}, and by
     ``"dequantized"`` for any other likelihood.
 
     Arguments:
-        vae: The VAE.
+        vae: A VAE or any :class:`Pair`.
         levels: uint8 levels of shape ``(N, *x_shape)``, or a tuple of them and their context.
-        pixels: The pixels that the VAE was trained on, see :func:`pyro_vae.datasets.to_pixels`.
+        pixels: The pixels that the pair was trained on, see :func:`pyro_vae.datasets.to_pixels`.
         seed: Fixes the draw of x and leaves torch's global generator as it was; None draws from
             that generator.
 
     Returns:
-        x of shape ``(N, *x_shape)`` in the VAE's dtype, and its pixels.
+        x of shape ``(N, *x_shape)`` in the pair's dtype, and its pixels.
 
     Raises:
         TypeError, ValueError: `levels` are not uint8, or `pixels` or `seed` is out of range.
@@ -152,14 +160,28 @@ def density_draw(
     """
     levels, *context = as_batch(levels, "levels")
     if pixels == "grey":
-        given = [entry[:1].to(device_of(vae)) for entry in context]
-        with torch.no_grad(), evaluating(vae), seeded(0, device=device_of(vae)):
-            p_z = call(vae, "prior", context=given)
-            z = p_z.sample() if p_z.batch_shape else p_z.sample((1,))
-            support = call(vae, "likelihood", z, context=given).support
+        support = _support(vae, levels[:1], [entry[:1] for entry in context])
         pixels = "binary" if same_support(support, constraints.boolean) else "dequantized"
     with seeded(seed, device=levels.device):
         return to_pixels(levels, pixels).to(dtype_of(vae)), pixels
+
+
+@torch.no_grad()
+def _support(pair: Pair, level: Tensor, context: Sequence[Tensor]) -> constraints.Constraint:
+    """The support of x, given its context; `level` is one example."""
+    device = device_of(pair)
+    context = [entry.to(device) for entry in context]
+    with evaluating(pair), seeded(0, device=device):
+        if isinstance(pair, VAE):
+            p_z = call(pair, "prior", context=context)
+            z = p_z.sample() if p_z.batch_shape else p_z.sample((1,))
+            return call(pair, "likelihood", z, context=context).support
+        x = to_pixels(level, "grey").to(device, dtype_of(pair))
+        with pyro.validation_enabled(False):
+            densities = LogDensities(pair.model, pair.guide, (x, *context))
+            z, _ = densities.draw((x, *context), 1)
+            site = observed_site(densities, (x, *context))
+            return densities.distributions("model", (x, *context), z)[site].support
 
 
 def over_examples(values: Tensor, variances: Tensor) -> tuple[float, float, float]:

@@ -1,26 +1,30 @@
 """Log-densities of a Pyro model and guide for each example, with any latent sites."""
 
+import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import kl_divergence
 
 from pyro_vae.contracts import (
     PLATE,
     Refused,
     check_latent_sites,
     check_observed,
+    check_order,
     check_same_sites,
     check_site,
     explained,
 )
-from pyro_vae.distributions import describe_distribution
+from pyro_vae.distributions import check_analytic_kl, describe_distribution
 from pyro_vae.utils.context import Examples, rows
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.traces import log_prob_sum
@@ -132,14 +136,84 @@ class LogDensities:
             self._log_prob(trace, self._observed(), nan),
         )
 
+    def kl(self, batch: Examples, z: Latents) -> Tensor:
+        """Returns KL(q, p) in closed form, shape ``(samples, N)``.
+
+        That of each latent site is conditional on the samples z of the sites before it.
+
+        Raises:
+            ValueError: A KL has no closed form, or is infinite; or the guide draws its sites in
+                another order than the model.
+        """
+        guide, model = (self._conditioned(name, batch, z) for name in ("guide", "model"))
+        check_order(self.latents, [name for name in model.nodes if name in self.latents])
+        sites = {}
+        for name in self.latents:
+            q, p = guide.nodes[name], model.nodes[name]
+            check_analytic_kl(q["fn"], p["fn"], site=name)
+            value = scale_and_mask(kl_divergence(q["fn"], p["fn"]), 1.0, q["mask"])
+            sites[name] = {"log_prob": value, "scale": 1.0}
+        total = log_prob_sum(sites.items(), self._others)
+        return total.squeeze(self._others(total.dim()))
+
+    def with_guide(self, guide: Callable[..., Any]) -> "LogDensities":
+        """Returns the log-densities with another guide, which has the same sites."""
+        other = copy.copy(self)
+        other._programs = {**self._programs, "guide": guide}
+        return other
+
+    def simulated(
+        self, batch: Examples, z: Latents | None = None, count: int = 1
+    ) -> tuple[Latents, Latents]:
+        """Draws from the model, without its observations.
+
+        Arguments:
+            batch: The examples, whose shapes and context the draws take.
+            z: Samples of the latents, which are drawn too if this is None.
+            count: The number of samples, if `z` is None.
+
+        Returns:
+            The latents, and the first sample of the sites that the model observes, of shape
+            ``(N, ...)``, by name.
+        """
+        program = poutine.uncondition(self._programs["model"])
+        if z is not None:
+            program, count = poutine.condition(program, data=dict(z)), len(z[self.latents[0]])
+        trace = self._traced("model", program, batch, count)
+        return self._values(trace), self._by_example(trace)
+
+    def distributions(
+        self, program: str, batch: Examples, z: Latents
+    ) -> dict[str, TorchDistributionMixin]:
+        """Returns the distributions of a program's sites by name, given samples of the latents.
+
+        Arguments:
+            program: ``"model"`` or ``"guide"``.
+            batch: The examples.
+            z: Samples of the latents.
+        """
+        trace = self._conditioned(program, batch, z)
+        return {name: site["fn"] for name, site in trace.nodes.items()}
+
+    def observations(self, batch: Examples) -> Latents:
+        """Returns the values that the model observes, of shape ``(N, ...)``, by site."""
+        z, _ = self.draw(batch, 1)
+        return self._by_example(self._conditioned("model", batch, z))
+
+    def _by_example(self, trace: Trace) -> Latents:
+        """The first sample of the observed sites, with the examples in the first dimension."""
+        values = {}
+        for name in self._observed():
+            site = trace.nodes[name]
+            value = site["value"]
+            batch_dims = value.dim() - len(site["fn"].event_shape)
+            missing = [None] * (-self._sample_dim - batch_dims)  # observed for all samples alike
+            values[name] = value[(*missing, ...)][0].movedim(self.example_axis - 1, 0)
+        return values
+
     def check(self, batch: Examples, z: Latents) -> None:
         """Raises ValueError unless x is on the supports of the observed sites, given z."""
         self._check_observed(self._conditioned("model", batch, z))
-
-    def priors(self, batch: Examples, z: Latents) -> dict[str, Distribution]:
-        """Returns the distributions of the model's latent sites by name, given their values z."""
-        trace = self._conditioned("model", batch, z)
-        return {name: trace.nodes[name]["fn"] for name in self.latents}
 
     def part(self, z: Latents, samples: slice, examples: slice) -> Latents:
         """Returns the given samples of the given examples."""
@@ -259,10 +333,6 @@ class LogDensities:
 
     def _log_prob(self, trace: Trace, names: Collection[str], nan: bool = False) -> Tensor:
         """Returns the sum over sites and all plates but those of samples and examples."""
-        sample_dim, data_dim = self._sample_dim, self._data_dim
-
-        def others(count: int) -> list[int]:
-            return [dim for dim in range(-count, 0) if dim not in (sample_dim, data_dim)]
 
         def check(name: str, site: Mapping[str, Any], log_prob: Tensor) -> None:
             if not nan and torch.isnan(log_prob).any():
@@ -270,15 +340,21 @@ class LogDensities:
                     f'site "{name}": a log-probability is NaN ({site["fn"]}), expected numbers or '
                     "-inf"
                 )
-            if log_prob.dim() > -sample_dim:
+            if log_prob.dim() > -self._sample_dim:
                 raise Refused(
                     f'site "{name}": got a log-probability of shape {tuple(log_prob.shape)}, with '
                     "dimensions outside of all plates, expected each in a plate or in the event: "
                     ".to_event(1) makes the last one an event dimension"
                 )
 
-        total = log_prob_sum([(name, trace.nodes[name]) for name in names], others, check=check)
-        return total.squeeze(others(total.dim()))
+        sites = [(name, trace.nodes[name]) for name in names]
+        total = log_prob_sum(sites, self._others, check=check)
+        return total.squeeze(self._others(total.dim()))
+
+    def _others(self, count: int) -> list[int]:
+        """The dimensions, counted from the right, but for those of samples and examples."""
+        own = self._sample_dim, self._data_dim
+        return [dim for dim in range(-count, 0) if dim not in own]
 
 
 def _densities(trace: Trace) -> list[str]:

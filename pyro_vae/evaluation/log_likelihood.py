@@ -17,6 +17,7 @@ from pyro_vae.evaluation.inputs import (
     over_examples,
 )
 from pyro_vae.evaluation.result import LogLikelihood, warn_of
+from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.vae import VAE
@@ -24,7 +25,7 @@ from pyro_vae.vae import VAE
 
 @overload
 def log_likelihood(
-    vae: VAE,
+    vae: Pair,
     x: Batch,
     num_samples: int = 1000,
     *,
@@ -44,7 +45,7 @@ def log_likelihood(
     max_bytes: int = 2**28,
 ) -> LogLikelihood: ...
 def log_likelihood(
-    vae: VAE | None = None,
+    vae: Pair | None = None,
     x: Batch | None = None,
     num_samples: int = 1000,
     *,
@@ -63,11 +64,11 @@ def log_likelihood(
 
     With a context c, it is log p(x|c): x is then the tuple ``(x, *context)``.
 
-    It takes a VAE, or any pair of a Pyro ``model(x, *context)`` and ``guide(x, *context)``. All
-    sites of a pair have to be in the plate ``"data"``, whose size is that of x. A pair may have
-    any latent sites and masked observations. A VAE is evaluated in eval mode, and so are `model`
-    and `guide` if they are modules or methods of modules. Other modules that they call keep their
-    mode.
+    It takes a VAE, any other :class:`Pair`, or a Pyro ``model(x, *context)`` and
+    ``guide(x, *context)``. All sites have to be in the plate ``"data"``, whose size is that of x.
+    There may be any latent sites and masked observations. A pair is evaluated in eval mode, and so
+    are `model` and `guide` if they are modules or methods of modules. Other modules that they call
+    keep their mode.
 
     Samples are streamed: the memory depends on `max_bytes`, not on the number of samples or
     examples. From 2**23 draws (samples times examples), a model that is a static program is
@@ -78,7 +79,7 @@ def log_likelihood(
     :mod:`pyro_vae.estimators` has the sources of the other estimators.
 
     Arguments:
-        vae: The VAE; leave it out to give `model` and `guide`.
+        vae: A VAE or any :class:`Pair`; leave it out to give `model` and `guide`.
         x: Data of shape ``(N, *x_shape)``, or a tuple of them and their context. For a VAE, x has
             to be on the likelihood's support, the set on which it is a density: even a relaxed
             Bernoulli takes binary pixels here.
@@ -133,7 +134,7 @@ def log_likelihood(
 
 
 def estimated(
-    vae: VAE | None,
+    vae: Pair | None,
     x: Batch | None,
     num_samples: int,
     *,
@@ -157,8 +158,11 @@ def estimated(
             "or a model and a guide"
         )
     if chosen is None:
-        if vae is None:
-            raise ValueError(f'estimator: got "{EXACT}" for a pair, expected it for a VAE')
+        if not isinstance(vae, VAE):
+            raise ValueError(
+                f'estimator: got "{EXACT}" for a pair, expected it for a VAE: the closed form '
+                "needs its prior and its likelihood"
+            )
         return _exact(vae, batch)
     done: list[Statistics] = []
     complete = True

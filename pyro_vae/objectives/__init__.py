@@ -8,6 +8,7 @@ from pyro_vae.objectives.compiled import Compiled as Compiled
 from pyro_vae.objectives.compiled import compiled
 from pyro_vae.objectives.elbo import AnalyticKL_ELBO as AnalyticKL_ELBO
 from pyro_vae.objectives.elbo import analytic_kl, sticking_the_landing, trace_elbo
+from pyro_vae.objectives.free_bits import free_bits
 from pyro_vae.objectives.importance import ciwae, dreg, iwae, miwae, piwae, renyi
 from pyro_vae.objectives.importance_weighted import (
     ImportanceWeightedELBO as ImportanceWeightedELBO,
@@ -20,13 +21,16 @@ from pyro_vae.objectives.traits import check_elbo as check_elbo
 from pyro_vae.objectives.warm_up import Annealed as Annealed
 from pyro_vae.objectives.warm_up import schedule_of as schedule_of
 from pyro_vae.objectives.warm_up import warm_up
+from pyro_vae.objectives.weighted import beta
 
 __all__ = [
     "Traits",
     "analytic_kl",
+    "beta",
     "ciwae",
     "compiled",
     "dreg",
+    "free_bits",
     "iwae",
     "miwae",
     "names",

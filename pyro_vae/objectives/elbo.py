@@ -6,6 +6,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae.contracts import check_order
 from pyro_vae.distributions import check_analytic_kl, describe_distribution
 from pyro_vae.objectives.pathwise import PathwiseELBO, Surrogate
 from pyro_vae.objectives.registry import named
@@ -143,14 +144,7 @@ class AnalyticKL_ELBO(TraceMeanField_ELBO):
 
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         """Raises ValueError unless each latent site has a KL in closed form."""
-        drawn = [name for name in guide_trace.stochastic_nodes if name in model_trace.nodes]
-        order = [name for name in model_trace.stochastic_nodes if name in drawn]
-        if drawn != order:
-            raise ValueError(
-                f"analytic KL: the guide draws its sites in the order {', '.join(drawn)}, "
-                f"expected the model's, {', '.join(order)}: a KL in closed form is conditional "
-                "on the sites before it; use objectives.trace_elbo() instead"
-            )
+        check_order(guide_trace.stochastic_nodes, model_trace.stochastic_nodes)
         for name in guide_trace.stochastic_nodes:
             if name not in model_trace.nodes:
                 continue

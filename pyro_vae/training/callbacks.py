@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from pyro_vae.pair import Pair
 from pyro_vae.training.history import History
-from pyro_vae.vae import VAE
 
 __all__ = ["Callback", "TensorBoard"]
 
-Callback = Callable[[VAE, History], object]
-"""A function that :func:`fit` calls after each epoch with the VAE and the history so far."""
+Callback = Callable[[Pair, History], object]
+"""A function that :func:`fit` calls after each epoch with the pair and the history so far."""
 
 
 class TensorBoard:
@@ -35,7 +35,7 @@ class TensorBoard:
 
         self._writer = SummaryWriter(str(folder))
 
-    def __call__(self, vae: VAE, history: History) -> None:
+    def __call__(self, vae: Pair, history: History) -> None:
         """Writes the last row of the history."""
         for name, values in history.items():
             if name != "epoch":

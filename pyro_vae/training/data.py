@@ -1,104 +1,213 @@
-"""Data for training: checks them, and turns them into batches of x."""
+"""Data for training: checks them, and turns them into batches of x and its context."""
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from pyro_vae import datasets
-from pyro_vae.contracts import check, check_context
+from pyro_vae.contracts import (
+    check,
+    check_context,
+    check_data,
+    check_dtype,
+    check_observations,
+    check_programs,
+)
 from pyro_vae.datasets import Pixels
-from pyro_vae.distributions import check_on_support, describe_support
+from pyro_vae.distributions import check_on_support, describe_support, varies
+from pyro_vae.pair import Pair
+from pyro_vae.training.sources import InMemory, Source
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
-__all__ = ["Levels"]
+__all__ = ["Prepared", "Transform", "as_given"]
+
+Transform = Callable[[Batch], Batch]
+"""Turns a batch as it is given into one that the pair takes."""
+
+_CHUNK = 512  # examples that are checked at a time
+_DRAWS = 2**31  # the random stream of test data, which no epoch has
 
 
-class Levels:
-    """Checked data on the VAE's device, and the batches of x that they give.
+def as_given(
+    given: Examples, pair: Pair, pixels: Pixels | None, transform: Transform | None
+) -> Examples:
+    """A batch as it is given as x and its context, on the pair's device."""
+    device = device_of(pair)
+    x, *context = (entry.to(device, non_blocking=True) for entry in given)
+    x = _to_x(x, pixels, pair)
+    if transform is None:
+        return x, *context
+    return as_batch(transform((x, *context) if context else x), "transform")
+
+
+def _to_x(data: Tensor, pixels: Pixels | None, pair: Pair) -> Tensor:
+    if pixels is None:
+        return data
+    return datasets.to_pixels(data, pixels).to(dtype_of(pair))
+
+
+class Prepared:
+    """Checked data, as batches of x and its context on the pair's device.
 
     Arguments:
-        argument: The name of the data in error messages.
-        data: uint8 levels, which need `pixels`, or float data, which are x already; of shape
-            ``(N, *x_shape)``. A tuple has their context in its further entries.
-        pixels: How levels become x, see :func:`datasets.to_pixels`.
-        vae: The VAE to train.
+        source: The data.
+        pair: The pair to train.
+        pixels: How uint8 levels become x, see :func:`datasets.to_pixels`.
+        transform: Turns a batch, on the pair's device, into one that the pair takes.
 
     Raises:
         TypeError, ValueError: `pixels` does not fit the data's dtype, or the data do not fit the
-            VAE, or are off the set that its likelihood scores.
+            pair, or are off the set that it scores.
     """
 
-    def __init__(self, argument: str, data: Batch, pixels: Pixels | None, vae: VAE) -> None:
-        data, *context = as_batch(data, argument)
-        if not data.dim() or not len(data):
-            raise ValueError(f"{argument}: got an empty data set, expected at least one example")
-        if data.dtype == torch.uint8:
-            if pixels is None:
-                raise ValueError(
-                    f"pixels: got None with uint8 levels as {argument}, expected one of "
-                    f"{', '.join(datasets.PIXELS)}"
-                )
-            datasets.check_pixels(pixels)
-        elif pixels is not None and not data.is_floating_point():
-            raise TypeError(f"{argument}: got {data.dtype}, expected torch.uint8 levels")
-        elif pixels is not None:
-            raise ValueError(
-                f"pixels: got {pixels!r} with {data.dtype} as {argument}, expected None: float "
-                "data are x already, and only uint8 levels are turned into pixels"
-            )
-        self.given = data
-        self.data = data.to(device_of(vae))
-        self.context = tuple(entry.to(self.data.device) for entry in context)
+    def __init__(
+        self, source: Source, pair: Pair, pixels: Pixels | None, transform: Transform | None
+    ) -> None:
+        self.source = source
+        self.argument = source.argument
+        self.pair = pair
         self.pixels = pixels
-        self.dtype = dtype_of(vae)
-        self._check(argument, vae)
+        self.transform = transform
+        self.device = device_of(pair)
+        self._support: Constraint
+        self._kept: Examples | None = None  # test data in memory, as x
+        self._is_checked = False  # whether all batches of the source have passed the checks
+        first = source.first()
+        self._check_kind(first[0])
+        with torch.no_grad(), seeded(0, device=self.device):
+            self._check_first(self._to_batch(first))
 
-    def __len__(self) -> int:
-        """The number of examples."""
-        return len(self.data)
+    def epoch(self, number: int) -> Iterator[Examples]:
+        """Yields the batches of an epoch, from 1; random pixels are drawn anew."""
+        for batch in self.source.epoch(number):
+            batch = self._to_batch(batch)
+            self._check_next(batch)
+            yield batch
+        self._is_checked = True
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the batches."""
-        return self.data.device
+    def fixed(self, seed: int | None) -> Iterator[Examples]:
+        """Yields the batches in the data's order, with the same random pixels each time.
 
-    def batch(self, index: Tensor) -> Examples:
-        """The examples of an index as x, drawn anew at each call if pixels are random; context."""
-        return self._to_x(self.data[index]), *rows(self.context, index)
+        Data in memory have the draw of ``datasets.binarize(data, seed)``.
+        """
+        source = self.source
+        if isinstance(source, InMemory) and self.transform is None:
+            if self._kept is None:
+                x = source.given[0]
+                with seeded(seed, device=x.device):  # The device on which binarize would draw.
+                    x = self._to_x(x).to(self.device)
+                self._kept = x, *source.data[1:]
+            for first in range(0, len(self._kept[0]), source.batch_size):
+                yield rows(self._kept, slice(first, first + source.batch_size))
+            return
+        for index, given in enumerate(source.epoch(0)):
+            with seeded(seed, _DRAWS, index, device=self.device):
+                batch = self._to_batch(given)
+            self._check_next(batch)
+            yield batch
+        self._is_checked = True
 
-    def fixed(self, seed: int | None) -> Examples:
-        """All examples as x, with the same draw as ``datasets.binarize(data, seed)``; context."""
-        with seeded(seed, device=self.given.device):  # The device on which binarize would draw.
-            return self._to_x(self.given).to(self.device), *self.context
+    def _to_batch(self, given: Examples) -> Examples:
+        return as_given(given, self.pair, self.pixels, self.transform)
 
     def _to_x(self, data: Tensor) -> Tensor:
-        return (
-            data if self.pixels is None else datasets.to_pixels(data, self.pixels).to(self.dtype)
-        )
+        return _to_x(data, self.pixels, self.pair)
 
-    def _check(self, argument: str, vae: VAE) -> None:
-        """Checks all data against the VAE, before any training step."""
-        if self.pixels is None:
-            checked = check(vae, (self.given, *self.context), argument)
-            check_on_support(argument, checked.x, checked.scored_support)
+    # Checks, before the first step where that is possible.
+
+    def _check_kind(self, data: Tensor) -> None:
+        """Raises TypeError or ValueError unless there is a way from the data to x."""
+        name, pixels = self.argument, self.pixels
+        if pixels is not None and data.dtype == torch.uint8:
+            datasets.check_pixels(pixels)
+        elif pixels is not None and not data.is_floating_point():
+            raise TypeError(f"{name}: got {data.dtype}, expected torch.uint8 levels")
+        elif pixels is not None:
+            raise ValueError(
+                f"pixels: got {pixels!r} with {data.dtype} as {name}, expected None: float "
+                "data are x already, and only uint8 levels are turned into pixels"
+            )
+        elif data.dtype == torch.uint8 and self.transform is None and isinstance(self.pair, VAE):
+            raise ValueError(
+                f"pixels: got None with uint8 levels as {name}, expected one of "
+                f"{', '.join(datasets.PIXELS)}, or a transform of the batches"
+            )
+        elif (
+            not data.is_floating_point() and self.transform is None and isinstance(self.pair, VAE)
+        ):
+            raise TypeError(
+                f"{name}: got {data.dtype}, expected floating-point x, uint8 levels with pixels=, "
+                "or a transform of the batches, such as transform=lambda x: x.float()"
+            )
+
+    def _check_first(self, batch: Examples) -> None:
+        """Checks the first batch against the pair, and all data in memory."""
+        source, whole = self.source, self.source.steps == 1
+        all_here = isinstance(source, InMemory) and self.transform is None
+        data = source.data if isinstance(source, InMemory) else batch
+        if not isinstance(self.pair, VAE):
+            check_programs(self.pair, batch, whole)
+            if all_here and self.pixels is None:
+                self._check_observed(data)
+                self._is_checked = True
             return
-        with seeded(0, device=self.device):
-            x = self._to_x(self.data[:1])
-        check_context(vae, self.context, values=True)
-        first = (x, *rows(self.context, slice(1)))
-        support = check(vae, first, argument, self.data.shape).scored_support
+        if not all_here:
+            self._support = check(self.pair, batch, self.argument).scored_support
+            self._check_next(batch)
+            return
+        if self.pixels is None:
+            checked = check(self.pair, data, self.argument)
+            self._support = checked.scored_support
+            self._check_x(data)
+        else:
+            check_context(self.pair, data[1:], values=True)
+            one = rows(batch, slice(1))
+            support = check(self.pair, one, self.argument, data[0].shape).scored_support
+            self._check_levels(data[0], support)
+        self._is_checked = True
+
+    def _check_next(self, batch: Examples) -> None:
+        """Checks a batch of a stream; those of a pair that is no VAE in the first epoch only."""
+        if isinstance(self.source, InMemory) and self._is_checked:
+            return
+        if isinstance(self.pair, VAE):
+            check_data(batch[0], self.argument)
+            check_dtype(self.argument, batch[0], self.pair)
+            check_context(self.pair, batch[1:], values=True)
+            self._check_x(batch)
+        elif not self._is_checked:
+            self._check_observed(batch)
+
+    def _check_x(self, batch: Examples) -> None:
+        """Checks x of a VAE, whose support may depend on the context."""
+        if len(batch) > 1 and varies(self._support):
+            self._check_observed(batch)
+        else:
+            check_on_support(self.argument, batch[0], self._support)
+
+    def _check_observed(self, batch: Examples) -> None:
+        for first in range(0, len(batch[0]), _CHUNK):
+            try:
+                check_observations(self.pair, rows(batch, slice(first, first + _CHUNK)))
+            except ValueError as error:
+                raise ValueError(f"{self.argument}: {error}") from error
+
+    def _check_levels(self, data: Tensor, support: Constraint) -> None:
+        """Raises ValueError if some level in the data gives an x that is not scored."""
         # One example for each level that occurs, with that level at all places: the draws of all
         # epochs are made of these levels.
-        there = self.data.flatten().bincount(minlength=256).nonzero().to(torch.uint8)
-        every = there.view(-1, *[1] * (self.data.dim() - 1)).expand(-1, *self.data.shape[1:])
-        with seeded(0, device=self.device):
-            on = support.check(self._to_x(every)).view(len(every), -1).all(1)
+        there = data.flatten().bincount(minlength=256).nonzero().to(torch.uint8)
+        every = there.view(-1, *[1] * (data.dim() - 1)).expand(-1, *data.shape[1:])
+        on = support.check(self._to_x(every)).view(len(every), -1).all(1)
         if not on.all():
             off = there[~on].flatten().tolist()
             raise ValueError(
                 f"pixels: got {self.pixels!r}, which this likelihood does not score at {len(off)} "
-                f"of the {len(on)} levels in {argument}, {off[0]} among them; expected x on "
+                f"of the {len(on)} levels in {self.argument}, {off[0]} among them; expected x on "
                 f"{describe_support(support)}"
             )

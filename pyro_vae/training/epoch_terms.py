@@ -34,6 +34,7 @@ class EpochTerms:
 
     Attributes:
         place: The epoch and batch, for error messages.
+        examples: The number of examples in the epoch so far.
     """
 
     def __init__(self, objective: WithTerms) -> None:
@@ -44,17 +45,14 @@ class EpochTerms:
     def reset(self) -> None:
         """Starts a new epoch."""
         self.cost = self.reconstruction = self.kl = 0.0
+        self.examples = 0
 
-    def means(self, examples: int) -> dict[str, float]:
-        """The epoch's columns of the history, in nats per example.
-
-        Arguments:
-            examples: Number of examples in the epoch.
-        """
+    def means(self) -> dict[str, float]:
+        """The epoch's columns of the history, in nats per example."""
         return {
-            "cost": self.cost / examples,
-            "reconstruction": self.reconstruction / examples,
-            "kl": self.kl / examples,
+            "cost": self.cost / self.examples,
+            "reconstruction": self.reconstruction / self.examples,
+            "kl": self.kl / self.examples,
         }
 
     def loss_and_grads(self, model: Any, guide: Any, *batch: Tensor) -> float:

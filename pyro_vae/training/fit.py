@@ -1,10 +1,11 @@
-"""The training loop: a plain ``pyro.infer.SVI`` over tensors in memory."""
+"""The training loop: a plain ``pyro.infer.SVI`` over data of any kind."""
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pyro.optim
 import torch
@@ -12,66 +13,83 @@ from pyro.infer import ELBO, SVI, Trace_ELBO
 
 from pyro_vae.datasets import Pixels
 from pyro_vae.objectives import Compiled, WithTerms, check_elbo, trace_elbo, traits
-from pyro_vae.optim import Adam
+from pyro_vae.optim import Adam, Held, JointOptim, as_pyro
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training.callbacks import Callback
-from pyro_vae.training.data import Levels
+from pyro_vae.training.data import Prepared, Transform, as_given
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.history import COLUMNS, History
 from pyro_vae.training.precision import check_precision, program
-from pyro_vae.utils.checks import check_count, check_seed, kind
-from pyro_vae.utils.context import Batch, Examples
-from pyro_vae.utils.modules import evaluating
+from pyro_vae.training.sources import BATCH_SIZE, Data, Source, source_of
+from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE, check_vae
+from pyro_vae.vae import VAE
 
 __all__ = ["COMPILED_FROM", "fit"]
+
+Optimizer: TypeAlias = pyro.optim.PyroOptim | torch.optim.Optimizer | type[torch.optim.Optimizer]
+"""What :func:`fit` takes as optimizer."""
 
 COMPILED_FROM = 2000
 """Number of steps from which ``compile="auto"`` compiles; fewer do not repay the compilation."""
 
-_TEST = 0  # The random stream of the test set; those of the epochs are 1, 2, ...
+# The random streams of the test set and of a pair's first call; those of the epochs are 1, 2, ...
+_TEST, _SETUP = 0, 2**31 + 1
 
 
 def fit(
-    vae: VAE,
-    train: Batch,
+    vae: Pair,
+    train: Data,
     *,
-    test: Batch | None = None,
+    test: Data | None = None,
     epochs: int,
-    batch_size: int = 128,
+    batch_size: int = BATCH_SIZE,
     objective: ELBO | None = None,
-    optim: pyro.optim.PyroOptim | None = None,
+    optim: Optimizer | None = None,
     pixels: Pixels | None = None,
+    transform: Transform | None = None,
     seed: int | None = 0,
     compile: bool | Literal["auto"] = "auto",
     precision: Literal["float32", "bf16"] = "float32",
     callbacks: Sequence[Callback] = (),
 ) -> History:
-    r"""Trains a VAE by stochastic variational inference, one step for each batch.
+    r"""Trains a VAE or another pair by stochastic variational inference, one step for each batch.
 
     It minimizes the objective, by default :math:`-E_q[\log p(x|z) + \log p(z) - \log q(z|x)]`,
-    with ``pyro.infer.SVI``. The data stay in one tensor on the VAE's device, and their order
-    changes in each epoch. The same VAE, data and seed give the same parameters, bit for bit, on
-    the same machine. Each epoch has a random stream of its own, so a callback that draws random
-    numbers does not change the training.
+    with ``pyro.infer.SVI``. Tensors and arrays stay on the pair's device. Their order, and that of
+    a memmap or a map-style ``Dataset``, changes in each epoch. A ``DataLoader`` keeps its own
+    order, workers and last batch. The same pair, data and seed give the same parameters, bit for
+    bit, on the same machine, whichever kind the data have. Each epoch has random streams of its
+    own for the order, for a loader, and for the noise, so a callback that draws random numbers
+    does not change the training.
 
     Source: Kingma and Welling (2014), arXiv 1312.6114, algorithm 1.
 
     Arguments:
-        vae: The VAE, which is trained in place. It is in train mode meanwhile; afterwards, each
-            module has its mode back.
-        train: Training data of shape ``(N, *x_shape)``: uint8 levels, which need `pixels`, or
-            float data, which are x already. A tuple ``(x, *context)`` gives each example a
-            context; the objective is then that of p(x|c).
-        test: Test data of the same kind. Their -ELBO is evaluated in eval mode after each epoch.
+        vae: A VAE or any :class:`Pair`, which is trained in place. It is in train mode meanwhile;
+            afterwards, each module has its mode back.
+        train: Training data of shape ``(N, *x_shape)``: a tensor, a NumPy array or
+            ``numpy.memmap``, a torch ``Dataset`` (map-style or iterable) of examples, a
+            ``DataLoader`` or another iterable of batches that starts anew in each epoch. A tuple
+            ``(x, *context)`` gives each example a context; the objective is then that of p(x|c).
+            Float data are x already. uint8 levels need `pixels`, other integers and bools a
+            `transform`; a pair that is no VAE takes them as they are.
+        test: Test data of any such kind. Their -ELBO is evaluated in eval mode after each epoch.
             Levels become x once, with the draw of ``datasets.binarize(test, seed)``.
         epochs: Number of passes over the training data.
-        batch_size: Number of examples in a step. The last batch of an epoch may be smaller.
+        batch_size: Number of examples in a step. The last batch of an epoch may be smaller. Data
+            that come in batches have a size of their own.
         objective: A Pyro ELBO. None takes ``objectives.trace_elbo()``.
-        optim: A Pyro optimizer. None takes ``optim.Adam(lr=1e-3)``.
+        optim: A Pyro optimizer, or an optimizer of torch: a class, used with its default options,
+            or an instance that holds the pair's parameters. None takes ``optim.Adam(lr=1e-3)``. A
+            schedule that is a ``ReduceLROnPlateau`` advances each epoch by the test cost.
         pixels: How levels become x, see :func:`datasets.to_pixels`. Random pixels are drawn anew
             in each epoch.
+        transform: A function from a batch, x or ``(x, *context)`` on the pair's device, to the
+            batch that the pair takes. It comes after `pixels`; its random draws are part of the
+            noise. The test data pass through it too, with the same draws in each epoch.
         seed: Seed of the order and the noise; torch's global generator is unchanged afterwards.
             None draws from that generator. To continue a training, pass another seed, because the
             same one would repeat the pixels and the noise.
@@ -81,17 +99,21 @@ def fit(
             include the compilation. A compiled objective stays compiled.
         precision: ``"bf16"`` computes the networks in bfloat16, with parameters and densities in
             float32. The test set is always evaluated in float32.
-        callbacks: Functions of the VAE and the history so far, called after each epoch.
+        callbacks: Functions of the pair and the history so far, called after each epoch.
 
     Returns:
         The history, in nats per example; see :class:`History`.
 
     Raises:
-        TypeError, ValueError: An argument is out of range, or the data do not fit the VAE or are
-            off the set that its likelihood scores. This is checked before the first step.
+        TypeError, ValueError: An argument is out of range, or the data do not fit the pair or
+            are off the set that it scores. Data in memory are checked before the first step, and
+            those that come in batches at each batch.
         RuntimeError: ``compile=True``, and model or guide cannot be compiled.
         NonFiniteLoss: A loss or a parameter became NaN or infinite. The message names the epoch,
             the batch and the term; the step of such a loss is not taken.
+
+    Warns:
+        UserWarning: There are fewer examples than `batch_size`, so each epoch is one batch.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -101,45 +123,107 @@ def fit(
         (2, 2)
     """
     objective = trace_elbo() if objective is None else objective
-    optim = Adam(lr=1e-3) if optim is None else optim
-    _check_settings(vae, epochs, batch_size, objective, optim, seed, compile, callbacks)
+    chosen = Adam(lr=1e-3) if optim is None else as_pyro(optim)
+    _check_settings(vae, epochs, batch_size, objective, seed, compile, callbacks)
+    _check_plateau(chosen, test)
     check_precision(vae, precision)
-    levels = Levels("train", train, pixels, vae)
-    if batch_size > len(levels):
-        raise ValueError(
-            f"batch_size: got {batch_size}, expected at most the {len(levels)} training examples"
+
+    def prepared(argument: str, data: Data) -> Prepared:
+        source = source_of(
+            argument,
+            data,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            device=device_of(vae),
         )
-    test_batch = None if test is None else Levels("test", test, pixels, vae).fixed(seed)
-    objective = _with_terms(objective, compile, epochs * max(1, len(levels) // batch_size))
+        _set_up(vae, source, chosen, seed, pixels, transform)
+        return Prepared(source, vae, pixels, transform)
+
+    training = prepared("train", train)
+    testing = None if test is None else prepared("test", test)
+    _check_size(training, batch_size)
+    steps = training.source.steps
+    objective = _with_terms(objective, compile, epochs * (steps or 0))
     terms = EpochTerms(objective)
     model, guide = program(vae, precision)
-    svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
+    svi = SVI(model, guide, chosen, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     history = History({name: [] for name in COLUMNS if test is not None or name != "test_cost"})
-    batches = math.ceil(len(levels) / batch_size)
-    with _training(vae), progress_bar(epochs * batches, "batches") as progress:
+    total = None if steps is None else epochs * steps
+    with _training(vae), progress_bar(total, "batches") as progress:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
             progress.set_description(f"epoch {epoch}/{epochs}")
             terms.reset()
-            with seeded(seed, epoch, device=levels.device):
-                order = torch.randperm(len(levels)).to(levels.device)
-                for batch, index in enumerate(order.split(batch_size), start=1):
-                    terms.place = f"epoch {epoch}, batch {batch}"
+            with seeded(seed, epoch, device=training.device):
+                for number, batch in enumerate(training.epoch(epoch), start=1):
+                    terms.place = f"epoch {epoch}, batch {number}"
                     try:
-                        svi.step(*levels.batch(index))
+                        svi.step(*batch)
                     except FloatingPointError as error:
                         raise NonFiniteLoss(str(error), history) from None
+                    terms.examples += len(batch[0])
                     progress.update()
             _check_parameters(vae, epoch, history)
             seconds = time.perf_counter() - start
-            row = {"epoch": epoch, **terms.means(len(levels))}
-            if test_batch is not None:
-                row["test_cost"] = _test_cost(vae, test_batch, batch_size, seed, epoch, history)
+            row = {"epoch": epoch, **terms.means()}
+            if testing is not None:
+                row["test_cost"] = _test_cost(vae, testing, seed, epoch, history)
+                if isinstance(chosen, JointOptim):
+                    chosen.end_epoch(row["test_cost"])
             history.append(row | {"seconds": seconds})
             progress.set_postfix(cost=f"{row['cost']:.2f}")
             for callback in callbacks:
                 callback(vae, history)
     return history
+
+
+def _set_up(
+    pair: Pair,
+    source: Source,
+    optim: pyro.optim.PyroOptim,
+    seed: int | None,
+    pixels: Pixels | None,
+    transform: Transform | None,
+) -> None:
+    """Makes the parameters that a pair makes in its first call, and checks a torch optimizer."""
+    before = {id(p) for p in pair.parameters()}
+    if not isinstance(pair, VAE):
+        with torch.no_grad(), seeded(seed, _SETUP, device=device_of(pair)):
+            pair.setup(*as_given(source.first(), pair, pixels, transform))
+    if isinstance(optim, Held):
+        held = {id(p) for group in optim.optimizer.param_groups for p in group["params"]}
+        own = {id(p): name for name, p in pair.named_parameters()}
+        if not held & own.keys():
+            raise ValueError(
+                "optim: got a torch optimizer that holds none of the pair's parameters, expected "
+                "one of pair.parameters()"
+            )
+        new = [name for key, name in own.items() if key not in before | held]
+        if new:
+            raise ValueError(
+                f"optim: got a torch optimizer that was made before the parameter {new[0]}, "
+                "expected one made after pair.setup(x)"
+            )
+
+
+def _check_plateau(optim: pyro.optim.PyroOptim, test: object) -> None:
+    if isinstance(optim, JointOptim) and optim.needs_cost and test is None:
+        raise ValueError(
+            "schedule: got a ReduceLROnPlateau and no test data, expected test=, by whose cost it "
+            "advances"
+        )
+
+
+def _check_size(data: Prepared, batch_size: int) -> None:
+    """Warns if an epoch has less than one batch of the size that was asked for."""
+    examples = data.source.examples
+    if examples is not None and examples < batch_size:
+        warnings.warn(
+            f"batch_size: got {batch_size} for {examples} training examples, so each epoch is "
+            f"one batch of {examples}",
+            stacklevel=3,
+        )
 
 
 def _with_terms(objective: ELBO, compile: bool | Literal["auto"], steps: int) -> WithTerms:
@@ -153,8 +237,8 @@ def _with_terms(objective: ELBO, compile: bool | Literal["auto"], steps: int) ->
 
 
 @contextmanager
-def _training(vae: VAE) -> Iterator[None]:
-    """Puts a VAE into train mode inside the block; afterwards each module has its mode back."""
+def _training(vae: Pair) -> Iterator[None]:
+    """Puts a pair into train mode inside the block; afterwards each module has its mode back."""
     modes = [(module, module.training) for module in vae.modules()]
     vae.train()
     vae.zero_grad()  # The first step would add the gradients of an earlier backward.
@@ -168,19 +252,21 @@ def _training(vae: VAE) -> Iterator[None]:
 
 @torch.no_grad()
 def _test_cost(
-    vae: VAE, batch: Examples, batch_size: int, seed: int | None, epoch: int, history: History
+    pair: Pair, data: Prepared, seed: int | None, epoch: int, history: History
 ) -> float:
     """The test set's -ELBO, in nats per example; raises NonFiniteLoss if it is not finite."""
-    loss = Trace_ELBO().loss
-    parts = zip(*(entry.split(batch_size) for entry in batch), strict=True)
-    with evaluating(vae), seeded(seed, _TEST, device=batch[0].device):
-        cost = sum(loss(vae.model, vae.guide, *part) for part in parts) / len(batch[0])
+    loss, cost, examples = Trace_ELBO().loss, 0.0, 0
+    with evaluating(pair), seeded(seed, _TEST, device=data.device):
+        for batch in data.fixed(seed):
+            cost += loss(pair.model, pair.guide, *batch)
+            examples += len(batch[0])
+    cost /= examples
     if not math.isfinite(cost):
         raise NonFiniteLoss(f"epoch {epoch}: the -ELBO of the test set is {cost}", history)
     return cost
 
 
-def _check_parameters(vae: VAE, epoch: int, history: History) -> None:
+def _check_parameters(vae: Pair, epoch: int, history: History) -> None:
     """Raises NonFiniteLoss if a parameter is not finite after an epoch."""
     for path, parameter in vae.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -189,24 +275,18 @@ def _check_parameters(vae: VAE, epoch: int, history: History) -> None:
 
 
 def _check_settings(
-    vae: VAE,
+    vae: Pair,
     epochs: int,
     batch_size: int,
     objective: ELBO,
-    optim: pyro.optim.PyroOptim,
     seed: int | None,
     compile: object,
     callbacks: Sequence[Callback],
 ) -> None:
-    check_vae(vae)
+    check_pair(vae)
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_elbo(objective, "objective")
-    if not isinstance(optim, pyro.optim.PyroOptim):
-        raise TypeError(
-            f"optim: got {kind(optim)}, expected a pyro.optim.PyroOptim such as "
-            "pyro_vae.optim.Adam(lr=1e-3)"
-        )
     check_seed(seed)
     if not isinstance(compile, bool) and compile != "auto":
         raise ValueError(f'compile: got {compile!r}, expected True, False or "auto"')

@@ -9,20 +9,20 @@ import torch
 
 from pyro_vae.compat import has_bfloat16_products
 from pyro_vae.networks import bfloat16
+from pyro_vae.pair import Pair
 from pyro_vae.utils.modules import device_of, dtype_of
-from pyro_vae.vae import VAE
 
 __all__ = ["check_precision", "program"]
 
 
 @dataclass(frozen=True)
 class _InBfloat16:
-    """A method of a VAE that computes its networks in bfloat16.
+    """A method of a pair that computes its networks in bfloat16.
 
-    Two of them are equal if VAE and method are, so compiled code is found again.
+    Two of them are equal if pair and method are, so compiled code is found again.
     """
 
-    vae: VAE
+    vae: Pair
     method: Callable[..., Any]
 
     def __call__(self, *args: Any) -> Any:
@@ -30,11 +30,11 @@ class _InBfloat16:
             return self.method(*args)
 
 
-def program(vae: VAE, precision: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The model and the guide of a VAE, with the networks in a precision.
+def program(vae: Pair, precision: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The model and the guide of a pair, with the networks in a precision.
 
     Arguments:
-        vae: The VAE.
+        vae: The pair.
         precision: ``"float32"`` or ``"bf16"``.
     """
     if precision == "float32":
@@ -42,11 +42,11 @@ def program(vae: VAE, precision: str) -> tuple[Callable[..., Any], Callable[...,
     return _InBfloat16(vae, vae.model), _InBfloat16(vae, vae.guide)
 
 
-def check_precision(vae: VAE, precision: str) -> None:
-    """Raises ValueError unless a VAE can be trained in a precision.
+def check_precision(vae: Pair, precision: str) -> None:
+    """Raises ValueError unless a pair can be trained in a precision.
 
     Arguments:
-        vae: The VAE.
+        vae: The pair.
         precision: ``"float32"`` or ``"bf16"``.
 
     Warns:
@@ -58,7 +58,7 @@ def check_precision(vae: VAE, precision: str) -> None:
         return
     if dtype_of(vae) != torch.float32:
         raise ValueError(
-            f"precision: got 'bf16' for a VAE of {dtype_of(vae)}, expected one of torch.float32"
+            f"precision: got 'bf16' for a pair of {dtype_of(vae)}, expected one of torch.float32"
         )
     with bfloat16(vae):  # It raises if no part has a network.
         pass

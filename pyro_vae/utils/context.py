@@ -56,6 +56,7 @@ def as_batch(batch: Batch, argument: str = "x") -> tuple[Tensor, ...]:
         [torch.Size([7, 3]), torch.Size([7])]
     """
     if isinstance(batch, Tensor):
+        _check_dense(argument, batch)
         return (batch,)
     if not isinstance(batch, tuple | list):
         raise TypeError(
@@ -69,7 +70,22 @@ def as_batch(batch: Batch, argument: str = "x") -> tuple[Tensor, ...]:
         raise TypeError(
             f"{argument}: got {kind(x)} as the first entry of a tuple, expected a torch.Tensor"
         )
-    return x, *as_context(tuple(batch[1:]), len(x) if x.dim() else 1)
+    _check_dense(argument, x)
+    context = as_context(tuple(batch[1:]), len(x) if x.dim() else 1)
+    for index, entry in enumerate(context):
+        if entry.device != x.device:
+            raise ValueError(
+                f"context: got entry {index} on {entry.device}, expected {x.device}, the device "
+                "of x"
+            )
+    return x, *context
+
+
+def _check_dense(argument: str, x: Tensor) -> None:
+    if x.layout != torch.strided:
+        raise TypeError(
+            f"{argument}: got a tensor of layout {x.layout}, expected a dense one: x.to_dense()"
+        )
 
 
 def as_context(context: Context | None, examples: int | None = None) -> tuple[Tensor, ...]:

@@ -8,13 +8,13 @@ from tqdm.auto import tqdm
 __all__ = ["progress_bar"]
 
 
-def progress_bar(total: int, unit: str, description: str = "") -> "tqdm[Any]":
+def progress_bar(total: int | None, unit: str, description: str = "") -> "tqdm[Any]":
     """A progress bar on a terminal or in a notebook; none where the output goes to a file.
 
     The environment variable ``TQDM_DISABLE`` overrides this: 0 shows the bar, 1 hides it.
 
     Arguments:
-        total: Number of steps.
+        total: Number of steps; None if it is unknown.
         unit: What one step is, such as ``"batch"``.
         description: Text in front of the bar.
 

@@ -78,7 +78,7 @@ def test_wrong_speed_settings() -> None:
             fit(vae, x, epochs=1, batch_size=5, compile=wrong)
     with pytest.raises(ValueError, match=r"precision: got 'float16'"):
         fit(vae, x, epochs=1, batch_size=5, precision="float16")
-    with pytest.raises(ValueError, match=r"for a VAE of torch\.float64"):
+    with pytest.raises(ValueError, match=r"for a pair of torch\.float64"):
         fit(vae.double(), x.double(), epochs=1, batch_size=5, precision="bf16")
 
     class Plain(nn.Module):

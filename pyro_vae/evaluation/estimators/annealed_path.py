@@ -213,10 +213,11 @@ def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
     """Returns the transform from unconstrained vectors to the support of each latent."""
     densities = block.densities
     one = slice(1)
-    wide = densities.priors(block.batch, z)
-    narrow = densities.priors(rows(block.batch, one), densities.part(z, one, one))
+    wide = densities.distributions("model", block.batch, z)
+    narrow = densities.distributions("model", rows(block.batch, one), densities.part(z, one, one))
     transforms = {}
-    for name, prior in narrow.items():
+    for name in densities.latents:
+        prior = narrow[name]
         support = _support(prior)
         if "VonMises" in describe_distribution(prior):
             raise ValueError(

@@ -12,6 +12,7 @@ from pyro_vae.comparison import compare
 from pyro_vae.datasets import to_pixels
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.gradients import Gradient
+from pyro_vae.pair import Pair
 from pyro_vae.studies.engine.rows import Row
 from pyro_vae.studies.engine.study import Say
 from pyro_vae.training import History, fit
@@ -193,7 +194,7 @@ def gradients_along(
     def measure(epoch: int) -> None:
         found[float(epoch)] = gradients.measure(vae, x, losses, draws, batch_size=batch_size)
 
-    def watch(vae: VAE, history: History) -> None:
+    def watch(vae: Pair, history: History) -> None:
         if history.epoch[-1] in epochs:
             measure(int(history.epoch[-1]))
 

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from pyro_vae import datasets, objectives, optim, plots
 from pyro_vae.datasets import Pixels
 from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, elbo, log_likelihood
+from pyro_vae.pair import Pair
 from pyro_vae.priors import StandardNormal
 from pyro_vae.studies.engine.document import paired
 from pyro_vae.studies.engine.rows import Row
@@ -287,7 +288,7 @@ class _Curve:
         every = max(1, stage.epochs // _POINTS)
         self.epochs += stage.epochs
 
-        def watch(vae: VAE, history: History) -> None:
+        def watch(vae: Pair, history: History) -> None:
             nonlocal began
             done = int(history.epoch[-1])
             if done % every and done != stage.epochs:
@@ -350,7 +351,7 @@ def _judged(
     )
 
 
-def scored(vae: VAE, x: Tensor, num_samples: int, seed: int) -> LogLikelihood:
+def scored(vae: Pair, x: Tensor, num_samples: int, seed: int) -> LogLikelihood:
     """Estimates the log-likelihood; an interruption is raised, and k-hat does not warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreliableWeights)

@@ -1,0 +1,90 @@
+"""Checks of any Pyro model and guide against data, before they are trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor, nn
+
+from pyro_vae.contracts.sites import (
+    PLATE,
+    Refused,
+    check_latent_sites,
+    check_observed,
+    explained,
+)
+from pyro_vae.distributions import scored_support
+from pyro_vae.utils.modules import evaluating
+from pyro_vae.utils.random import seeded
+
+__all__ = ["check_observations", "check_programs"]
+
+
+@torch.no_grad()
+def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> None:
+    """Raises ValueError unless a model and guide can be trained on batches of examples.
+
+    The modes of all modules and torch's random generators are unchanged afterwards.
+
+    Arguments:
+        pair: A module with the methods ``model`` and ``guide``.
+        batch: The first batch, ``(x, *context)``.
+        whole: Whether an epoch is one batch, which then may have sites outside of the plate.
+    """
+    one = tuple(entry[:1] for entry in batch)
+    with evaluating(pair), poutine.block(), seeded(0, device=batch[0].device):
+        for part in (batch, one):
+            what = (
+                "fail on the first batch" if part is batch else "fail on the first example alone"
+            )
+            with explained(what):
+                drawn = prune_subsample_sites(poutine.trace(pair.model).get_trace(*part))
+                guide, model = _traced(pair, part)
+            check_latent_sites(drawn, guide, model, densities=False)
+            for program, trace in (("guide", guide), ("model", model)):
+                for name, site in trace.nodes.items():
+                    if site["type"] == "sample" and not site["infer"].get("_deterministic"):
+                        _check_plate(program, name, site, len(part[0]), whole)
+
+
+@torch.no_grad()
+def check_observations(pair: nn.Module, batch: Sequence[Tensor]) -> None:
+    """Raises ValueError if a model observes values off the sets that its sites score.
+
+    Masked values are left out. Modes and random generators are unchanged afterwards.
+
+    Arguments:
+        pair: A module with the methods ``model`` and ``guide``.
+        batch: Examples, ``(x, *context)``.
+    """
+    with evaluating(pair), poutine.block(), seeded(0, device=batch[0].device):
+        _, model = _traced(pair, batch)
+        for name in model.observation_nodes:
+            site = model.nodes[name]
+            if not site["infer"].get("_deterministic"):
+                check_observed(name, site, scored_support(site["fn"]))
+
+
+def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
+    """Traces of the guide, and of the model at the guide's draw."""
+    guide = poutine.trace(pair.guide).get_trace(*batch)
+    model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
+    return prune_subsample_sites(guide), prune_subsample_sites(model)
+
+
+def _check_plate(program: str, name: str, site: Mapping[str, Any], size: int, whole: bool) -> None:
+    frames = [frame for frame in site["cond_indep_stack"] if frame.name == PLATE]
+    if not frames and not whole:
+        raise Refused(
+            f'{program}: the site "{name}" is outside of the plate "{PLATE}", expected all sites '
+            "in it, or all examples in one batch: a loss that counts such a site once a batch is "
+            "not the ELBO of the data"
+        )
+    if frames and frames[0].size != size:
+        raise Refused(
+            f'plate "{PLATE}": got size {frames[0].size} for x of length {size}, expected '
+            f'pyro.plate("{PLATE}", len(x)): x comes in batches of examples'
+        )

@@ -1,0 +1,140 @@
+"""Free bits: a KL that counts from a threshold up, for each latent dimension."""
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import torch_item
+from pyro.poutine import Trace
+from pyro.util import warn_if_nan
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from pyro_vae.contracts import PLATE
+from pyro_vae.distributions import describe_distribution
+from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
+from pyro_vae.objectives.registry import named
+from pyro_vae.objectives.traits import Traits
+from pyro_vae.utils.traces import log_prob_sum
+
+__all__ = ["FreeBitsELBO", "free_bits"]
+
+
+@named
+def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
+    r"""Free bits, :math:`-E_q[\log p(x|z)] + \sum_j \max(\lambda, E_x[KL(q_j, p_j)])`.
+
+    The KL of each latent dimension j is averaged over the batch, and counts as at least
+    :math:`\lambda` nats, so that the gradient does not push it below. The loss is summed over
+    examples, so the sum over j is multiplied by their number. The KL is in closed form where torch
+    has one for the dimension's two distributions, and otherwise from the samples.
+
+    Prior and posterior must factorize over the latent dimensions: ``Independent`` univariate
+    distributions. :class:`History` has the KL itself beside the objective's value.
+
+    Source: Kingma et al. (2016), arXiv 1606.04934, appendix C.8, equation 15.
+
+    Arguments:
+        nats: The free nats of each latent dimension, :math:`\lambda`, from 0 up.
+        num_particles: Number of samples of z for each example. They are vectorized.
+
+    Returns:
+        A Pyro ELBO.
+
+    Raises:
+        ValueError: `nats` is not a finite number from 0 up, or `num_particles` is not a positive
+            integer. At a loss: a latent site does not factorize, is not reparameterized, or is
+            outside of the plate ``"data"``.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> objective = objectives.free_bits(0.5)
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objective)
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
+    """
+    if isinstance(nats, bool) or not isinstance(nats, int | float) or not 0 <= nats < math.inf:
+        raise ValueError(f"nats: got {nats!r}, expected a finite number from 0 up")
+    return FreeBitsELBO(num_particles, float(nats))
+
+
+class FreeBitsELBO(ImportanceWeightedELBO):
+    """A negative ELBO whose KL counts from a threshold up; see :func:`objectives.free_bits`.
+
+    Arguments:
+        num_particles: Number of samples of z for each example.
+        nats: The threshold of each latent dimension.
+    """
+
+    def __init__(self, num_particles: int, nats: float) -> None:
+        super().__init__(num_particles, _mean, linear=True)
+        self.nats = nats
+
+    @property
+    def traits(self) -> Traits:
+        """The traits of the objective, which is no ELBO."""
+        return Traits(is_static=True)
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a number, in nats, summed over examples."""
+        return torch_item(self.differentiable_loss(model, guide, *args, **kwargs))
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
+        model_trace, guide_trace = self._vectorized_traces(model, guide, args, kwargs)
+        observed = [
+            (name, site)
+            for name, site in model_trace.nodes.items()
+            if site["type"] == "sample" and site["is_observed"]
+        ]
+        loss = -log_prob_sum(observed) / self.num_particles
+        for name in guide_trace.stochastic_nodes:
+            loss = loss + self._kl(name, guide_trace, model_trace)
+        warn_if_nan(loss, "loss")
+        return loss
+
+    def _kl(self, name: str, guide: Trace, model: Trace) -> Tensor:
+        """The KL of a site over its dimensions, each of at least the free nats."""
+        q, p = guide.nodes[name], model.nodes[name]
+        plates = [frame for frame in q["cond_indep_stack"] if frame.name == PLATE]
+        if not plates:
+            raise ValueError(
+                f'site "{name}": outside of the plate "{PLATE}", expected it inside: its KL is '
+                "averaged over the examples"
+            )
+        kl = _by_dimension(name, q, p)
+        event_dims = len(q["fn"].event_shape)
+        example = kl.dim() - event_dims + plates[0].dim
+        # The plate of the particles is on the left of all others.
+        mean = kl.mean((0, example) if self.num_particles > 1 else (example,))
+        return plates[0].size * mean.clamp_min(self.nats).sum()
+
+
+def _mean(log_w: Tensor) -> Tensor:
+    return log_w.mean(0)
+
+
+def _by_dimension(name: str, q: Any, p: Any) -> Tensor:
+    """The KL of each latent dimension, of the shape of the site's value."""
+    bases = []
+    for program, site in (("guide", q), ("model", p)):
+        base = site["fn"]
+        while isinstance(base, Independent):
+            base = base.base_dist
+        if base.event_shape:
+            raise ValueError(
+                f'site "{name}": the {program} has {describe_distribution(site["fn"])}, expected '
+                "a distribution that factorizes over the latent dimensions, such as "
+                "Normal(...).to_event(1): free bits are counted for each of them"
+            )
+        bases.append(base)
+    value = q["value"]
+    try:
+        kl = kl_divergence(*bases)
+    except NotImplementedError:
+        kl = bases[0].log_prob(value) - bases[1].log_prob(value)
+    scale, mask = q["scale"], q["mask"]
+    if isinstance(mask, Tensor):
+        mask = mask[(..., *[None] * len(q["fn"].event_shape))]
+    return scale_and_mask(kl.expand(value.shape), scale, mask)

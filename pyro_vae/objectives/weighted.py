@@ -1,0 +1,122 @@
+"""The beta-VAE's objective: an ELBO whose KL has a weight."""
+
+import math
+from typing import Any
+
+from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_vae.objectives.elbo import trace_elbo
+from pyro_vae.objectives.registry import named
+from pyro_vae.objectives.terms import UNANNEALED
+from pyro_vae.objectives.traits import Traits, traits
+from pyro_vae.objectives.wrapper import Wrapper
+
+__all__ = ["Beta", "Weighted", "beta", "check_weight"]
+
+
+@named
+def beta(beta: float, num_particles: int = 1) -> "Beta":
+    r"""The beta-VAE's objective, :math:`-E_q[\log p(x|z)] + \beta\, KL(q, p)`.
+
+    Its loss is in nats, summed over examples. It is the negative ELBO at :math:`\beta = 1`. Above,
+    its negative is a looser lower bound of log p(x); below, it is no bound. The weight scales the
+    latent sites of model and guide, whose KL is sampled. :class:`History` has the unweighted KL
+    beside the objective's value.
+
+    Source: Higgins et al. (2017), beta-VAE, ICLR, equation 4.
+
+    Arguments:
+        beta: The weight of the KL, from 0 up.
+        num_particles: Number of samples of z for each example. They are vectorized.
+
+    Returns:
+        A Pyro ELBO.
+
+    Raises:
+        ValueError: `beta` is not a finite number from 0 up, or `num_particles` is not a positive
+            integer.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objectives.beta(4.0))
+        >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
+    """
+    check_weight("beta", beta)
+    return Beta(trace_elbo(num_particles), float(beta))
+
+
+def check_weight(argument: str, weight: float) -> None:
+    """Raises ValueError unless a weight is a finite number from 0 up."""
+    if (
+        isinstance(weight, bool)
+        or not isinstance(weight, int | float)
+        or not 0 <= weight < math.inf
+    ):
+        raise ValueError(f"{argument}: got {weight!r}, expected a finite number from 0 up")
+
+
+class Weighted(Wrapper):
+    """An ELBO whose KL has a weight, by the scale of the latent sites of model and guide.
+
+    Arguments:
+        elbo: The ELBO to wrap.
+    """
+
+    @property
+    def weight(self) -> Tensor | float:
+        """The weight of the KL in the next loss."""
+        raise NotImplementedError
+
+    @property
+    def traits(self) -> Traits:
+        """The traits of the objective, which is an ELBO only while its weight is one."""
+        return Traits(is_static=traits(self.elbo).is_static)
+
+    def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        scaled = _Scaled(self.weight)
+        return getattr(self.elbo, method)(scaled(model), scaled(guide), *args, **kwargs)
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a number, in nats."""
+        return self._call("loss", model, guide, args, kwargs)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a number, in nats; adds its gradient to those of the parameters."""
+        return self._call("loss_and_grads", model, guide, args, kwargs)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
+        return self._call("differentiable_loss", model, guide, args, kwargs)
+
+
+class Beta(Weighted):
+    """An ELBO with a constant weight of its KL; see :func:`objectives.beta`.
+
+    Arguments:
+        elbo: The ELBO to wrap.
+        beta: The weight.
+    """
+
+    def __init__(self, elbo: ELBO, beta: float) -> None:
+        super().__init__(elbo)
+        self.beta = beta
+
+    @property
+    def weight(self) -> float:
+        """The weight of the KL."""
+        return self.beta
+
+
+class _Scaled(Messenger):
+    """Scales latent sites only. Unlike ``poutine.scale``, it also takes a scale of zero."""
+
+    def __init__(self, weight: Tensor | float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg["infer"] = {**msg["infer"], UNANNEALED: msg["scale"]}
+            msg["scale"] = self.weight * msg["scale"]
