@@ -257,7 +257,7 @@ def compare(
     for seed, (name, objective) in product(seeds, objectives.items()):
         with seeded(seed):
             vae = vae_factory()
-        check_pair(vae, "vae_factory")
+        check_pair(vae)
         # Gradients and memory are measured in the first objective's first run.
         callbacks = [] if measured.peaks else [measured.along(vae, first, pixels)]
         history = fit(

@@ -57,6 +57,7 @@ __all__ = [
     "tables",
     "unchecked_distributions",
     "unconstrained_parameters",
+    "without_onednn",
 ]
 
 # Pyro.
@@ -180,6 +181,21 @@ def fake_tensors() -> tuple[Any, tuple[type[Exception], ...]]:
 
     errors = (DataDependentOutputException, DynamicOutputShapeException)
     return FakeTensorMode(allow_non_fake_inputs=True), errors
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Keeps torch's layers from calling oneDNN, inside the block.
+
+    Its recurrent layers are one operation each, for which Inductor's code fails at the first call
+    in torch 2.6 to 2.14. Without it, they are traced as the operations of each step.
+    """
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:

@@ -62,6 +62,7 @@ class Pair(nn.Module):
         RuntimeError: ``torch.jit`` traces the model or the guide.
 
     Example:
+        >>> import pyro.distributions as dist
         >>> decoder, encoder = networks.MLP(2, (16,), 5), networks.MLP(5, (16,), 2)
         >>> def model(x):
         ...     scale = pyro.param("scale", torch.ones(()), dist.constraints.positive)

@@ -388,8 +388,10 @@ def test_the_steps_are_those_of_a_loop_by_hand() -> None:
     fit(vae, (x, y), epochs=2, batch_size=8, seed=3)
     svi = SVI(own.model, own.guide, optim.Adam(lr=1e-3), objectives.trace_elbo())
     for epoch in (1, 2):
+        with seeded(3, epoch, 1):
+            order = torch.randperm(20)
         with seeded(3, epoch):
-            for index in torch.randperm(20).split(8):
+            for index in order.split(8):
                 svi.step(x[index], y[index])
     for a, b in zip(vae.parameters(), own.parameters(), strict=True):
         assert torch.equal(a, b)

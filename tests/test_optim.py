@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
-from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ExponentialLR
 
 from pyro_vae import VAE, optim
 from pyro_vae.utils.modules import dtype_of
@@ -249,9 +249,8 @@ def test_wrong_inputs() -> None:
             optim.Adam(clip_norm=wrong)
     with pytest.raises(TypeError, match=r"schedule: got 0\.9"):
         optim.Adam(schedule=0.9)
-    for schedule in (ReduceLROnPlateau, lambda o: None):
-        with pytest.raises(TypeError, match="schedule: made a"):
-            optim.Adam(schedule=schedule)
+    with pytest.raises(TypeError, match="schedule: made None"):
+        optim.Adam(schedule=lambda o: None)  # type: ignore[return-value]
     vae = bernoulli_vae()
     by_pyro = pyro.optim.Adam({"lr": 1e-2})
     train(vae, by_pyro)

@@ -37,7 +37,7 @@ def test_every_preset_round_trips_bit_for_bit(name: str, tmp_path: Path) -> None
 def test_a_vae_of_ones_own_is_loaded_into_one(tmp_path: Path) -> None:
     vae, other = bernoulli_vae(), bernoulli_vae()
     save(vae, tmp_path)
-    with pytest.raises(ValueError, match="into: got None, expected the VAE"):
+    with pytest.raises(ValueError, match="into: got None, expected the pair"):
         load(tmp_path)
     assert load(tmp_path, into=other) is other
     x = torch.bernoulli(torch.full((3, 6), 0.5))

@@ -6,7 +6,7 @@ these together for a Pyro program. This folder does not depend on VAEs or losses
 """
 
 from pyro_vae.compile.cache import Cache
-from pyro_vae.compile.capture import Watch
+from pyro_vae.compile.capture import RandomState, Watch
 from pyro_vae.compile.graph import Graph, Program
 from pyro_vae.compile.guards import ambient, inputs, layout, plain, signature
 from pyro_vae.compile.trace import NotCompiled, NotStatic, compiled_function
@@ -17,6 +17,7 @@ __all__ = [
     "NotCompiled",
     "NotStatic",
     "Program",
+    "RandomState",
     "Watch",
     "ambient",
     "compiled_function",

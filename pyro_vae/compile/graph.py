@@ -60,6 +60,7 @@ class Graph:
     Attributes:
         parameters: The parameters of Pyro that the program reads, by name.
         size: Number of nodes of the graph.
+        has_run: Whether the compiled code has run once.
 
     Raises:
         NotStatic: The program reads a tensor's value, or replaces a tensor of a module.
@@ -68,6 +69,7 @@ class Graph:
 
     def __init__(self, program: Program, args: Any, kwargs: Any) -> None:
         self._program = program
+        self.has_run = False
         self._structure = Modules([])
         self._captured: list[Tensor] = []
         self.parameters = self._rehearse(args, kwargs)
@@ -91,9 +93,25 @@ class Graph:
         self._layouts = [(layout(t), t.requires_grad) for t in self._captured]
 
     def run(self, args: Any, kwargs: Any) -> list[Tensor]:
-        """Runs the compiled code; returns what the program's function does, without gradients."""
+        """Runs the compiled code; returns what the program's function does, without gradients.
+
+        If the first run fails, tensors and random generators are as they were before.
+        """
+        if self.has_run:
+            with torch.no_grad():
+                return list(self._compiled(*self._captured, *inputs(args, kwargs)))
+        random = RandomState([*self._captured, *inputs(args, kwargs)])
         with torch.no_grad():
-            return list(self._compiled(*self._captured, *inputs(args, kwargs)))
+            before = [tensor.clone() for tensor in self._captured]
+            try:
+                values = list(self._compiled(*self._captured, *inputs(args, kwargs)))
+            except Exception:
+                random.restore()
+                for tensor, value in zip(self._captured, before, strict=True):
+                    tensor.copy_(value)
+                raise
+        self.has_run = True
+        return values
 
     # Whether the graph is still valid.
 

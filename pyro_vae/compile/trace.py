@@ -15,7 +15,7 @@ from pyro.util import warn_if_inf, warn_if_nan
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyro_vae.compat import fake_tensors, unchecked_distributions
+from pyro_vae.compat import fake_tensors, unchecked_distributions, without_onednn
 from pyro_vae.compile.capture import cuda_devices
 from pyro_vae.compile.inductor import DECOMPOSITIONS
 from pyro_vae.compile.partition import compile_in_two
@@ -49,6 +49,7 @@ def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule
             pyro.validation_enabled(False),
             unchecked_distributions(),
             torch.random.fork_rng(cuda_devices(tensors)),
+            without_onednn(),
             fake,
         ):
             fakes = [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]

@@ -146,7 +146,12 @@ def check_latent_sites(drawn: Trace, guide: Trace, model: Trace, densities: bool
         model: A trace of the model that is conditioned on the guide's latents.
         densities: Whether the guide's distributions have to be densities, and no point masses.
     """
-    names, latents = set(drawn.stochastic_nodes), tuple(guide.stochastic_nodes)
+    names = set(drawn.stochastic_nodes)
+    latents = tuple(  # An autoguide has auxiliary sites of its own.
+        name
+        for name in guide.stochastic_nodes
+        if densities or not guide.nodes[name]["infer"].get("is_auxiliary")
+    )
     for name in sorted(names ^ set(latents)):
         here, there = ("model", "guide") if name in names else ("guide", "model")
         raise ValueError(

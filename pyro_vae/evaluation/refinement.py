@@ -194,16 +194,20 @@ def _base(fn: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 def _parameters(base: Any, fn: Any, name: str) -> dict[str, Tensor]:
     """The parameters from which a distribution can be made anew; raises ValueError if none can."""
-    try:
-        held = {key: vars(base)[key] for key in base.arg_constraints if key in vars(base)}
-        values = {key: value for key, value in held.items() if isinstance(value, Tensor)}
-        free = [transform_to(base.arg_constraints[key]).inv(v) for key, v in values.items()]
-        type(base)(**values, validate_args=False)
-    except (NotImplementedError, TypeError, ValueError):
-        free = []
-    if not free:
-        raise ValueError(
-            f'site "{name}": the guide has {describe_distribution(fn)}, whose parameters cannot '
-            "be refined for each example, expected a distribution that is made from them"
-        )
-    return values
+    every = list(base.arg_constraints)
+    # Some have several of which one is given, such as a covariance or its factor, which is kept;
+    # others, such as Beta, keep none under its name.
+    for keys in ([key for key in every if key in vars(base)], every):
+        try:
+            values = {key: getattr(base, key) for key in keys}
+            for key, value in values.items():
+                transform_to(base.arg_constraints[key]).inv(value)
+            type(base)(**values, validate_args=False)
+        except (AttributeError, NotImplementedError, TypeError, ValueError):
+            continue
+        if values:
+            return values
+    raise ValueError(
+        f'site "{name}": the guide has {describe_distribution(fn)}, whose parameters cannot be '
+        "refined for each example, expected a distribution that is made from them"
+    )

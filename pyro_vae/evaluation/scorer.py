@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.compile import Cache, NotCompiled, compiled_function, layout
+from pyro_vae.compile import Cache, NotCompiled, RandomState, compiled_function, layout
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
 from pyro_vae.utils.context import Examples
 
@@ -39,6 +39,7 @@ class Scorer:
     def __init__(self, densities: LogDensities, num_draws: int = 0) -> None:
         self.densities = densities
         self.bytes_per_draw: dict[CodeType, int] = {}
+        self._have_run: dict[int, Callable[..., Any]] = {}
         self._compiles = num_draws >= COMPILED_FROM
         self._cache: Cache[Callable[..., Any]] = Cache(_GRAPHS, _PATIENCE)
 
@@ -63,9 +64,10 @@ class Scorer:
             return [*(z[name] for name in names), log_q, torch.isnan(log_q).any()]
 
         compiled = self._function("draw", count, draw, list(batch), fixed=len(batch))
-        if compiled is None:
+        found = self._called("draw", compiled, list(batch))
+        if found is None:
             return self.densities.draw(batch, count)
-        *values, log_q, nan = compiled(*batch)
+        *values, log_q, nan = found
         z = dict(zip(names, values, strict=True))
         if nan:
             self.densities.score_guide(batch, z)  # raises the error that names the site
@@ -85,9 +87,10 @@ class Scorer:
             return log_p_z, log_p_x, torch.isnan(log_p_z + log_p_x).any()
 
         compiled = self._function("score", names, score, [*batch, *values], fixed=0)
-        if compiled is None:
+        found = self._called("score", compiled, [*batch, *values])
+        if found is None:
             return self.densities.score(batch, z)
-        log_p_z, log_p_x, nan = compiled(*batch, *values)
+        log_p_z, log_p_x, nan = found
         if nan:
             self.densities.score(batch, z)  # raises the error that names the site
         return log_p_z, log_p_x
@@ -114,6 +117,27 @@ class Scorer:
         try:
             return self._cache.get(key, kind, make, tensors)
         except NotCompiled as error:
-            _log.info("a %s runs uncompiled: %s", kind, error)
-            self._cache.reasons[kind] = str(error)
+            self._give_up(kind, error)
             return None
+
+    def _called(
+        self, kind: str, compiled: Callable[..., Any] | None, tensors: list[Tensor]
+    ) -> Any | None:
+        """The result of compiled code; None if there is none, or if its first call fails."""
+        if compiled is None or kind in self._cache.reasons:
+            return None
+        if id(compiled) in self._have_run:
+            return compiled(*tensors)
+        random = RandomState(tensors)
+        try:
+            found = compiled(*tensors)
+        except Exception as error:
+            random.restore()
+            self._give_up(kind, error)
+            return None
+        self._have_run[id(compiled)] = compiled
+        return found
+
+    def _give_up(self, kind: str, error: Exception) -> None:
+        _log.info("a %s runs uncompiled: %s: %s", kind, type(error).__name__, error)
+        self._cache.reasons[kind] = str(error)

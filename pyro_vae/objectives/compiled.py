@@ -20,6 +20,7 @@ from pyro_vae.compile import (
     Graph,
     NotCompiled,
     Program,
+    RandomState,
     ambient,
     inputs,
     plain,
@@ -137,7 +138,10 @@ class Compiled(WithTerms):
         graph = self._graph("loss", model, guide, args, kwargs)
         if graph is None:
             return super().loss(model, guide, *args, **kwargs)
-        return self._numbers(graph.run(args, kwargs)[0])
+        found = self._run(graph, args, kwargs)
+        if found is None:
+            return super().loss(model, guide, *args, **kwargs)
+        return self._numbers(found[0])
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number, in nats; adds its gradient to those of the parameters."""
@@ -146,7 +150,10 @@ class Compiled(WithTerms):
         graph = self._graph("gradients", model, guide, args, kwargs)
         if graph is None:
             return super().loss_and_grads(model, guide, *args, **kwargs)
-        values, *gradients = graph.run(args, kwargs)
+        found = self._run(graph, args, kwargs)
+        if found is None:
+            return super().loss_and_grads(model, guide, *args, **kwargs)
+        values, *gradients = found
         for parameter, gradient in zip(graph.leaves, gradients, strict=True):
             if parameter.grad is None:
                 parameter.grad = gradient
@@ -159,9 +166,28 @@ class Compiled(WithTerms):
         graph = self._graph("gradients", model, guide, args, kwargs)
         if graph is None:
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        values, *gradients = graph.run(args, kwargs)
+        found = self._run(graph, args, kwargs)
+        if found is None:
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+        values, *gradients = found
         self._numbers(values)
         return _WithGradients.apply(values[0], gradients, *graph.leaves)
+
+    def _run(self, graph: "_LossGraph", args: Any, kwargs: Any) -> list[Tensor] | None:
+        """Runs a graph; None if its first run fails and the objective need not be compiled."""
+        try:
+            return graph.run(args, kwargs)
+        except Exception as error:
+            if self.strict or graph.has_run:
+                raise
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: Exception) -> None:
+        """Runs uncompiled from now on. A fault of the program is raised there again."""
+        self._given_up = True
+        kind = "" if isinstance(error, NotCompiled) else f"{type(error).__name__}: "
+        warnings.warn(f"the objective runs uncompiled: {kind}{error}", stacklevel=5)
 
     def _numbers(self, values: Tensor) -> float:
         loss, likelihood, kl = values.tolist()
@@ -182,7 +208,12 @@ class Compiled(WithTerms):
         key = (kind, model, guide, signature(args, kwargs), ambient(), numbers)
 
         def make() -> _LossGraph:
-            return self._make(kind, model, guide, args, kwargs)
+            random = RandomState(inputs(args, kwargs))
+            try:
+                return self._make(kind, model, guide, args, kwargs)
+            except Exception:
+                random.restore()  # The loss may be computed uncompiled now.
+                raise
 
         def holds(graph: _LossGraph) -> bool:
             return graph.holds() and (graph.is_bound() or graph.bind(args, kwargs))
@@ -190,11 +221,10 @@ class Compiled(WithTerms):
         before = self._cache.made[key]
         try:
             graph = self._cache.get(key, key[:3], make, inputs(args, kwargs), holds)
-        except NotCompiled as error:
+        except Exception as error:
             if self.strict:
                 raise
-            self._given_up = True
-            warnings.warn(f"the objective runs uncompiled: {error}", stacklevel=4)
+            self._give_up(error)
             return None
         if before < self._cache.made[key] == _REPEATS:
             warnings.warn(

@@ -33,9 +33,9 @@ def names() -> list[str]:
         A list of names such as ``"ciwae:beta:k"``. Brackets enclose optional arguments.
 
     Example:
-        >>> objectives.names()[:4]
+        >>> objectives.names()[:3]
         ['trace_elbo[:num_particles]', 'analytic_kl[:num_particles]',
-         'sticking_the_landing[:num_particles]', 'iwae:k']
+         'sticking_the_landing[:num_particles]']
     """
     numbers = [
         name + "".join(map(_place, signature(make).parameters.values()))

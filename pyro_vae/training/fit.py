@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -128,21 +128,17 @@ def fit(
     _check_plateau(chosen, test)
     check_precision(vae, precision)
 
-    def prepared(argument: str, data: Data) -> Prepared:
-        source = source_of(
-            argument,
-            data,
-            batch_size=batch_size,
-            seed=seed,
-            epochs=epochs,
-            device=device_of(vae),
+    sources = {
+        argument: source_of(
+            argument, data, batch_size=batch_size, seed=seed, epochs=epochs, device=device_of(vae)
         )
-        _set_up(vae, source, chosen, seed, pixels, transform)
-        return Prepared(source, vae, pixels, transform)
-
-    training = prepared("train", train)
-    testing = None if test is None else prepared("test", test)
-    _check_size(training, batch_size)
+        for argument, data in (("train", train), ("test", test))
+        if data is not None
+    }
+    _check_size(sources["train"], batch_size)
+    _set_up(vae, sources["train"], chosen, seed, pixels, transform)
+    data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
+    training, testing = data["train"], data.get("test")
     steps = training.source.steps
     objective = _with_terms(objective, compile, epochs * (steps or 0))
     terms = EpochTerms(objective)
@@ -154,16 +150,8 @@ def fit(
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
             progress.set_description(f"epoch {epoch}/{epochs}")
-            terms.reset()
             with seeded(seed, epoch, device=training.device):
-                for number, batch in enumerate(training.epoch(epoch), start=1):
-                    terms.place = f"epoch {epoch}, batch {number}"
-                    try:
-                        svi.step(*batch)
-                    except FloatingPointError as error:
-                        raise NonFiniteLoss(str(error), history) from None
-                    terms.examples += len(batch[0])
-                    progress.update()
+                _take_steps(svi, training, terms, epoch, history, progress.update)
             _check_parameters(vae, epoch, history)
             seconds = time.perf_counter() - start
             row = {"epoch": epoch, **terms.means()}
@@ -176,6 +164,26 @@ def fit(
             for callback in callbacks:
                 callback(vae, history)
     return history
+
+
+def _take_steps(
+    svi: SVI,
+    data: Prepared,
+    terms: EpochTerms,
+    epoch: int,
+    history: History,
+    done: Callable[[], object],
+) -> None:
+    """Takes a step for each batch of an epoch; `done` is called after each."""
+    terms.reset()
+    for number, batch in enumerate(data.epoch(epoch), start=1):
+        terms.place = f"epoch {epoch}, batch {number}"
+        try:
+            svi.step(*batch)
+        except FloatingPointError as error:
+            raise NonFiniteLoss(str(error), history) from None
+        terms.examples += len(batch[0])
+        done()
 
 
 def _set_up(
@@ -215,9 +223,9 @@ def _check_plateau(optim: pyro.optim.PyroOptim, test: object) -> None:
         )
 
 
-def _check_size(data: Prepared, batch_size: int) -> None:
+def _check_size(source: Source, batch_size: int) -> None:
     """Warns if an epoch has less than one batch of the size that was asked for."""
-    examples = data.source.examples
+    examples = source.examples
     if examples is not None and examples < batch_size:
         warnings.warn(
             f"batch_size: got {batch_size} for {examples} training examples, so each epoch is "

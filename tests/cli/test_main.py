@@ -14,7 +14,7 @@ from tests.cli.conftest import Run
         (["train", "--data", "cifar"], "data: got 'cifar', expected one of digits"),
         (["train", "--epochs", "0"], "epochs: got 0"),
         (["train", "--epochs", "many"], "many"),
-        (["train", "--batch-size", "20000"], "batch_size: got 20000"),
+        (["train", "--batch-size", "0"], "batch_size: got 0"),
         (["train", "--objective", "elbow"], "objective: got 'elbow', expected one of trace_elbo"),
         (["train", "--pixels", "levels"], "pixels: got 'levels', expected one of binary, grey"),
         (["train", "--z-dim", "0"], "z_dim: got"),

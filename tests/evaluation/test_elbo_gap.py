@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, priors
+from pyro_vae import VAE, distributions, likelihoods, log_likelihood, networks, posteriors, priors
 from pyro_vae.evaluation import elbo_gap
 
 from ..losses import log_weights
@@ -105,14 +105,14 @@ def test_posteriors_of_all_kinds_are_refined(kind: str) -> None:
 
 
 def test_a_posterior_whose_numbers_cannot_be_refined() -> None:
-    vae = bernoulli_vae()
-
     def posterior(x: Tensor) -> dist.Distribution:
-        return dist.Normal(x[..., :1], 1.0).to_event(1)
+        weights = dist.Categorical(logits=x.new_zeros(len(x), 2))
+        parts = dist.Normal(x[..., :2, None], 1.0).to_event(1)
+        return distributions.Mixture(weights, parts)
 
-    vae = VAE(vae.prior, vae.likelihood, posterior)
-    x = torch.zeros(3, 6)
-    with pytest.raises(ValueError, match="posterior: got a Function without a network, expected"):
+    vae = bernoulli_vae()
+    vae, x = VAE(vae.prior, vae.likelihood, posterior), torch.zeros(3, 6)
+    with pytest.raises(ValueError, match=r'site "z": the guide has Mixture.* has no rsample'):
         elbo_gap(vae, x, 10, seed=0)
     with pytest.raises(ValueError, match=r"steps: got 0"):
         elbo_gap(bernoulli_vae(), x, 10, steps=0)

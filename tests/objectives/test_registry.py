@@ -28,7 +28,7 @@ from pyro_vae import objectives
             "got an Annealed",
         ),
         (lambda: objectives.warm_up(Trace_ELBO(), 0), ValueError, "steps: got 0"),
-        (lambda: objectives.warm_up(Trace_ELBO(), 5, start=1.5), ValueError, "start: got 1.5"),
+        (lambda: objectives.warm_up(Trace_ELBO(), 5, start=-1.5), ValueError, "start: got -1.5"),
         (lambda: objectives.iwae(0), ValueError, "k: got 0"),
         (lambda: objectives.dreg(2.0), ValueError, "k: got 2.0"),
         (lambda: objectives.miwae(0, 2), ValueError, "m: got 0"),

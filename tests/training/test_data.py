@@ -85,5 +85,5 @@ def test_wrong_data_are_named(digits: Dataset) -> None:
         fit(vae, levels[:0], epochs=1, pixels="binary")
     with pytest.raises(ValueError, match="test: got an empty data set"):
         fit(vae, levels, test=levels[:0], epochs=1, batch_size=4, pixels="binary")
-    with pytest.raises(TypeError, match="train: got a ndarray"):
-        fit(vae, levels.numpy(), epochs=1, pixels="binary")
+    with pytest.raises(TypeError, match="train: got a dict, expected a tensor, a NumPy array"):
+        fit(vae, {"x": levels}, epochs=1, pixels="binary")
