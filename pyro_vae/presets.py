@@ -1,5 +1,6 @@
 """Named VAEs: the three structures of the lecture, and those of papers and of Pyro's example."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from pyro_vae.datasets import Pixels, check_pixels
 from pyro_vae.likelihoods import Bernoulli, Gaussian
 from pyro_vae.networks import (
     MLP,
+    Conditioned,
     ConvDecoder,
     ConvEncoder,
     variance_scaling_,
@@ -20,11 +22,15 @@ from pyro_vae.priors import StandardNormal
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
-__all__ = ["Preset", "build", "get", "names"]
+__all__ = ["CLASSES", "Preset", "build", "get", "names"]
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+CLASSES = 10
+"""The number of class labels that a conditional preset takes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Preset:
         z_dim: Its default number of latent dimensions.
         pixels: The pixels that fit its likelihood, the default first.
         build: Maps z_dim, the shape of x and the pixels to a likelihood and a posterior.
+        conditional: Whether they take the class label of x as context.
 
     Example:
         >>> preset = presets.get("pyro-mlp")
@@ -49,6 +56,7 @@ class Preset:
     build: Callable[[int, tuple[int, ...], Pixels], tuple[nn.Module, nn.Module]] = field(
         repr=False
     )
+    conditional: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -135,12 +143,22 @@ def _convolutions(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module
     return ConvDecoder(z_dim, shape), ConvEncoder(shape, 2 * z_dim)
 
 
-def _bernoulli(about: str, z_dim: int, networks: Callable[..., Any]) -> Preset:
+def _labelled_mlps(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
+    """A decoder and an encoder whose inputs are joined by a one-hot label."""
+    hidden = (500, 500)
+    decoder = MLP(z_dim + CLASSES, hidden, shape if k == 1 else (k, *shape))
+    encoder = MLP(math.prod(shape) + CLASSES, hidden, 2 * z_dim)
+    return Conditioned(decoder, (), classes=CLASSES), Conditioned(encoder, (), classes=CLASSES)
+
+
+def _bernoulli(
+    about: str, z_dim: int, networks: Callable[..., Any], conditional: bool = False
+) -> Preset:
     def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> tuple[nn.Module, nn.Module]:
         decoder, encoder = networks(z, shape, 1)
         return Bernoulli(decoder, relaxed=pixels == "grey"), Normal(encoder)
 
-    return Preset(about, z_dim, ("binary", "grey"), build)
+    return Preset(about, z_dim, ("binary", "grey"), build, conditional)
 
 
 def _gaussian(about: str, z_dim: int, networks: Callable[..., Any], scale: Any) -> Preset:
@@ -173,6 +191,12 @@ _PRESETS = {
     ),
     "pyro-mlp": _bernoulli(
         "the network of Pyro's VAE example: 400 softplus, 50 latents", 50, _pyro_mlps
+    ),
+    "conditional-mlp": _bernoulli(
+        "Bernoulli pixels given one of 10 class labels, 500-500 ReLU",
+        20,
+        _labelled_mlps,
+        conditional=True,
     ),
     "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _convolutions),
 }

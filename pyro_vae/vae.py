@@ -275,7 +275,11 @@ class VAE(Pair):
             torch.Size([7, 28, 28])
         """
         check_float("z", z)
-        given = expanded(self._given(context), z.shape[:-1])
+        batch = z.shape[:-1]
+        given = [
+            entry if entry.shape[: len(batch)] == batch else expanded([entry], batch)[0]
+            for entry in self._given(context)
+        ]
         with evaluating(self):
             z = z.to(device_of(self), dtype_of(self))
             return point(call(self, "likelihood", z, context=given))
@@ -326,7 +330,9 @@ class VAE(Pair):
         """
         check_count("num_samples", num_samples)
         with evaluating(self):
-            given = [c.repeat_interleave(num_samples, 0) for c in self._given(context)]
+            given = [
+                c.repeat_interleave(num_samples, 0) for c in self._given(context, points=False)
+            ]
             size = len(given[0]) if given else num_samples
             p_z = call(self, "prior", context=given)
             check_prior(p_z, size if given else None)
@@ -335,8 +341,8 @@ class VAE(Pair):
             p_x = call(self, "likelihood", z, context=given)
             return p_x.sample() if sample else point(p_x)
 
-    def _given(self, context: Context | None) -> tuple[Tensor, ...]:
-        entries = as_context(context)
+    def _given(self, context: Context | None, points: bool = True) -> tuple[Tensor, ...]:
+        entries = as_context(context, points=points)
         check_context(self, entries)
         return self.placed(entries)
 

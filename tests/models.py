@@ -112,6 +112,13 @@ def small(pixels: Pixels = "binary", name: str = "pyro-mlp") -> VAE:
     return presets.build(name, z_dim=3, shape=(28, 28), pixels=pixels)
 
 
+def given(preset: str, batch: tuple[int, ...], labels: Tensor | None = None) -> tuple[Tensor, ...]:
+    """The context that a preset takes: class labels, or nothing."""
+    if not presets.get(preset).conditional:
+        return ()
+    return (torch.randint(presets.CLASSES, batch) if labels is None else labels,)
+
+
 def parameters(vae: VAE) -> Tensor:
     """All parameters of a VAE as one vector."""
     return torch.cat([p.detach().flatten() for p in vae.parameters()])

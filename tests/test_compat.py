@@ -15,6 +15,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO
+from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
@@ -52,6 +53,19 @@ def test_each_name_has_a_test() -> None:
 
 
 # Pyro.
+
+
+def test_unconstrained_parameters_are_those_of_pyro_params() -> None:
+    class Two(PyroModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = PyroParam(torch.tensor(2.0), constraints.positive)
+            self.shift = nn.Parameter(torch.zeros(()))
+
+    module = Two()
+    (own,) = compat.unconstrained_parameters(module)
+    assert own is module.scale_unconstrained
+    assert own.exp().item() == pytest.approx(2.0)
 
 
 def test_handlers_are_those_that_are_active() -> None:
@@ -331,3 +345,16 @@ def test_states_of_base_classes_are_those_that_subclasses_keep() -> None:
     optim = pyro.optim.Adam({"lr": 1e-3})
     optim.set_state({"p": "state"})
     assert optim._state_waiting_to_be_consumed == {"p": "state"}
+
+
+def test_layers_are_traced_without_onednn() -> None:
+    lstm, x = nn.LSTM(3, 4), torch.randn(2, 5, 3)
+
+    def names() -> set[str]:
+        with torch.no_grad():
+            graph = make_fx(lambda x: lstm(x)[0])(x).graph
+        return {str(node.target) for node in graph.nodes}
+
+    with compat.without_onednn():
+        assert not [name for name in names() if "mkldnn" in name]
+    assert torch.backends.mkldnn.enabled or not torch.backends.mkldnn.is_available()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae import datasets, likelihoods, networks, posteriors, presets, priors
 
-from .models import Given
+from .models import Given, given
 from .swaps import (
     LIKELIHOODS,
     PAIRS,
@@ -39,8 +39,8 @@ def test_parts_work_on_any_batch(batch: tuple[int, ...], dtype: torch.dtype) -> 
     ]
     cases += [(posterior_for("Uniform", name, 2).to(dtype), x, (2,)) for name in POSTERIORS]
     cases += [(likelihood_of(name, 2).to(dtype), z, (X_DIM,)) for name in LIKELIHOODS]
-    for module, given, event in cases:
-        conditional = module(given)
+    for module, argument, event in cases:
+        conditional = module(argument)
         assert (conditional.batch_shape, conditional.event_shape) == (batch, event)
         torch.manual_seed(0)
         value = conditional.sample((4,))
@@ -52,7 +52,7 @@ def test_parts_work_on_any_batch(batch: tuple[int, ...], dtype: torch.dtype) -> 
         assert wider.sample().shape == value.shape
         pairs = [(wider.log_prob(value), log_prob)]
         if batch:
-            pairs += [(module(given[-1]).log_prob(value[:, -1]), log_prob[:, -1])]
+            pairs += [(module(argument[-1]).log_prob(value[:, -1]), log_prob[:, -1])]
         for same, own in pairs:
             assert (same.shape, same.dtype) == (own.shape, dtype)
             if dtype == torch.float64:  # the rounding of float32 goes with a part's scales
@@ -96,8 +96,9 @@ def test_parts_follow_dtype() -> None:
         vae = presets.build(name, z_dim=2, shape=(4, 4)).double()
         z = vae.prior().sample((3,))
         assert z.dtype == torch.float64
-        assert vae.likelihood(z).mean.dtype == torch.float64
-        assert vae.posterior(torch.rand(3, 4, 4).double()).rsample().dtype == torch.float64
+        c = given(name, (3,))
+        assert vae.likelihood(z, *c).mean.dtype == torch.float64
+        assert vae.posterior(torch.rand(3, 4, 4).double(), *c).rsample().dtype == torch.float64
 
 
 def test_scales_have_their_floors() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from pyro_vae import fit, networks, presets
 from pyro_vae.datasets import Dataset
 
-from .models import common_noise, small
+from .models import common_noise, given, small
 
 
 def test_presets_are_what_they_say() -> None:
@@ -66,18 +66,24 @@ def test_every_preset_trains_with_particles(preset: str, vectorized: bool) -> No
     x = x.round() if vae.preset is not None and vae.preset["pixels"] == "binary" else x
     elbo = RenyiELBO(num_particles=2, vectorize_particles=vectorized)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), elbo)
-    before = common_noise(lambda: svi.evaluate_loss(x))
+    c = given(preset, (4,))
+    before = common_noise(lambda: svi.evaluate_loss(x, *c))
     for _ in range(3):
-        common_noise(lambda: svi.step(x))
-    assert common_noise(lambda: svi.evaluate_loss(x)) < before
+        common_noise(lambda: svi.step(x, *c))
+    assert common_noise(lambda: svi.evaluate_loss(x, *c)) < before
 
 
 @pytest.mark.parametrize("name", presets.names())
 def test_every_preset_fits_each_of_its_pixels(name: str, digits: Dataset) -> None:
     for pixels in presets.get(name).pixels:
         vae = small(pixels, name)
-        history = fit(
-            vae, digits.train[:256], test=digits.test[:64], epochs=3, batch_size=64, pixels=pixels
+        train, test = (
+            (levels, *given(name, (), labels))
+            for levels, labels in (
+                (digits.train[:256], digits.train_labels[:256]),
+                (digits.test[:64], digits.test_labels[:64]),
+            )
         )
+        history = fit(vae, train, test=test, epochs=3, batch_size=64, pixels=pixels)
         assert history.cost[-1] < history.cost[0]
         assert history.test_cost[-1] < history.test_cost[0]

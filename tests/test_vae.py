@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, presets, priors
 
-from .models import bernoulli_vae, binary, common_noise, linear_gaussian
+from .models import bernoulli_vae, binary, common_noise, given, linear_gaussian
 from .swaps import X_DIM, vae_of
 
 
@@ -52,14 +52,14 @@ def test_a_users_own_parts_are_full_citizens() -> None:
 def test_parts_and_point_values_take_any_batch(batch: tuple[int, ...]) -> None:
     for name in presets.names():
         vae = presets.build(name, z_dim=3, shape=(7, 6))
-        x = torch.rand(*batch, 7, 6)
-        q_z = vae.posterior(x)
+        x, c = torch.rand(*batch, 7, 6), given(name, batch)
+        q_z = vae.posterior(x, *c)
         assert (q_z.batch_shape, q_z.event_shape) == (batch, (3,))
-        p_x = vae.likelihood(torch.randn(*batch, 3))
+        p_x = vae.likelihood(torch.randn(*batch, 3), *c)
         assert (p_x.batch_shape, p_x.event_shape) == (batch, (7, 6))
-        assert vae.embed(x).shape == (*batch, 3)
-        assert torch.equal(vae.reconstruct(x), vae.decode(vae.embed(x)))
-        assert vae.reconstruct(x).shape == x.shape
+        assert vae.embed(x, c).shape == (*batch, 3)
+        assert torch.equal(vae.reconstruct(x, c), vae.decode(vae.embed(x, c), c))
+        assert vae.reconstruct(x, c).shape == x.shape
 
 
 def test_a_vae_that_is_called_names_its_methods() -> None:

@@ -18,6 +18,7 @@ from pyro_vae.cli.options import (
     ZDimOption,
     build,
     first_of,
+    labelled,
     load_data,
     say,
 )
@@ -80,12 +81,12 @@ def compare(
     losses = {name: objectives.parse(name) for name in names}
     check_count("seeds", seeds)
     dataset = load_data(data, root)
-    _, chosen = build(preset, z_dim, dataset, pixels, 0)
+    vae, chosen = build(preset, z_dim, dataset, pixels, 0)
     test = first_of("examples", dataset.test, examples)
     result = comparison.compare(
         lambda: presets.build(**chosen),
-        dataset.train,
-        test,
+        labelled(vae, dataset.train, dataset.train_labels),
+        labelled(vae, test, dataset.test_labels),
         losses,
         range(seeds),
         epochs=epochs,

@@ -5,7 +5,6 @@ import warnings
 from typing import Annotated, Any
 
 import typer
-from torch import Tensor
 
 from pyro_vae import estimators, storage
 from pyro_vae.cli.options import (
@@ -14,6 +13,7 @@ from pyro_vae.cli.options import (
     RunArgument,
     SamplesOption,
     first_of,
+    labelled,
     open_run,
     say,
 )
@@ -26,6 +26,7 @@ from pyro_vae.evaluation import (
     khat_threshold,
     log_likelihood,
 )
+from pyro_vae.utils.context import Batch, as_batch, rows
 from pyro_vae.utils.files import write_json
 from pyro_vae.utils.tables import markdown
 from pyro_vae.vae import VAE
@@ -50,13 +51,15 @@ def evaluate(
     vae, settings, dataset = open_run(run, root)
     digest = storage.weights_hash(run)
     images = first_of("examples", dataset.test, examples)
-    x, pixels = density_draw(vae, images, settings["pixels"], pixels_seed)
+    levels = labelled(vae, images, dataset.test_labels)
+    x, pixels = density_draw(vae, levels, settings["pixels"], pixels_seed)
     if pixels != settings["pixels"]:
         say(
             f"trained on {settings['pixels']} pixels, for which the model has no density: scored "
             f"on a {pixels} draw of the test set, seed {pixels_seed}"
         )
-    result, bound = _scores(vae, x, num_samples, estimator, seed)
+    given = labelled(vae, x, dataset.test_labels)
+    result, bound = _scores(vae, given, num_samples, estimator, seed)
     means = _means(result, bound)
     say(
         markdown(
@@ -87,13 +90,13 @@ def evaluate(
 
 
 def _scores(
-    vae: VAE, x: Tensor, num_samples: int, estimator: str, seed: int
+    vae: VAE, x: Batch, num_samples: int, estimator: str, seed: int
 ) -> tuple[LogLikelihood, Elbo]:
     """Estimates the log-likelihood, and the ELBO of the same examples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreliableWeights)  # `_reliability` says it
         result = log_likelihood(vae, x, num_samples, estimator=estimator, seed=seed)
-    done = x[: len(result.values)]
+    done = rows(as_batch(x), slice(len(result.values)))
     return result, elbo(vae, done, num_samples=min(num_samples, 100), seed=seed)
 
 

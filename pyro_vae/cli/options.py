@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from pyro_vae import datasets, presets, storage
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.context import Batch
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
@@ -66,6 +67,17 @@ def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
     if count > len(images):
         raise ValueError(f"{argument}: got {count}, expected at most the {len(images)} images")
     return images[:count]
+
+
+def is_conditional(vae: VAE) -> bool:
+    """Whether the VAE of a run takes class labels."""
+    assert vae.preset is not None
+    return presets.get(vae.preset["name"]).conditional
+
+
+def labelled(vae: VAE, images: Tensor, labels: Tensor) -> Batch:
+    """Images, or for a conditional preset a tuple of them and their class labels."""
+    return (images, labels[: len(images)]) if is_conditional(vae) else images
 
 
 def build(

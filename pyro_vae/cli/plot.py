@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any
 
+import torch
 import typer
 
-from pyro_vae import datasets, plots, storage
-from pyro_vae.cli.options import RootOption, RunArgument, open_run, say
+from pyro_vae import datasets, plots, presets, storage
+from pyro_vae.cli.options import RootOption, RunArgument, is_conditional, open_run, say
 from pyro_vae.datasets import Dataset
 from pyro_vae.training import History
 from pyro_vae.utils.random import seeded
@@ -39,7 +40,8 @@ def plot(
     for name, ax in figures.items():
         plots.save(ax, folder / f"{name}.png")
     if "manifold" not in figures:
-        say(f"no manifold: it takes 2 latents, the run has {z_dim}")
+        labels = " and labels" if is_conditional(vae) else ""
+        say(f"no manifold: it takes 2 latents, the run has {z_dim}{labels}")
     say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
 
 
@@ -47,18 +49,22 @@ def _figures(
     vae: VAE, dataset: Dataset, pixels: datasets.Pixels, quantiles: bool, seed: int
 ) -> dict[str, Any]:
     """Draws what the VAE makes of the test set and of draws of its prior."""
+    conditional = is_conditional(vae)
+    classes = torch.arange(presets.CLASSES) if conditional else None
     with seeded(seed):
         x = datasets.to_pixels(dataset.test[:_IMAGES], pixels)
-        generated = vae.generate(100)
+        generated = plots.generated(vae, context=classes)
     labels = dataset.test_labels[: len(x)]
     # One image of each class says more than the first ten images.
     shown = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()]
-    z = vae.embed(x)
+    given = labels if conditional else None
+    z = vae.embed(x, given)
+    own = None if given is None else given[shown]
     figures = {
-        "reconstructions": plots.reconstructions(x[shown], vae.reconstruct(x[shown])),
-        "generated": plots.generated(generated),
+        "reconstructions": plots.reconstructions(x[shown], vae.reconstruct(x[shown], own)),
+        "generated": generated,
     }
-    if z.shape[1] == 2:
+    if z.shape[1] == 2 and not conditional:
         quantile = vae.prior().base_dist.icdf if quantiles else None
         figures["manifold"] = plots.manifold(vae.decode, quantile=quantile)
     if z.shape[1] >= 2:

@@ -15,6 +15,7 @@ from pyro_vae.cli.options import (
     RootOption,
     ZDimOption,
     build,
+    labelled,
     load_data,
     say,
 )
@@ -77,8 +78,8 @@ def train(
         callbacks.append(TensorBoard(folder / "tensorboard"))
     fit(
         vae,
-        dataset.train,
-        test=dataset.test,
+        labelled(vae, dataset.train, dataset.train_labels),
+        test=labelled(vae, dataset.test, dataset.test_labels),
         epochs=epochs,
         batch_size=batch_size,
         objective=loss,

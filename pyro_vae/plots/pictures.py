@@ -1,6 +1,6 @@
 """Pictures: images as a grid, reconstructions, generated images, and the latent plane decoded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import torch
@@ -146,13 +146,21 @@ def side_by_side(rows: Mapping[str, Tensor], ax: "Axes | None" = None) -> "Axes"
     return ax
 
 
-def generated(x: Tensor | _Generates, columns: int = 10, ax: "Axes | None" = None) -> "Axes":
+def generated(
+    x: Tensor | _Generates,
+    columns: int = 10,
+    ax: "Axes | None" = None,
+    *,
+    context: Tensor | Sequence[Tensor] | None = None,
+) -> "Axes":
     """Images from draws of the prior: ``generated(vae)`` draws 100, or those of a tensor.
 
     Arguments:
         x: Images, as for :func:`images`; or a VAE, whose ``generate(100)`` is drawn.
         columns: Number of images in a row.
         ax: Axes to draw on; None makes a figure.
+        context: What is given to the VAE: `columns` images are drawn for each of its rows, in a
+            row of their own. A row has its class label, if the context has one.
 
     Raises:
         TypeError: `x` is neither a tensor nor a VAE with a method ``generate``.
@@ -164,8 +172,12 @@ def generated(x: Tensor | _Generates, columns: int = 10, ax: "Axes | None" = Non
         >>> ax = plots.generated(vae.generate(30))
         >>> ax.images[0].get_array().shape
         (84, 280)
+        >>> vae = presets.build("conditional-mlp", shape=(28, 28))
+        >>> ax = plots.generated(vae, context=torch.arange(10))  # a row for each class
     """
     if isinstance(x, Tensor):
+        if context is not None:
+            raise TypeError("context: got it with images, expected a VAE that generates them")
         return images(x, columns, "generated", ax)
     generate = getattr(x, "generate", None)
     if not callable(generate):
@@ -173,7 +185,17 @@ def generated(x: Tensor | _Generates, columns: int = 10, ax: "Axes | None" = Non
             f"x: got {kind(x)}, expected a torch.Tensor of images, or a VAE, which has "
             "a method generate"
         )
-    return images(generate(_GENERATED), columns, "generated", ax)
+    if context is None:
+        return images(generate(_GENERATED), columns, "generated", ax)
+    drawn = generate(columns, context=context)
+    ax = images(drawn, columns, "generated", ax)
+    label = context if isinstance(context, Tensor) else context[0]
+    if label.dim() == 1 and not label.is_floating_point():
+        height = _as_images("x", drawn[:1]).shape[1]
+        places = [(row + 0.5) * height for row in range(len(label))]
+        ax.set(yticks=places, yticklabels=[str(value) for value in label.tolist()])
+        ax.tick_params(axis="y", length=0)
+    return ax
 
 
 def manifold(

@@ -82,9 +82,11 @@ class Indexed(Source):
         self.steps: int = math.ceil(examples / batch_size)
 
     def first(self) -> Examples:
+        """The first examples of the data."""
         return self.take(torch.arange(min(self.batch_size, self.examples), device="cpu"))
 
     def epoch(self, number: int) -> Iterator[Examples]:
+        """Yields the batches in a new order, or in that of the data for epoch 0."""
         if number:
             with seeded(self.seed, number, _ORDER):
                 order = torch.randperm(self.examples, device="cpu")
@@ -123,6 +125,7 @@ class InMemory(Indexed):
         super().__init__(argument, lambda index: rows(self.data, index), size, batch_size, seed)
 
     def moved(self, order: Tensor) -> Tensor:
+        """The order on the device of the data."""
         return order.to(self.data[0].device)
 
 
@@ -147,7 +150,7 @@ class Streamed(Source):
         seed: int | None,
         epochs: int,
     ) -> None:
-        if epochs > 1 and iter(iterable) is iterable:
+        if epochs > 1 and isinstance(iterable, Iterator):
             raise ValueError(
                 f"{argument}: got {kind(iterable)}, which can be iterated once, for {epochs} "
                 "epochs, expected an iterable that starts anew, such as a DataLoader or an object "
@@ -161,6 +164,7 @@ class Streamed(Source):
         self._begun: tuple[Stream, Iterator[Any], Examples] | None = None
 
     def first(self) -> Examples:
+        """The first batch of epoch 1, which begins here."""
         if self._begun is None:
             stream, iterator = self._begin(1)
             with stream:
@@ -171,6 +175,7 @@ class Streamed(Source):
         return self._begun[2]
 
     def epoch(self, number: int) -> Iterator[Examples]:
+        """Yields the batches of a new iteration."""
         if self._begun is not None and number <= 1:
             stream, iterator, batch = self._begun
             self._begun = None
@@ -232,8 +237,8 @@ def source_of(
 
     Raises:
         TypeError: The data are of none of the kinds that are taken.
-        ValueError: The data are empty, `batch_size` was given for data that come in batches, or
-            an iterator that runs once is to run several epochs.
+        ValueError: The data are empty, `batch_size` was given for training data that come in
+            batches, or an iterator that runs once is to run several epochs.
     """
     if isinstance(data, TensorDataset):
         data = data.tensors
@@ -253,7 +258,7 @@ def source_of(
         return Streamed(argument, data, batch_size, seed, epochs)
     if isinstance(data, Dataset):
         return Indexed(argument, *_map_style(argument, data), batch_size, seed)
-    if not isinstance(batch_size, DefaultSize):
+    if not isinstance(batch_size, DefaultSize) and argument == "train":
         raise ValueError(
             f"batch_size: got {batch_size} with {kind(data)} as {argument}, which gives batches "
             "already, expected none"

@@ -88,12 +88,15 @@ def _check_dense(argument: str, x: Tensor) -> None:
         )
 
 
-def as_context(context: Context | None, examples: int | None = None) -> tuple[Tensor, ...]:
+def as_context(
+    context: Context | None, examples: int | None = None, *, points: bool = False
+) -> tuple[Tensor, ...]:
     """A context as a tuple of tensors.
 
     Arguments:
         context: A tensor, a tuple or list of tensors, or None.
         examples: The number of examples that it is given with; None takes that of the first entry.
+        points: Whether the batch dimensions are those of some points, which may be none.
 
     Raises:
         TypeError: `context` holds something else than tensors.
@@ -121,6 +124,8 @@ def as_context(context: Context | None, examples: int | None = None) -> tuple[Te
                 f"context: got a tensor of layout {entry.layout} as entry {index}, expected a "
                 "dense one: entry.to_dense()"
             )
+        if points:
+            continue
         if not entry.dim():
             raise ValueError(
                 f"context: got a number as entry {index}, expected a tensor of shape (N, ...): "
