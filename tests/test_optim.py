@@ -10,12 +10,13 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 
-from pyro_vae import VAE, optim
+from pyro_vae import VAE, fit, optim
 from pyro_vae.utils.modules import dtype_of
 
 from .models import bernoulli_vae, binary, parameters
+from .test_pair import pair_of
 from .tolerances import CLOSE
 
 
@@ -284,3 +285,60 @@ def fresh_with(other: optim.JointOptim) -> optim.JointOptim:
     optimizer = optim.Adam()
     optimizer.set_state(copy.deepcopy(other.get_state()))
     return optimizer
+
+
+def test_fit_takes_torchs_own_optimizers() -> None:
+    """A class with its defaults, an instance, and the Pyro optimizer make the same steps."""
+    x, start = binary(20), bernoulli_vae()
+    vaes = [copy.deepcopy(start) for _ in range(3)]
+    optimizers = (
+        optim.from_torch(torch.optim.Adam),
+        torch.optim.Adam,
+        torch.optim.Adam(vaes[2].parameters()),
+    )
+    for vae, optimizer in zip(vaes, optimizers, strict=True):
+        fit(vae, x, epochs=2, batch_size=8, optim=optimizer)
+    assert torch.equal(parameters(vaes[0]), parameters(vaes[1]))
+    assert torch.equal(parameters(vaes[0]), parameters(vaes[2]))
+    assert not torch.equal(parameters(vaes[0]), parameters(start))
+    held = optim.Held(optimizers[2])
+    state = held.get_state()
+    held.set_state(state)
+    assert state["state"].keys() == held.get_state()["state"].keys()
+
+
+def test_a_torch_optimizer_trains_what_it_holds() -> None:
+    x, vae = binary(20), bernoulli_vae()
+    before = [p.clone() for p in vae.posterior.parameters()]
+    fit(vae, x, epochs=1, batch_size=8, optim=torch.optim.SGD(vae.likelihood.parameters(), 0.1))
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.posterior.parameters(), strict=True))
+    x, pair = torch.randn(20, 5), pair_of()
+    with pytest.raises(ValueError, match=r"made before the parameter params\.my%2Ewidth, expect"):
+        fit(pair, x, epochs=1, batch_size=8, optim=torch.optim.Adam(pair.parameters()))
+    fit(pair, x, epochs=1, batch_size=8, optim=torch.optim.Adam(pair.parameters()))
+    assert pair.params["scale"].exp().item() != pytest.approx(0.8, abs=1e-6)
+    with pytest.raises(TypeError, match="optimizer: got LBFGS, expected an optimizer that does"):
+        fit(pair, x, epochs=1, batch_size=8, optim=torch.optim.LBFGS(pair.parameters()))
+
+
+def test_a_plateau_advances_by_the_test_cost() -> None:
+    x, vae = binary(20), bernoulli_vae()
+
+    def stalls(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
+        # No cost is better by so much, so each epoch after the first is a plateau.
+        return ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=0, threshold=1e3, threshold_mode="abs"
+        )
+
+    adam = optim.Adam(lr=1e-3, schedule=stalls)
+    fit(vae, x, test=x, epochs=4, batch_size=8, optim=adam)
+    assert adam.optimizer is not None
+    assert adam.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 2**3)
+    state = adam.get_state()
+    again = optim.Adam(lr=1e-3, schedule=stalls)
+    again.set_state(state)
+    fit(vae, x, test=x, epochs=1, batch_size=8, optim=again)
+    assert again.optimizer is not None
+    assert again.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 2**4)
+    with pytest.raises(ValueError, match="schedule: got a ReduceLROnPlateau and no test data"):
+        fit(vae, x, epochs=1, batch_size=8, optim=optim.Adam(schedule=stalls))

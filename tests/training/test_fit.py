@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
-from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, SVI, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 
@@ -229,3 +229,44 @@ def test_wrong_settings_are_named() -> None:
         fit(vae, x, epochs=1, batch_size=4, seed=-3)
     with pytest.raises(TypeError, match="seed: got 'a'"):
         fit(vae, x, epochs=1, batch_size=4, seed="a")
+
+
+class Doubled(Trace_ELBO):
+    """An ELBO of one's own, made from Pyro's traces."""
+
+    def loss(self, *args: Any, **kwargs: Any) -> float:
+        return 2 * super().loss(*args, **kwargs)
+
+    def loss_and_grads(self, *args: Any, **kwargs: Any) -> float:
+        return 2 * super().loss_and_grads(*args, **kwargs)
+
+
+class Opaque(ELBO):
+    """A loss that is not made from traces, so that its terms are unknown."""
+
+    def _get_trace(self, *args: Any) -> Any:
+        raise NotImplementedError
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        return 1.0
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        guide(*args)
+        loss = model(*args).sum()
+        if loss.requires_grad:
+            loss.backward()
+        return 1.0
+
+
+def test_an_elbo_of_ones_own_works_or_is_refused_before_the_first_step() -> None:
+    x, vae = binary(20), bernoulli_vae()
+    twin = copy.deepcopy(vae)
+    history = fit(vae, x, epochs=1, batch_size=20, objective=Doubled())
+    plain = fit(twin, x, epochs=1, batch_size=20)
+    assert history.cost[0] == pytest.approx(2 * plain.cost[0])
+    assert history.reconstruction == plain.reconstruction
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(TypeError, match="objective: got an Opaque, expected an ELBO whose"):
+        fit(vae, x, epochs=1, batch_size=20, objective=Opaque())
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, before[name])
