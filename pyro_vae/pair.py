@@ -29,6 +29,9 @@ def __dir__() -> list[str]:
     return __all__
 
 
+_OF_A_VAE = ("prior", "likelihood", "posterior", "embed", "decode", "reconstruct", "generate")
+
+
 class Pair(nn.Module):
     r"""A Pyro model p(x, z) and guide q(z|x) as one module, with the modules that they use.
 
@@ -204,6 +207,17 @@ class Pair(nn.Module):
         fixed = sum(p.numel() for p in self.parameters()) - trained
         lines.append(f"parameters: {trained:,} trained" + (f", {fixed:,} fixed" if fixed else ""))
         return "\n".join(lines)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in _OF_A_VAE:
+                raise
+        raise AttributeError(
+            f"pair: has no {name!r}, which needs the three parts of a VAE: a prior, a likelihood "
+            "and a posterior"
+        )
 
     # Parameters in Pyro.
 

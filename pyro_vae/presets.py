@@ -194,7 +194,7 @@ _PRESETS = {
     ),
     "conditional-mlp": _bernoulli(
         "Bernoulli pixels given one of 10 class labels, 500-500 ReLU",
-        20,
+        5,  # More latents fit better, and leave more room between the digits of the prior's draws.
         _labelled_mlps,
         conditional=True,
     ),

@@ -668,6 +668,15 @@ def test_wrong_arguments_are_named() -> None:
         Pair(late, guide, encoder=encoder).model(x)
 
 
+def test_what_needs_three_parts_says_so() -> None:
+    for name in ("embed", "decode", "reconstruct", "generate", "prior"):
+        with pytest.raises(AttributeError, match=f"pair: has no '{name}', which needs the three"):
+            getattr(pair_of(), name)
+    with pytest.raises(AttributeError, match="has no attribute 'embedding'"):
+        pair_of().embedding  # noqa: B018
+    assert as_pair(bernoulli_vae()).prior().event_shape == (1,)
+
+
 def test_global_latents_need_all_data_in_one_batch() -> None:
     def model(x: Tensor) -> None:
         mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
