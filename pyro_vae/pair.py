@@ -130,7 +130,7 @@ class Pair(nn.Module):
             )
         if not isinstance(owner, nn.Module):
             return function
-        method = None if owner is function else name_of(function).rsplit(".", 1)[-1]
+        method = None if owner is function else function.__func__  # type: ignore[attr-defined]
         paths = {id(module): path for path, module in self.named_modules()}
         if id(owner) not in paths:
             self.programs[argument] = owner
@@ -186,6 +186,11 @@ class Pair(nn.Module):
             drawn = poutine.trace(self.guide).get_trace(*batch)
             poutine.replay(self.model, trace=drawn)(*batch)
 
+    @property
+    def is_set_up(self) -> bool:
+        """Whether model and guide have run, and so have made all their parameters."""
+        return len(self._read) == 2
+
     def reads(self, program: str, *batch: Any) -> list[nn.Parameter]:
         """The trained parameters that a program reads.
 
@@ -230,12 +235,13 @@ class Pair(nn.Module):
             stack.enter_context(exchanged(self._programs.replaced(self)))
             if program in self._read:
                 return function(*args, **kwargs)
-            given = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
-            given += own.swapped.values()
-            with watched(program, function, self, given) as read:
+            own.known += [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
+            own.known += own.swapped.values()
+            with watched(program, function, self, own.known) as read:
                 result = function(*args, **kwargs)
             paths = {id(p): path for path, p in self.named_parameters()}
             self._read[program] = {path for key, path in paths.items() if key in read}
+            self.params.is_whole = len(self._read) == 2
             return result
 
     @contextmanager

@@ -156,11 +156,13 @@ class Params(nn.Module):
 
     Attributes:
         bounds: The constraints of the pair's parameters, by their names in Pyro's store.
+        is_whole: Whether model and guide have made all of them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.bounds: dict[str, Constraint] = {}
+        self.is_whole = False
         # It is moved with the pair, and shows where parameters that are made later belong.
         self.place: Tensor
         self.register_buffer("place", torch.empty(0), persistent=False)
@@ -192,7 +194,7 @@ class Params(nn.Module):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         for key, value in state_dict.items():
             name = key.removeprefix(prefix)
-            if key.startswith(prefix) and name not in tables(self)[0]:
+            if key.startswith(prefix) and name not in tables(self)[0] and not self.is_whole:
                 self.register_parameter(name, nn.Parameter(self.placed(value, dtype=False)))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -219,6 +221,8 @@ class OwnParameters(Messenger):
     Attributes:
         bounds: The constraints of the parameters that ``pyro.param`` and PyroParams have read, by
             their names in the store.
+        known: Tensors that are no parameters of the pair, and that its program may read: initial
+            values.
     """
 
     def __init__(
@@ -236,6 +240,7 @@ class OwnParameters(Messenger):
         self.swapped = swapped
         self.made = made
         self.bounds: dict[str, Constraint] = {}
+        self.known: list[Tensor] = []
         self._paths: dict[int, str] = {}
 
     @contextmanager
@@ -269,13 +274,16 @@ class OwnParameters(Messenger):
         # The store has PyroParams, and parameters of a VAE inside the program.
         held = stored_parameters().get(name) if initial is None else initial
         path = self._path(held)
+        if path is not None and initial is held and id(held) not in self.made:
+            self._check_real(name, msg["kwargs"]["constraint"])
         if id(held) in self.swapped or (path is not None and id(held) not in self.made):
             # A parameter of a module, for which `bind` has called `pyro.param`.
             msg["fn"] = lambda *args, **kwargs: self.swapped.get(id(held), held)
             msg["stop"] = True
         elif path is not None:
-            constraint = stored_constraints()[name]
-            del pyro.get_param_store()[name]  # Another PyroModule may have the same name.
+            constraint = stored_constraints().get(name, constraints.real)
+            if name in pyro.get_param_store():  # Another PyroModule may have the same name.
+                del pyro.get_param_store()[name]
             self._answer(msg, held, path, constraint)
         elif "$$$" in name and isinstance(initial, nn.Parameter):
             module = name.split("$$$")[0]
@@ -286,12 +294,26 @@ class OwnParameters(Messenger):
         else:
             self._answer_made(msg, name, initial)
 
+    @staticmethod
+    def _check_real(name: str, constraint: Constraint) -> None:
+        if not isinstance(constraint, type(constraints.real)):
+            raise ValueError(
+                f'pyro.param("{name}"): got a parameter of a module with the constraint '
+                f"{constraint}, expected no constraint, or a tensor as initial value: the module "
+                "keeps the parameter itself, which is not constrained"
+            )
+
     def _answer_made(self, msg: Any, name: str, initial: Any) -> None:
         """Answers a ``pyro.param`` of the program, whose parameter may be made now."""
         params, constraint = self.params, msg["kwargs"]["constraint"]
         path = f"params.{_escaped(name)}"
-        if initial is None:
-            constraint = params.bounds.get(f"{self.name}.{path}", constraint)
+        if initial is None and name in params:
+            if f"{self.name}.{path}" not in params.bounds:
+                raise ValueError(
+                    f'pyro.param("{name}"): its value was loaded, and its constraint is not known '
+                    "yet, expected pair.setup(*batch) first, which runs the guide and the model"
+                )
+            constraint = params.bounds[f"{self.name}.{path}"]
         if name not in params:
             if initial is None:
                 raise ValueError(
@@ -303,6 +325,7 @@ class OwnParameters(Messenger):
                     f'pyro.param("{name}"): got {kind(value)} as initial value, expected a '
                     "floating-point tensor"
                 )
+            self.known.append(value)
             with torch.no_grad():
                 params[name] = transform_to(constraint).inv(value)
             self.made.add(id(params[name]))
@@ -322,3 +345,4 @@ class OwnParameters(Messenger):
             return constrained
 
         msg["name"], msg["args"], msg["fn"] = name, (name,), value
+        msg["stop"] = not parameter.requires_grad  # A fixed one is no parameter of Pyro.

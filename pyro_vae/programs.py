@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import unwrap
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,11 +36,11 @@ class OwnProgram:
 
     Attributes:
         path: The path of the module in the pair.
-        method: The name of the method; None if the module itself is called.
+        method: The function of the method; None if the module itself is called.
     """
 
     path: str
-    method: str | None
+    method: Callable[..., Any] | None
 
 
 class Programs:
@@ -75,7 +75,7 @@ class Programs:
         if not isinstance(program, OwnProgram):
             return program
         module = owner.get_submodule(program.path)
-        return module if program.method is None else getattr(module, program.method)
+        return module if program.method is None else MethodType(program.method, module)
 
     def replaced(self, owner: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
         """The originals that are no longer the pair's own modules, with those in their place.
@@ -104,6 +104,8 @@ class Programs:
         variables: dict[str, tuple[str, str]] = {}
         for name, program in self.programs.items():
             if isinstance(program, OwnProgram):
+                if program.method is not None:
+                    _check_importable(name, program.method)
                 continue
             _check_importable(name, program)
             for variable, value in _variables(program):
@@ -111,6 +113,13 @@ class Programs:
                     inner = _path_in(original, value)
                     if inner is not None:
                         variables[path + inner] = variable
+        if any(not isinstance(program, OwnProgram) for program in self.programs.values()):
+            for path in self.originals:
+                if not any(f"{own}.".startswith(f"{path}.") for own in variables):
+                    raise pickle.PicklingError(
+                        f"{path}: got a module that model and guide do not name as a global "
+                        "variable, expected one that they do: a pickle has the names of variables"
+                    )
         return _unpickled, (self.programs, variables)
 
 
@@ -189,7 +198,7 @@ def _become(module: nn.Module, state: dict[str, Any], kind: type) -> None:
 
 @contextmanager
 def watched(
-    program: str, function: Callable[..., Any], owner: nn.Module, known: Iterable[Tensor]
+    program: str, function: Callable[..., Any], owner: nn.Module, known: list[Tensor]
 ) -> Iterator[set[int]]:
     """Checks that a program runs with tensors of its pair alone; yields the ids of those it reads.
 
@@ -199,21 +208,20 @@ def watched(
         program: ``"model"`` or ``"guide"``, for error messages.
         function: The function that runs inside the block.
         owner: The pair.
-        known: Tensors that the program may read, such as its arguments.
+        known: Tensors that the program may read, such as its arguments; the block may add some.
 
     Raises:
         ValueError: The program reads a module or a trained tensor that the pair does not have.
     """
     called: dict[nn.Module, None] = {}
     hook = register_module_forward_pre_hook(lambda module, _: called.update({module: None}))
-    given = list(known)
     read: set[int] = set()
     try:
-        with Watch(given) as watch:
+        with Watch(known) as watch:
             yield read
     finally:
         hook.remove()
-    own = {id(t) for t in (*owner.parameters(), *owner.buffers(), *given)}
+    own = {id(t) for t in (*owner.parameters(), *owner.buffers(), *known)}
     own_modules = {id(vars(m)) for m in owner.modules()}  # which a copy puts into the originals
     captured = {id(t): t for t in watch.captured}
     read.update(own & captured.keys())

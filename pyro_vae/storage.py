@@ -271,7 +271,7 @@ def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: Pair) -> dict[
 
 def _is_made_later(name: str, pair: Pair) -> bool:
     """Whether a tensor is one of ``pyro.param``, which a pair may not have made yet."""
-    return not isinstance(pair, VAE) and name.startswith("params.")
+    return not isinstance(pair, VAE) and name.startswith("params.") and not pair.params.is_whole
 
 
 def _versions() -> dict[str, str]:

@@ -357,6 +357,11 @@ class VAE(Pair):
     def setup(self, *batch: Tensor) -> None:
         """Does nothing: a VAE has all its parameters from the start."""
 
+    @property
+    def is_set_up(self) -> bool:
+        """True: a VAE has all its parameters from the start."""
+        return True
+
     def reads(self, program: str, *batch: Tensor) -> list[nn.Parameter]:
         """The trained parameters of the posterior, or of the prior and the likelihood.
 

@@ -6,17 +6,19 @@ import math
 import pickle
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
+import pyro.optim
 import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -512,6 +514,122 @@ def test_an_autoguide_has_its_parameters_after_the_first_call() -> None:
     # It has a latent for each example by its place, and so cannot be trained in another order.
     with pytest.raises(ValueError, match='plate "data": got size 7 for x of length 1'):
         fit(own, x, epochs=1, batch_size=7)
+
+
+def test_an_autoguide_of_global_latents_trains_as_in_pyro() -> None:
+    def model(x: Tensor) -> None:
+        mean = pyro.sample("mean", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    x, losses = torch.randn(10, 2) + 1, []
+    for own in (True, False):
+        torch.manual_seed(0)
+        pyro.clear_param_store()
+        guide = AutoDiagonalNormal(model)
+        guide(x)
+        pair = Pair(model, guide)
+        programs = (pair.model, pair.guide) if own else (model, guide)
+        torch.manual_seed(1)
+        svi = SVI(*programs, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        losses.append([svi.step(x) for _ in range(5)])
+    assert losses[0] == pytest.approx(losses[1])
+    fresh = Pair(model, AutoDiagonalNormal(model))
+    fit(fresh, x, epochs=2, batch_size=10)
+    assert "programs.guide.loc" in fresh.state_dict()
+
+
+def test_constraints_are_known_again_after_loading(tmp_path: Path) -> None:
+    """The guide makes a parameter that the model reads without an initial value."""
+
+    def make() -> Pair:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, pyro.param("scale")).to_event(1), obs=x)
+
+        def guide(x: Tensor) -> None:
+            pyro.param("scale", torch.tensor(0.3), constraints.positive)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
+
+        return Pair(model, guide)
+
+    x, pair = torch.randn(7, 5), make()
+    result = log_likelihood(pair, x, 30, seed=0)  # which sets the pair up
+    save(pair, tmp_path)
+    again = load(tmp_path, into=make())
+    with pytest.raises(ValueError, match=r"its constraint is not known yet, expected pair.setup"):
+        again.model(x)
+    assert torch.equal(log_likelihood(again, x, 30, seed=0).values, result.values)
+
+
+def test_a_fixed_parameter_of_pyro_stays_where_it_is() -> None:
+    x, pair = torch.randn(20, 5), pair_of()
+    pair.setup(x)
+    pair.params["scale"].requires_grad_(False)
+    for compiled in (False, True):
+        fit(pair, x, epochs=1, batch_size=10, compile=compiled)
+    assert pair.params["scale"].exp().item() == pytest.approx(0.8)
+
+
+def test_a_state_of_another_pair_is_refused_once_all_parameters_are_there() -> None:
+    x, pair = torch.randn(7, 5), pair_of()
+    pair.setup(x)
+    state = {**pair.state_dict(), "params.junk": torch.zeros(2)}
+    with pytest.raises(RuntimeError, match="junk"):
+        pair.load_state_dict(state)
+
+
+def test_a_module_keeps_its_own_parameter_unconstrained() -> None:
+    weight = nn.Linear(1, 1)
+
+    def shifted(x: Tensor) -> None:
+        shift = pyro.param("shift", weight.bias, constraint=constraints.unit_interval)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(shift, 1.0))
+
+    with pytest.raises(
+        ValueError, match=r'"shift"\): got a parameter of a module with the constr'
+    ):
+        Pair(shifted, shifted, weight=weight).setup(torch.zeros(3))
+
+
+def test_active_units_of_scalars_and_of_classes() -> None:
+    def programs(q: Callable[[Tensor], Any], p: Any) -> Pair:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", p)
+                pyro.sample("x", dist.Normal(z[..., None] * torch.ones(5), 1.0).to_event(1), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", q(x))
+
+        return Pair(model, guide)
+
+    x = torch.randn(30, 5)
+    units = active_units(programs(lambda x: dist.Normal(x[:, 0], 1.0), dist.Normal(0.0, 1.0)), x)
+    torch.testing.assert_close(units.statistic, x[:, :1].double().var(0))
+    discrete = programs(lambda x: dist.Bernoulli(logits=x[:, 0]), dist.Bernoulli(0.5))
+    with pytest.raises(ValueError, match='site "z": a discrete latent, expected continuous ones'):
+        active_units(discrete, x)
+
+
+def test_methods_are_those_that_were_given() -> None:
+    class Net(nn.Module):
+        def model(self, x: Tensor) -> str:
+            return "base"
+
+    class Sub(Net):
+        def model(self, x: Tensor) -> str:
+            return "derived"
+
+    net = Sub()
+    pair = Pair(super(Sub, net).model, guide, net=net, encoder=encoder)
+    assert pair.model(torch.zeros(3, 5)) == "base"
+    wrapped = types.MethodType(lambda self, x: self.model(x), net)
+    assert Pair(wrapped, guide, net=net, encoder=encoder).model(torch.zeros(3, 5)) == "derived"
 
 
 def test_methods_of_a_module_are_programs() -> None:

@@ -34,8 +34,9 @@ PLATE = "data"
 
 _EXPECTED = (
     f'a plate "{PLATE}" of the size of x, with any number of dimensions to its left; masks and '
-    "other tensors that are computed from x or are the same for each example; unobserved entries "
-    "of x that are masked and hold a number on the support"
+    "other tensors that are computed from x or are the same for each example; networks that take "
+    "further batch dimensions on the left (networks.Folded adds them); unobserved entries of x "
+    "that are masked and hold a number on the support"
 )
 
 

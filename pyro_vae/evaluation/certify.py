@@ -185,6 +185,8 @@ def _simulated(
             else "context: got it with a pair, expected it in the tuple x=(x, *context)"
         )
     batch = tuple(entry.to(device) for entry in as_batch(x))
+    if not pair.is_set_up:
+        pair.setup(*batch)
     densities = LogDensities(pair.model, pair.guide, batch)
     site = observed_site(densities, batch)
     latents, values = densities.simulated(batch)

@@ -106,7 +106,7 @@ def active_units(
                 for name, mean in _means(vae, densities, part).items():
                     found.setdefault(name, []).append(mean)
     means = {name: torch.cat(parts) for name, parts in found.items()}
-    statistic = torch.cat([mean.double().flatten(1).var(0) for mean in means.values()])
+    statistic = torch.cat([mean.double().reshape(len(mean), -1).var(0) for mean in means.values()])
     shapes = {name: mean.shape[1:] for name, mean in means.items()}
     active = statistic > threshold
     return ActiveUnits(statistic, active, int(active.sum()), float(threshold), shapes)
@@ -118,6 +118,12 @@ def _means(pair: Pair, densities: LogDensities, batch: Examples) -> dict[str, Te
         return {"z": pair.embed(batch[0], batch[1:])}
     z, _ = densities.draw(batch, _DRAWS if len(densities.latents) > 1 else 1)
     guide = densities.distributions("guide", batch, z)
+    for name in densities.latents:
+        if guide[name].support.is_discrete:
+            raise ValueError(
+                f'site "{name}": a discrete latent, expected continuous ones, whose means vary '
+                "with x"
+            )
     means = {name: latent_point(guide[name]).mean(0) for name in densities.latents}
     return {name: mean.movedim(densities.example_axis - 1, 0) for name, mean in means.items()}
 

@@ -58,6 +58,9 @@ def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
     check_pair(vae)
     if not isinstance(vae, VAE):
         batch = tuple(entry.to(device_of(vae)) for entry in as_batch(x))
+        with torch.no_grad(), evaluating(vae), seeded(0, device=batch[0].device):
+            if not vae.is_set_up:
+                vae.setup(*batch)
         with opened_pair(vae.model, vae.guide, batch) as entered:
             yield entered
         return

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.util import warn_if_nan
@@ -27,8 +26,9 @@ def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
 
     The KL of each latent dimension j is averaged over the batch, and counts as at least
     :math:`\lambda` nats, so that the gradient does not push it below. The loss is summed over
-    examples, so the sum over j is multiplied by their number. The KL is in closed form where torch
-    has one for the dimension's two distributions, and otherwise from the samples.
+    examples, so the sum over j is multiplied by their number; masked ones do not count. The KL is
+    in closed form where torch has one for the dimension's two distributions, and otherwise from
+    the samples.
 
     Prior and posterior must factorize over the latent dimensions: ``Independent`` univariate
     distributions. :class:`History` has the KL itself beside the objective's value.
@@ -97,6 +97,12 @@ class FreeBitsELBO(ImportanceWeightedELBO):
     def _kl(self, name: str, guide: Trace, model: Trace) -> Tensor:
         """The KL of a site over its dimensions, each of at least the free nats."""
         q, p = guide.nodes[name], model.nodes[name]
+        scale = q["scale"]
+        if isinstance(scale, Tensor) and scale.dim():
+            raise ValueError(
+                f'site "{name}": its log-probability has a scale of shape {tuple(scale.shape)}, '
+                "expected a number: the KL is averaged over the examples"
+            )
         plates = [frame for frame in q["cond_indep_stack"] if frame.name == PLATE]
         if not plates:
             raise ValueError(
@@ -107,8 +113,14 @@ class FreeBitsELBO(ImportanceWeightedELBO):
         event_dims = len(q["fn"].event_shape)
         example = kl.dim() - event_dims + plates[0].dim
         # The plate of the particles is on the left of all others.
-        mean = kl.mean((0, example) if self.num_particles > 1 else (example,))
-        return plates[0].size * mean.clamp_min(self.nats).sum()
+        dims = (0, example) if self.num_particles > 1 else (example,)
+        mask = torch.ones((), device=kl.device) if q["mask"] is None else q["mask"]
+        mask = torch.as_tensor(mask, device=kl.device)
+        mask = mask[(..., *[None] * event_dims)].expand(kl.shape)
+        count = mask.sum(dims).to(kl.dtype)
+        mean = torch.where(mask.bool(), kl, 0.0).sum(dims) / count.clamp_min(1)
+        counted = count / self.num_particles * mean.clamp_min(self.nats)
+        return (scale * counted).sum()
 
 
 def _mean(log_w: Tensor) -> Tensor:
@@ -134,7 +146,4 @@ def _by_dimension(name: str, q: Any, p: Any) -> Tensor:
         kl = kl_divergence(*bases)
     except NotImplementedError:
         kl = bases[0].log_prob(value) - bases[1].log_prob(value)
-    scale, mask = q["scale"], q["mask"]
-    if isinstance(mask, Tensor):
-        mask = mask[(..., *[None] * len(q["fn"].event_shape))]
-    return scale_and_mask(kl.expand(value.shape), scale, mask)
+    return kl.expand(value.shape)

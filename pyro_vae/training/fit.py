@@ -11,6 +11,7 @@ import pyro.optim
 import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
 
+from pyro_vae.contracts import explained
 from pyro_vae.datasets import Pixels
 from pyro_vae.objectives import Compiled, WithTerms, check_elbo, trace_elbo, traits
 from pyro_vae.optim import Adam, Held, JointOptim, as_pyro
@@ -197,8 +198,11 @@ def _set_up(
     """Makes the parameters that a pair makes in its first call, and checks a torch optimizer."""
     before = {id(p) for p in pair.parameters()}
     if not isinstance(pair, VAE):
-        with torch.no_grad(), seeded(seed, _SETUP, device=device_of(pair)):
-            pair.setup(*as_given(source.first(), pair, pixels, transform))
+        with evaluating(pair), seeded(seed, _SETUP, device=device_of(pair)):
+            with torch.no_grad():
+                first = as_given(source.first(), pair, pixels, transform)
+            with explained("fail on the first batch of train"):
+                pair.setup(*first)
     if isinstance(optim, Held):
         held = {id(p) for group in optim.optimizer.param_groups for p in group["params"]}
         own = {id(p): name for name, p in pair.named_parameters()}

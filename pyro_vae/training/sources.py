@@ -120,7 +120,7 @@ class InMemory(Indexed):
         device: torch.device,
     ) -> None:
         self.given = given
-        self.data = tuple(entry.to(device) for entry in given)
+        self.data = tuple(entry.detach().to(device) for entry in given)
         size = len(given[0]) if given[0].dim() else 0
         super().__init__(argument, lambda index: rows(self.data, index), size, batch_size, seed)
 
@@ -240,8 +240,10 @@ def source_of(
         ValueError: The data are empty, `batch_size` was given for training data that come in
             batches, or an iterator that runs once is to run several epochs.
     """
-    if isinstance(data, TensorDataset):
+    if type(data) is TensorDataset:  # A subclass may change the examples as they are taken.
         data = data.tensors
+    if isinstance(data, list) and data and isinstance(data[0], tuple | list):
+        data = _Batches(data)
     if isinstance(data, Tensor | np.ndarray | tuple | list):
         entries = data if isinstance(data, tuple | list) else (data,)
         if any(isinstance(entry, np.memmap) for entry in entries):
@@ -266,9 +268,24 @@ def source_of(
     return Streamed(argument, data, None, seed, epochs)
 
 
+class _Batches:
+    """The batches of a list, as an iterable that is no batch itself."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
 def _mapped(argument: str, entries: Sequence[Any]) -> tuple[Callable[[Tensor], Examples], int]:
     """Takes rows of arrays, some of which are on disk."""
-    size = len(entries[0])
+    size = len(entries[0]) if entries[0].ndim else 0
+    if not size:
+        raise ValueError(f"{argument}: got an empty data set, expected at least one example")
     as_batch(tuple(_tensor(argument, entry[:1]) for entry in entries), argument)
     for index, entry in enumerate(entries[1:]):
         if len(entry) != size:
@@ -321,9 +338,18 @@ def _tensor(argument: str, entry: Any) -> Any:
     """An array as a tensor that shares its memory if it can be written; anything else as it is."""
     if not isinstance(entry, np.ndarray | np.generic):
         return entry
+    if isinstance(entry, np.ma.MaskedArray):
+        raise TypeError(
+            f"{argument}: got a masked array, expected an array without a mask: a mask can be an "
+            "entry of the context"
+        )
     try:
         array = np.asarray(entry)
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()
+        return torch.from_numpy(array)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"{argument}: got an array of {entry.dtype}, expected numbers that torch has ({error})"

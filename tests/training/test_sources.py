@@ -233,6 +233,37 @@ print(most - before)
     assert float(run.stdout.split()[-1]) < 300
 
 
+def test_arrays_of_any_layout_are_taken() -> None:
+    x, start = binary(SIZE), bernoulli_vae()
+    backwards = x.numpy()[::-1].copy()[::-1]
+    swapped = x.numpy().astype(">f4")
+    fixed = x.numpy().copy()
+    fixed.flags.writeable = False
+    runs = []
+    for data in (x, backwards, swapped, fixed, np.asfortranarray(x.numpy())):
+        vae = copy.deepcopy(start)
+        fit(vae, data, epochs=1, batch_size=BATCH)
+        runs.append(torch.cat([p.flatten() for p in vae.parameters()]))
+    assert all(torch.equal(runs[0], run) for run in runs[1:])
+
+
+def test_a_subclass_gives_its_own_examples_and_a_list_its_batches() -> None:
+    class Flipped(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            return (1 - self.tensors[0][index],)
+
+    x, start = binary(SIZE), bernoulli_vae()
+    sources: list[Any] = [1 - x, Flipped(x)]
+    runs = []
+    for data in sources:
+        vae = copy.deepcopy(start)
+        fit(vae, data, epochs=1, batch_size=BATCH)
+        runs.append(torch.cat([p.flatten() for p in vae.parameters()]))
+    assert torch.equal(*runs)
+    batches = [(part,) for part in x.split(BATCH)]
+    assert len(fit(start, batches, epochs=2).cost) == 2
+
+
 # What is refused, and when.
 
 
@@ -285,6 +316,7 @@ def test_wrong_data_are_named() -> None:
         (x.to_sparse(), "train: got a tensor of layout torch.sparse_coo"),
         (x.long(), "train: got torch.int64, expected floating-point x, uint8 levels with pixels"),
         (x.bool(), "train: got torch.bool, expected floating-point x"),
+        (np.ma.masked_array(x.numpy(), mask=x.bool().numpy()), "train: got a masked array"),
         (x.numpy().astype(object), "train: got an array of object, expected numbers"),
         (x.double(), "train: got torch.float64, expected the VAE's torch.float32"),
         ([x, "y"], "context: got a str as entry 0, expected a torch.Tensor"),
