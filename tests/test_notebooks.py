@@ -9,6 +9,14 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
+SLOW = ("02", "03")  # whose parts the others use too
+RUNS = [
+    pytest.param(
+        path, id=path.stem, marks=[pytest.mark.slow] if path.stem.startswith(SLOW) else []
+    )
+    for path in NOTEBOOKS
+]
+
 # Put before a notebook's first cell: a few images, with every second pixel of a row.
 FEW_IMAGES = """
 from pyro_vae import datasets
@@ -27,7 +35,7 @@ datasets.load = few()
 """
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNS)
 def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYRO_VAE_EPOCHS", "1")
     notebook = nbformat.read(path, as_version=4)

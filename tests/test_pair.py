@@ -183,6 +183,7 @@ def test_refining_the_sites_of_a_pair_finds_the_exact_posterior() -> None:
     assert after.mean() < 0.05 * before.mean()
 
 
+@pytest.mark.slow
 def test_refining_two_sites_keeps_that_one_depends_on_the_other() -> None:
     pair, x = two_layers_pair(), two_layers_evidence().sample((6,))
     pair.setup(x)
@@ -250,10 +251,10 @@ def test_a_predictive_check_draws_from_the_model_at_the_guides_latents() -> None
             pyro.sample("z", dist.Normal(x / 2, 1.0).to_event(1))
 
     x = torch.linspace(-2, 2, 5)[:, None]
-    check = posterior_predictive(Pair(model, guide), x, lambda x: x[..., 0], 4000, seed=0)
+    check = posterior_predictive(Pair(model, guide), x, lambda x: x[..., 0], 500, seed=0)
     assert torch.equal(check.observed, x[:, 0].double())
     exact = 1 - dist.Normal(x[:, 0] / 2, 2**0.5).cdf(x[:, 0])
-    torch.testing.assert_close(check.p_values.float(), exact, atol=5 * 0.5 / 4000**0.5, rtol=0)
+    torch.testing.assert_close(check.p_values.float(), exact, atol=5 * 0.5 / 500**0.5, rtol=0)
 
 
 def test_a_model_that_reads_its_own_x_is_not_simulated() -> None:
@@ -393,7 +394,7 @@ def test_pickles_have_functions_by_name() -> None:
         pickle.dumps(pair_of())
 
 
-@pytest.mark.parametrize("way", ["pickle", "save"])
+@pytest.mark.parametrize("way", ["pickle", pytest.param("save", marks=pytest.mark.slow)])
 def test_a_fresh_process_has_the_same_numbers(way: str, tmp_path: Path) -> None:
     x = torch.randn(7, 5)
     pair = Pair(model, guide, decoder=decoder, encoder=encoder)
@@ -564,6 +565,7 @@ def test_constraints_are_known_again_after_loading(tmp_path: Path) -> None:
     assert torch.equal(log_likelihood(again, x, 30, seed=0).values, result.values)
 
 
+@pytest.mark.usefixtures("code")
 def test_a_fixed_parameter_of_pyro_stays_where_it_is() -> None:
     x, pair = torch.randn(20, 5), pair_of()
     pair.setup(x)
@@ -696,7 +698,9 @@ def test_pairs_are_compiled(make: Callable[[], Pair]) -> None:
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [pair_of, modular, bernoulli_vae])
+@pytest.mark.parametrize(
+    "make", [pair_of, pytest.param(modular, marks=pytest.mark.slow), bernoulli_vae]
+)
 @pytest.mark.parametrize(
     "objective",
     [
