@@ -26,7 +26,7 @@ def classifier(images: Tensor, labels: Tensor) -> nn.Module:
 def test_the_digits_drawn_are_those_asked_for(mnist: Dataset) -> None:
     vae = presets.build("conditional-mlp", shape=mnist.shape)
     train, test = (mnist.train, mnist.train_labels), (mnist.test, mnist.test_labels)
-    fit(vae, train, test=test, epochs=10, pixels="binary")
+    fit(vae, train, test=test, epochs=15, pixels="binary")
     network = classifier(mnist.train / 255, mnist.train_labels)
 
     @torch.no_grad()
