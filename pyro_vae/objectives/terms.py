@@ -80,15 +80,3 @@ class WithTerms(Wrapper):
             likelihood, kl = elbo_terms(traces, self.num_particles)
             self.terms = likelihood.item(), kl.item()
         return loss
-
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number, in nats, summed over examples."""
-        return self._call("loss", model, guide, args, kwargs)
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number, in nats; adds its gradient to those of the parameters."""
-        return self._call("loss_and_grads", model, guide, args, kwargs)
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
-        return self._call("differentiable_loss", model, guide, args, kwargs)

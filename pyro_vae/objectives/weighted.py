@@ -78,18 +78,6 @@ class Weighted(Wrapper):
         scaled = _Scaled(self.weight)
         return getattr(self.elbo, method)(scaled(model), scaled(guide), *args, **kwargs)
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number, in nats."""
-        return self._call("loss", model, guide, args, kwargs)
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a number, in nats; adds its gradient to those of the parameters."""
-        return self._call("loss_and_grads", model, guide, args, kwargs)
-
-    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
-        return self._call("differentiable_loss", model, guide, args, kwargs)
-
 
 class Beta(Weighted):
     """An ELBO with a constant weight of its KL; see :func:`objectives.beta`.

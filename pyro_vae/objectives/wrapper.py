@@ -41,6 +41,22 @@ class Wrapper(ELBO):
         """Sets the number of particles of the wrapped ELBO."""
         self.elbo.num_particles = number
 
+    def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        """Calls a method of the wrapped ELBO; subclasses change what is around the call."""
+        return getattr(self.elbo, method)(model, guide, *args, **kwargs)
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a number, in nats, summed over examples."""
+        return self._call("loss", model, guide, args, kwargs)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a number, in nats; adds its gradient to those of the parameters."""
+        return self._call("loss_and_grads", model, guide, args, kwargs)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
+        return self._call("differentiable_loss", model, guide, args, kwargs)
+
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return self.elbo._get_trace(model, guide, args, kwargs)
 
