@@ -747,6 +747,10 @@ def test_a_pair_has_the_modules_that_it_was_given() -> None:
     message = r"guide: guide uses a module that the pair does not have, Linear as 'encoder'"
     with pytest.raises(ValueError, match=message):
         Pair(model, guide, decoder=decoder).setup(x)
+    with pytest.raises(ValueError, match=r'^pyro.module\("decoder", ...\): got a module that the'):
+        fit(Pair(model, guide, encoder=encoder), x, epochs=1, batch_size=7)
+    with pytest.raises(ValueError, match=r"^train: got a first batch on which model or guide fai"):
+        fit(pair_of(), x.double(), epochs=1, batch_size=7)
     stray = torch.zeros(2, requires_grad=True)
 
     def shifted(x: Tensor) -> None:

@@ -1,7 +1,8 @@
 """Refinement of a guide for each example: the best member of its family."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyro.distributions as dist
@@ -22,18 +23,16 @@ from pyro_vae.vae import VAE
 _CHUNK = 64  # samples that are drawn at a time
 
 
-class Bound:
+class Bound(ABC):
     """Samples of log p(x, z) - log q(z|x) for some examples, whose guide can be refined."""
 
+    @abstractmethod
     def __call__(self, count: int) -> Tensor:
         """Returns `count` samples for each x in nats, shape ``(count, N)``."""
-        raise NotImplementedError
 
-    @contextmanager
-    def refined(self) -> Iterator[list[Tensor]]:
+    @abstractmethod
+    def refined(self) -> AbstractContextManager[list[Tensor]]:
         """A context in which the guide has numbers of its own for each example; yields them."""
-        raise NotImplementedError
-        yield []
 
     def mean(self, num_samples: int) -> Tensor:
         """Returns the mean of the samples for each x in float64, shape ``(N,)``."""

@@ -1,6 +1,7 @@
 """The beta-VAE's objective: an ELBO whose KL has a weight."""
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 from pyro.infer import ELBO
@@ -65,9 +66,9 @@ class Weighted(Wrapper):
     """
 
     @property
+    @abstractmethod
     def weight(self) -> Tensor | float:
         """The weight of the KL in the next loss."""
-        raise NotImplementedError
 
     @property
     def traits(self) -> Traits:

@@ -11,7 +11,6 @@ import pyro.optim
 import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
 
-from pyro_vae.contracts import explained
 from pyro_vae.datasets import Pixels
 from pyro_vae.objectives import Compiled, WithTerms, check_elbo, trace_elbo, traits
 from pyro_vae.optim import Adam, Held, JointOptim, as_pyro
@@ -201,8 +200,14 @@ def _set_up(
         with evaluating(pair), seeded(seed, _SETUP, device=device_of(pair)):
             with torch.no_grad():
                 first = as_given(source.first(), pair, pixels, transform)
-            with explained("fail on the first batch of train"):
+            try:
                 pair.setup(*first)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(
+                    f"train: got a first batch on which model or guide fails ({reason}), expected "
+                    "shapes and dtypes that they take"
+                ) from error
     if isinstance(optim, Held):
         held = {id(p) for group in optim.optimizer.param_groups for p in group["params"]}
         own = {id(p): name for name, p in pair.named_parameters()}

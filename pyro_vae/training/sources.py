@@ -1,6 +1,7 @@
 """Sources of training data: what gives the batches of an epoch, and in which order."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -31,7 +32,7 @@ BATCH_SIZE = DefaultSize(128)
 """The number of examples in a batch, for data that are not in batches yet."""
 
 
-class Source:
+class Source(ABC):
     """Batches of data as they are given, as tuples of tensors ``(x, *context)``.
 
     Attributes:
@@ -44,13 +45,13 @@ class Source:
     examples: int | None
     steps: int | None
 
+    @abstractmethod
     def first(self) -> Examples:
         """The first batch, for checks; it is still given by :meth:`epoch`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def epoch(self, number: int) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; those of epoch 0 are in the data's order."""
-        raise NotImplementedError
 
 
 class Indexed(Source):
