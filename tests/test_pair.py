@@ -21,7 +21,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import constraints, kl_divergence
 
 from pyro_vae import (
     VAE,
@@ -218,6 +218,17 @@ def test_two_layers_are_evaluated_like_a_vae() -> None:
     torch.testing.assert_close(units.by_site()["z1"], mean.var(0), rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="the guide draws its sites in the order z1, z2"):
         elbo(pair, x, 10, kl="analytic")
+
+
+def test_a_certificate_has_the_weight_of_an_exact_draw() -> None:
+    """With one weight, the upper bound is off by KL(p(z|x), q(z|x)), which is known here."""
+    case = linear_gaussian(exact=False, shift=0.3, width=1.4)
+    like = torch.zeros(2000, 5).double()
+    result = certify(as_pair(case.vae), x=like, num_samples=1, estimator="importance", seed=0)
+    off = result.upper - case.evidence.log_prob(result.x)
+    scale = case.posterior_scale
+    exact = kl_divergence(dist.Normal(0.0, scale), dist.Normal(0.3, 1.4 * scale)).sum().item()
+    assert off.mean().item() == pytest.approx(exact, abs=5 * off.std().item() / 2000**0.5)
 
 
 def test_an_analytic_kl_of_two_sites_is_the_sampled_one_in_the_mean() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pyro_vae import datasets, load, log_likelihood
 from pyro_vae.cli import evaluate as command
 from tests.cli.conftest import Run
 
@@ -93,3 +94,21 @@ def test_a_damaged_run_is_one_line(
     (trained / "model.safetensors").write_bytes(b"junk")
     assert run("evaluate", trained) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_a_conditional_preset_takes_the_labels(
+    tmp_path: Path, run: Run, short: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, preset = tmp_path / "run", ("--preset", "conditional-mlp", "--batch-size", 250)
+    assert run("train", *preset, "--epochs", 1, "--out", folder) == 0
+    assert run("evaluate", folder, "--num-samples", 5, "--examples", 20) == 0
+    digits = datasets.load("digits")
+    vae = load(folder)
+    x = datasets.binarize(digits.test[:20], seed=0)
+    own = log_likelihood(vae, (x, digits.test_labels[:20]), 5, seed=0)
+    assert evaluation(folder)["per example"]["values"] == own.values.tolist()
+    capsys.readouterr()
+    assert run("plot", folder) == 0
+    assert "the run has 5 and labels" in capsys.readouterr().out
+    compared = ("--epochs", 1, "--seeds", 1, "--num-samples", 5, "--draws", 20)
+    assert run("compare", *preset, *compared, "--out", tmp_path / "comparison") == 0

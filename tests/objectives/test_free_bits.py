@@ -127,6 +127,13 @@ def test_a_scale_multiplies_and_a_mask_leaves_out() -> None:
         pyro.poutine.mask(vae.model, mask), pyro.poutine.mask(vae.guide, mask), x
     )
     assert masked - base == pytest.approx(16 * 5.0, rel=1e-5)
+    # Without a threshold, the sum of the KL of those that are not masked.
+    torch.manual_seed(0)
+    value = objectives.free_bits(0.0).loss(
+        pyro.poutine.mask(vae.model, mask), pyro.poutine.mask(vae.guide, mask), x
+    )
+    kl = kl_divergence(vae.posterior(x), vae.prior())[:16].sum().item()
+    assert value - base == pytest.approx(kl, rel=1e-4)
 
 
 def test_what_does_not_factorize_is_refused_before_the_first_step() -> None:
