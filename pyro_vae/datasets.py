@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.random import random_words
 
 __all__ = [
     "PIXELS",
@@ -311,6 +312,30 @@ def _binary(levels: Tensor, generator: torch.Generator | None) -> Tensor:
     ties = (random == levels).nonzero(as_tuple=True)
     x[ties] = torch.bernoulli(levels[ties] / 255, generator=generator)
     return x
+
+
+def fresh_pixels(levels: Tensor, pixels: Pixels) -> Tensor:
+    """Turns levels into pixels as :func:`to_pixels` does, by operations that a graph can hold.
+
+    The draws have the same distribution, and are others than those of a seed of `to_pixels`.
+
+    Arguments:
+        levels: uint8 levels of any shape.
+        pixels: One of the four kinds.
+    """
+    return _drawn_bits(levels) if pixels == "binary" else _TO_PIXELS[pixels](levels, None)
+
+
+def _drawn_bits(levels: Tensor) -> Tensor:
+    # level / 255 has the level as each of its digits to base 256. A random integer of four digits
+    # is below the first four with probability level / 255, up to 2**-32.
+    words = random_words(-(-levels.numel() // 2), levels.device)
+    random = words.view(torch.int32)[: levels.numel()].view(levels.shape)
+    signed = levels.to(torch.int32) - 128
+    # The digits minus 2**31, in steps that do not overflow.
+    digits = signed * 2**24 + (signed * 65793 + 8421504)
+    x = (random < digits) | (levels == 255)
+    return x.to(torch.get_default_dtype())
 
 
 def _dequantized(levels: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -62,6 +62,7 @@ class Cache(Generic[Code]):
         make: Callable[[], Code],
         inputs: Sequence[Tensor],
         holds: Callable[[Code], bool] = lambda code: True,
+        uses: int = 1,
     ) -> Code | None:
         """The code of a key, which may be made now; None if there is none.
 
@@ -71,6 +72,7 @@ class Cache(Generic[Code]):
             make: Makes the code. Its errors are not caught.
             inputs: Examples of the code's inputs, on the device where it will run.
             holds: Whether code that was made for the key is still valid.
+            uses: How many times the caller will run the code.
         """
         if kind in self.reasons:
             return None
@@ -79,7 +81,7 @@ class Cache(Generic[Code]):
             if holds(code):
                 self._codes[key] = self._codes.pop(key)  # to the end, as the most recently used
                 return code
-        if not self._is_time(key, kind):
+        if not self._is_time(key, kind, uses):
             return None
         if self.made[key] >= self.repeats or not can_compile(inputs):
             return None
@@ -92,12 +94,12 @@ class Cache(Generic[Code]):
             del self._codes[oldest], self._kinds[oldest], self.made[oldest]
         return code
 
-    def _is_time(self, key: Hashable, kind: Hashable) -> bool:
+    def _is_time(self, key: Hashable, kind: Hashable, uses: int) -> bool:
         """Counts a request for a key without code; returns whether to make its code now."""
         full = len(self._codes) >= self.size
         if self.eager and not full and kind not in self._kinds.values():
             return True
-        self._waiting[key] += 1
+        self._waiting[key] += uses
         if self._waiting[key] <= self.patience or (full and not self.evicts):
             while len(self._waiting) > 2 * self.size:
                 del self._waiting[next(iter(self._waiting))]

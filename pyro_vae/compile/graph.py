@@ -56,8 +56,10 @@ class Graph:
     Arguments:
         program: The program.
         args, kwargs: Examples of its arguments.
+        by_inductor: Compiles the traced graph. If False, torch runs its operations one by one.
 
     Attributes:
+        captured: The tensors that the program reads besides its arguments.
         parameters: The parameters of Pyro that the program reads, by name.
         size: Number of nodes of the graph.
         has_run: Whether the compiled code has run once.
@@ -67,11 +69,11 @@ class Graph:
         NotCompiled: torch cannot compile the program.
     """
 
-    def __init__(self, program: Program, args: Any, kwargs: Any) -> None:
+    def __init__(self, program: Program, args: Any, kwargs: Any, by_inductor: bool = True) -> None:
         self._program = program
         self.has_run = False
         self._structure = Modules([])
-        self._captured: list[Tensor] = []
+        self.captured: list[Tensor] = []
         self.parameters = self._rehearse(args, kwargs)
         constraints = stored_constraints()
         self._bounds = {name: constraints[name] for name in self.parameters}
@@ -79,9 +81,11 @@ class Graph:
         given = inputs(args, kwargs)
         try:
             traced = self._trace(given, args, kwargs)
-            self._captured = [*lift(traced), *self._captured]
-            with torch.no_grad(), torch.random.fork_rng(cuda_devices(self._captured)):
-                self._compiled = compile_graph(traced, [*self._captured, *given])
+            self.captured = [*lift(traced), *self.captured]
+            self._compiled: Callable[..., Any] = traced
+            if by_inductor:
+                with torch.no_grad(), torch.random.fork_rng(cuda_devices(self.captured)):
+                    self._compiled = compile_graph(traced, [*self.captured, *given])
         except NotCompiled:
             raise
         except Exception as error:  # The program has just run uncompiled, so torch is the cause.
@@ -90,7 +94,7 @@ class Graph:
                 "without compiled() it runs uncompiled"
             ) from error
         self.size = len(traced.graph.nodes)
-        self._layouts = [(layout(t), t.requires_grad) for t in self._captured]
+        self._layouts = [(layout(t), t.requires_grad) for t in self.captured]
 
     def run(self, args: Any, kwargs: Any) -> list[Tensor]:
         """Runs the compiled code; returns what the program's function does, without gradients.
@@ -99,19 +103,32 @@ class Graph:
         """
         if self.has_run:
             with torch.no_grad():
-                return list(self._compiled(*self._captured, *inputs(args, kwargs)))
-        random = RandomState([*self._captured, *inputs(args, kwargs)])
+                return list(self._compiled(*self.captured, *inputs(args, kwargs)))
+        random = RandomState([*self.captured, *inputs(args, kwargs)])
         with torch.no_grad():
-            before = [tensor.clone() for tensor in self._captured]
+            before = [tensor.clone() for tensor in self.captured]
             try:
-                values = list(self._compiled(*self._captured, *inputs(args, kwargs)))
+                values = list(self._compiled(*self.captured, *inputs(args, kwargs)))
             except Exception:
                 random.restore()
-                for tensor, value in zip(self._captured, before, strict=True):
+                for tensor, value in zip(self.captured, before, strict=True):
                     tensor.copy_(value)
                 raise
         self.has_run = True
         return values
+
+    def fixed(self, args: Any, kwargs: Any) -> Callable[[], list[Tensor]]:
+        """The program for the same tensors each time, which may change in place.
+
+        It has been run once before, and is valid as long as the graph is.
+        """
+        code, tensors = self._compiled, (*self.captured, *inputs(args, kwargs))
+
+        def run() -> list[Tensor]:
+            with torch.no_grad():
+                return list(code(*tensors))
+
+        return run
 
     # Whether the graph is still valid.
 
@@ -119,7 +136,7 @@ class Graph:
         """Whether modules and tensors are still those with which the graph was traced."""
         return self._structure.hold() and all(
             (layout(tensor), tensor.requires_grad) == before
-            for tensor, before in zip(self._captured, self._layouts, strict=True)
+            for tensor, before in zip(self.captured, self._layouts, strict=True)
         )
 
     def is_bound(self) -> bool:
@@ -138,7 +155,7 @@ class Graph:
                 {"params": self.parameters, "constraints": self._bounds}
             )
             return True
-        random = RandomState(self._captured)
+        random = RandomState(self.captured)
         parameters = self._run_once(args, kwargs).parameters
         random.restore()
         self._binds_its_own = parameters.keys() == self.parameters.keys() and self.is_bound()
@@ -170,7 +187,7 @@ class Graph:
                 random = drawn
         random.restore()
         self._structure = Modules([*run.modules, *self._program.owners])
-        self._captured = list(run.captured)
+        self.captured = list(run.captured)
         self._program.check(run.result)
         return run.parameters
 
@@ -213,14 +230,14 @@ class Graph:
         static, spec = pytree.tree_flatten((args, kwargs))
 
         def function(*tensors: Tensor) -> list[Tensor]:
-            captured, rest = tensors[: len(self._captured)], iter(tensors[len(self._captured) :])
+            captured, rest = tensors[: len(self.captured)], iter(tensors[len(self.captured) :])
             leaves = [next(rest) if is_input(leaf) else leaf for leaf in static]
             args, kwargs = pytree.tree_unflatten(leaves, spec)
-            with Substitution(dict(zip(self._captured, captured, strict=True))):
+            with Substitution(dict(zip(self.captured, captured, strict=True))):
                 return self._program.function(*args, **kwargs)
 
         with poutine.block(), reading_no_values(self._program.sources):
-            return trace(function, [*self._captured, *given])
+            return trace(function, [*self.captured, *given])
 
 
 @dataclass

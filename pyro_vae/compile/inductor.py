@@ -15,8 +15,8 @@ from pyro_vae.compat import cpp_compiler, onednn_linear
 
 __all__ = ["DECOMPOSITIONS", "can_compile", "compile_graph"]
 
-# oneDNN's float32 matrix products are faster than MKL's on some processors (docs/benchmarks.md).
-# Inductor uses them for constant matrices only.
+# oneDNN's float32 matrix products are faster than MKL's on processors with AVX-512, and slower on
+# others (docs/benchmarks.md). Inductor uses them for constant matrices only.
 _onednn = torch.library.Library("pyro_vae", "FRAGMENT")
 
 
@@ -37,6 +37,8 @@ if not hasattr(torch.ops.pyro_vae, "linear"):  # The operator outlives a reload 
 def _use_onednn(traced: GraphModule) -> None:
     """Replaces the float32 matrix products of a graph by oneDNN's, on a CPU."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return
     graph, aten = traced.graph, torch.ops.aten
     for node in list(graph.nodes):

@@ -13,6 +13,7 @@ from pyro_vae.objectives.importance import ciwae, dreg, iwae, miwae, piwae, reny
 from pyro_vae.objectives.importance_weighted import (
     ImportanceWeightedELBO as ImportanceWeightedELBO,
 )
+from pyro_vae.objectives.loss_graph import LossGraph as LossGraph
 from pyro_vae.objectives.pathwise import PathwiseELBO as PathwiseELBO
 from pyro_vae.objectives.registry import names, parse
 from pyro_vae.objectives.terms import WithTerms as WithTerms

@@ -2,32 +2,28 @@
 
 import logging
 import math
-import sys
 import time
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
-from pyro.poutine import Trace
 from pyro.util import warn_if_nan
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.compat import guess_plates, handlers
 from pyro_vae.compile import (
     Cache,
-    Graph,
     NotCompiled,
-    Program,
     RandomState,
     ambient,
     inputs,
     plain,
     signature,
 )
-from pyro_vae.distributions import check_on_support, scored_support
-from pyro_vae.objectives.terms import WithTerms, collected_traces, elbo_terms
+from pyro_vae.objectives.loss_graph import Kind, LossGraph, Taking
+from pyro_vae.objectives.terms import WithTerms
 from pyro_vae.objectives.wrapper import layers
 
 __all__ = ["Compiled", "compiled"]
@@ -37,8 +33,6 @@ _log = logging.getLogger(__name__)
 _GRAPHS = 8  # The most graphs that one objective keeps.
 _REPEATS = 4  # The most graphs for the same arguments, after changes of model or guide.
 _PATIENCE = 100  # Uncompiled losses of a further shape or mode before its graph is made.
-
-Kind = Literal["loss", "gradients"]
 
 
 def compiled(elbo: ELBO) -> "Compiled":
@@ -173,7 +167,7 @@ class Compiled(WithTerms):
         self._numbers(values)
         return _WithGradients.apply(values[0], gradients, *graph.leaves)
 
-    def _run(self, graph: "_LossGraph", args: Any, kwargs: Any) -> list[Tensor] | None:
+    def _run(self, graph: LossGraph, args: Any, kwargs: Any) -> list[Tensor] | None:
         """Runs a graph; None if its first run fails and the objective need not be compiled."""
         try:
             return graph.run(args, kwargs)
@@ -195,9 +189,43 @@ class Compiled(WithTerms):
         warn_if_nan(loss, "loss")
         return loss
 
+    def step_graph(
+        self,
+        model: Any,
+        guide: Any,
+        args: tuple[Tensor, ...],
+        taking: Taking,
+        uses: int,
+        by_inductor: bool = True,
+    ) -> LossGraph | None:
+        """The graph of a training step that takes its batch from its arguments.
+
+        Arguments:
+            model, guide: The programs.
+            args: The arguments of the graph, for `taking`.
+            taking: How a step takes its batch.
+            uses: How many steps will be taken.
+            by_inductor: See :class:`Graph`.
+
+        Returns:
+            The graph; None if steps run uncompiled.
+
+        Raises:
+            Exception: Whatever tracing or compiling raises.
+        """
+        return self._graph("gradients", model, guide, args, {}, taking, uses, by_inductor)
+
     def _graph(
-        self, kind: Kind, model: Any, guide: Any, args: Any, kwargs: Any
-    ) -> "_LossGraph | None":
+        self,
+        kind: Kind,
+        model: Any,
+        guide: Any,
+        args: Any,
+        kwargs: Any,
+        taking: Taking | None = None,
+        uses: int = 1,
+        by_inductor: bool = True,
+    ) -> LossGraph | None:
         """The graph for this call, which may be made now; None if the call runs uncompiled."""
         if self._given_up or not _only_parameters_are_captured():
             return None
@@ -205,24 +233,25 @@ class Compiled(WithTerms):
         if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
             guess_plates(inner, model, guide, args, kwargs)
         numbers = tuple(map(plain, (*outer, inner)))
-        key = (kind, model, guide, signature(args, kwargs), ambient(), numbers)
+        how = (taking, by_inductor)
+        key = (kind, model, guide, signature(args, kwargs), ambient(), numbers, how)
 
-        def make() -> _LossGraph:
+        def make() -> LossGraph:
             random = RandomState(inputs(args, kwargs))
             try:
-                return self._make(kind, model, guide, args, kwargs)
+                return self._make(kind, model, guide, args, kwargs, *how)
             except Exception:
                 random.restore()  # The loss may be computed uncompiled now.
                 raise
 
-        def holds(graph: _LossGraph) -> bool:
+        def holds(graph: LossGraph) -> bool:
             return graph.holds() and (graph.is_bound() or graph.bind(args, kwargs))
 
         before = self._cache.made[key]
         try:
-            graph = self._cache.get(key, key[:3], make, inputs(args, kwargs), holds)
+            graph = self._cache.get(key, key[:3], make, inputs(args, kwargs), holds, uses)
         except Exception as error:
-            if self.strict:
+            if self.strict or taking is not None:
                 raise
             self._give_up(error)
             return None
@@ -237,94 +266,17 @@ class Compiled(WithTerms):
             graph.emit_parameters()
         return graph
 
-    def _make(self, kind: Kind, model: Any, guide: Any, args: Any, kwargs: Any) -> "_LossGraph":
+    def _make(self, kind: Kind, model: Any, guide: Any, *rest: Any) -> LossGraph:
         start = time.perf_counter()
-        graph = _LossGraph(kind, self.elbo, model, guide, args, kwargs)
+        graph = LossGraph(kind, self.elbo, model, guide, *rest)
         seconds = time.perf_counter() - start
         self.compile_seconds += seconds
         _log.info("compiled a graph of %d nodes in %.1f s", graph.size, seconds)
         return graph
 
 
-def _cache() -> "Cache[_LossGraph]":
+def _cache() -> Cache[LossGraph]:
     return Cache(_GRAPHS, _PATIENCE, eager=True, repeats=_REPEATS, evicts=True)
-
-
-class _LossGraph(Graph):
-    """The graph of a loss, with or without its gradients.
-
-    It returns ``[loss, E_q log p(x|z), sampled KL]`` as one tensor, and then the gradients.
-
-    Attributes:
-        leaves: The tensors that have gradients.
-    """
-
-    def __init__(
-        self, kind: Kind, elbo: ELBO, model: Any, guide: Any, args: Any, kwargs: Any
-    ) -> None:
-        self.leaves: list[Tensor] = []
-
-        def rehearse(*args: Any, **kwargs: Any) -> list[tuple[Trace, Trace]]:
-            with collected_traces(elbo) as traces:
-                elbo.loss(model, guide, *args, **kwargs)
-            return traces
-
-        def function(*args: Any, **kwargs: Any) -> list[Tensor]:
-            with collected_traces(elbo) as traces, torch.set_grad_enabled(kind == "gradients"):
-                method = elbo.loss if kind == "loss" else elbo.differentiable_loss
-                loss = torch.as_tensor(method(model, guide, *args, **kwargs))
-                likelihood, kl = elbo_terms(traces, elbo.num_particles)
-                values = torch.stack([v.detach().to(loss) for v in (loss, likelihood, kl)])
-                self.leaves = _leaves(loss)
-                return [values, *_gradients(loss, self.leaves)]
-
-        owners = [getattr(program, "__self__", program) for program in (model, guide)]
-        classes = {cls for layer in layers(elbo) for cls in type(layer).__mro__}
-        program = Program(
-            function,
-            rehearse,
-            _check_supports,
-            [owner for owner in owners if isinstance(owner, nn.Module)],
-            [sys.modules[cls.__module__] for cls in classes],
-        )
-        super().__init__(program, args, kwargs)
-
-
-def _check_supports(traces: list[tuple[Trace, Trace]]) -> None:
-    """Raises ValueError if an observed value is off the set that its site scores."""
-    for model_trace, _ in traces:
-        for name, site in model_trace.nodes.items():
-            if site["type"] == "sample" and site["is_observed"] and site["mask"] is None:
-                check_on_support(name, site["value"], scored_support(site["fn"]))
-
-
-def _leaves(loss: Tensor) -> list[Tensor]:
-    """The leaves of a loss's autograd graph, which are the tensors that have gradients."""
-    found: dict[Tensor, None] = {}
-    seen, waiting = set(), [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found[node.variable] = None
-        waiting += [following for following, _ in node.next_functions]
-    return list(found)
-
-
-def _gradients(loss: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """The gradients of a loss, with the strides of the leaves and without shared memory."""
-    gradients: list[Tensor] = []
-    if not leaves:
-        return gradients
-    for leaf, gradient in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
-        if gradient.stride() != leaf.stride():
-            gradients.append(torch.empty_like(leaf).copy_(gradient))
-        else:
-            shared = any(gradient is other for other in gradients)
-            gradients.append(gradient.clone() if shared else gradient)
-    return gradients
 
 
 class _WithGradients(torch.autograd.Function):

@@ -34,21 +34,36 @@ _DRAWS = 2**31  # the random stream of test data, which no epoch has
 
 
 def as_given(
-    given: Examples, pair: Pair, pixels: Pixels | None, transform: Transform | None
+    given: Examples,
+    pair: Pair,
+    pixels: Pixels | None,
+    transform: Transform | None,
+    draw: Callable[[Tensor, Pixels], Tensor] = datasets.to_pixels,
 ) -> Examples:
-    """A batch as it is given as x and its context, on the pair's device."""
+    """A batch as it is given as x and its context, on the pair's device.
+
+    Arguments:
+        given: The batch.
+        pair: The pair.
+        pixels: How levels become x.
+        transform: Turns the batch into one that the pair takes.
+        draw: Turns levels into pixels.
+    """
     device = device_of(pair)
     x, *context = (entry.to(device, non_blocking=True) for entry in given)
-    x = _to_x(x, pixels, pair)
+    x = _to_x(x, pixels, pair, draw)
     if transform is None:
         return x, *context
     return as_batch(transform((x, *context) if context else x), "transform")
 
 
-def _to_x(data: Tensor, pixels: Pixels | None, pair: Pair) -> Tensor:
-    if pixels is None:
-        return data
-    return datasets.to_pixels(data, pixels).to(dtype_of(pair))
+def _to_x(
+    data: Tensor,
+    pixels: Pixels | None,
+    pair: Pair,
+    draw: Callable[[Tensor, Pixels], Tensor] = datasets.to_pixels,
+) -> Tensor:
+    return data if pixels is None else draw(data, pixels).to(dtype_of(pair))
 
 
 class Prepared:
@@ -84,11 +99,16 @@ class Prepared:
 
     def epoch(self, number: int) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; random pixels are drawn anew."""
-        for batch in self.source.epoch(number):
-            batch = self._to_batch(batch)
+        for given in self.source.epoch(number):
+            batch = self.batch(given)
             self._check_next(batch)
             yield batch
         self._is_checked = True
+
+    def batch(self, given: Examples) -> Examples:
+        """A batch of an epoch as the pair takes it; random pixels are drawn anew."""
+        draw = datasets.fresh_pixels
+        return as_given(given, self.pair, self.pixels, self.transform, draw)
 
     def fixed(self, seed: int | None) -> Iterator[Examples]:
         """Yields the batches in the data's order, with the same random pixels each time.

@@ -65,11 +65,17 @@ class EpochTerms:
             with torch.no_grad(), pyro.validation_enabled(False):
                 self._terms(WithTerms.loss(self.objective, model, guide, *batch))
             raise
-        terms = self._terms(cost)
+        self._add(self._terms(cost))
+        return float(cost)
+
+    def add(self, cost: float, likelihood: float, sampled_kl: float) -> None:
+        """Adds a loss and its terms, or sums of them; raises if one is not finite."""
+        self._add(self._finite(cost, likelihood, sampled_kl))
+
+    def _add(self, terms: tuple[float, float, float]) -> None:
         self.cost += terms[0]
         self.reconstruction += terms[1]
         self.kl += terms[2]
-        return terms[0]
 
     def _terms(self, cost: float) -> tuple[float, float, float]:
         """Cost, reconstruction and KL of the last loss; raises if one is not finite."""
@@ -78,7 +84,11 @@ class EpochTerms:
                 f"objective: got {kind(self.objective.elbo)}, expected an ELBO whose "
                 "loss is one number, computed from the traces of _get_trace"
             )
-        likelihood, sampled_kl = self.objective.terms
+        return self._finite(cost, *self.objective.terms)
+
+    def _finite(
+        self, cost: float, likelihood: float, sampled_kl: float
+    ) -> tuple[float, float, float]:
         reconstruction = -likelihood
         by_difference = self.objective.traits.kl_by_difference
         kl = cost - reconstruction if by_difference else sampled_kl

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -21,6 +21,8 @@ from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.history import COLUMNS, History
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.sources import BATCH_SIZE, Data, Source, source_of
+from pyro_vae.training.stepwise import Stepwise
+from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.progress import progress_bar
@@ -144,6 +146,7 @@ def fit(
     terms = EpochTerms(objective)
     model, guide = program(vae, precision)
     svi = SVI(model, guide, chosen, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
+    whole = WholeEpochs(Stepwise(svi, training, terms), vae, model, guide, chosen)
     history = History({name: [] for name in COLUMNS if test is not None or name != "test_cost"})
     total = None if steps is None else epochs * steps
     with _training(vae), progress_bar(total, "batches") as progress:
@@ -151,7 +154,7 @@ def fit(
             start = time.perf_counter()
             progress.set_description(f"epoch {epoch}/{epochs}")
             with seeded(seed, epoch, device=training.device):
-                _take_steps(svi, training, terms, epoch, history, progress.update)
+                whole.epoch(epoch, history, progress.update)
             _check_parameters(vae, epoch, history)
             seconds = time.perf_counter() - start
             row = {"epoch": epoch, **terms.means()}
@@ -164,26 +167,6 @@ def fit(
             for callback in callbacks:
                 callback(vae, history)
     return history
-
-
-def _take_steps(
-    svi: SVI,
-    data: Prepared,
-    terms: EpochTerms,
-    epoch: int,
-    history: History,
-    done: Callable[[], object],
-) -> None:
-    """Takes a step for each batch of an epoch; `done` is called after each."""
-    terms.reset()
-    for number, batch in enumerate(data.epoch(epoch), start=1):
-        terms.place = f"epoch {epoch}, batch {number}"
-        try:
-            svi.step(*batch)
-        except FloatingPointError as error:
-            raise NonFiniteLoss(str(error), history) from None
-        terms.examples += len(batch[0])
-        done()
 
 
 def _set_up(

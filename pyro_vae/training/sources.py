@@ -88,16 +88,19 @@ class Indexed(Source):
 
     def epoch(self, number: int) -> Iterator[Examples]:
         """Yields the batches in a new order, or in that of the data for epoch 0."""
-        if number:
-            with seeded(self.seed, number, _ORDER):
-                order = torch.randperm(self.examples, device="cpu")
-        else:
-            order = torch.arange(self.examples, device="cpu")
+        order = self.order(number)
         stream = Stream(self.seed, number, _LOADER)
         for index in self.moved(order).split(self.batch_size):
             with stream:
                 batch = self.take(index)
             yield batch
+
+    def order(self, number: int) -> Tensor:
+        """The order of the examples in an epoch, as indices."""
+        if not number:
+            return torch.arange(self.examples, device="cpu")
+        with seeded(self.seed, number, _ORDER):
+            return torch.randperm(self.examples, device="cpu")
 
     def moved(self, order: Tensor) -> Tensor:
         """The order on the device of the data."""

@@ -5,10 +5,37 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyro_vae.utils.checks import check_seed
 
-__all__ = ["Stream", "seeded"]
+__all__ = ["Stream", "random_words", "seeded"]
+
+# Tensor.random_ over all integers is fast, but a traced graph cannot hold it: its name in torch,
+# ``random_.from``, is no Python.
+_library = torch.library.Library("pyro_vae", "FRAGMENT")
+
+
+def _empty_words(count: int, device: torch.device) -> Tensor:
+    return torch.empty(count, dtype=torch.int64, device=device)
+
+
+def _random_words(count: int, device: torch.device) -> Tensor:
+    return _empty_words(count, device).random_(-(2**63), None)
+
+
+if not hasattr(torch.ops.pyro_vae, "random_words"):  # The operator outlives a reload.
+    _library.define(
+        "random_words(int count, Device device) -> Tensor",
+        tags=(torch.Tag.nondeterministic_seeded,),
+    )
+    _library.impl("random_words", _random_words, "CompositeExplicitAutograd")
+    torch.library.register_fake("pyro_vae::random_words", _empty_words)
+
+
+def random_words(count: int, device: torch.device) -> Tensor:
+    """64 random bits in each of so many integers, from torch's generator of the device."""
+    return torch.ops.pyro_vae.random_words(count, device)
 
 
 def seeded(

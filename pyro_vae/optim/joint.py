@@ -1,4 +1,4 @@
-"""Pyro optimizers that update all parameters with one torch optimizer."""
+"""One torch optimizer for all parameters as a Pyro optimizer."""
 
 import copy
 import math
@@ -15,11 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from pyro_vae.compat import stored_parameters
 from pyro_vae.utils.checks import kind
 
-__all__ = ["Adam", "Held", "JointOptim", "Schedule", "as_pyro", "from_torch"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__ = ["Adam", "JointOptim", "Schedule", "from_torch"]
 
 
 Schedule = Callable[[torch.optim.Optimizer], LRScheduler]
@@ -104,11 +100,25 @@ class JointOptim(PyroOptim):
             params: Unconstrained parameters of Pyro, with gradients; others do not change.
             args, kwargs: Passed on to the torch optimizer's ``step``.
         """
+        self.update(params, *args, **kwargs)
+        self.advance()
+
+    def join(self, params: Iterable[Tensor]) -> None:
+        """Makes the torch optimizer and the schedule, or adds parameters that are new.
+
+        The first step does this too.
+        """
         params = set(params)
         self._join([p for p in params if p not in self._names])
+        if self.optimizer is not None:
+            self._consume(params)
+
+    def update(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+        """Takes one step, and leaves the schedule where it is."""
+        params = set(params)
+        self.join(params)
         if self.optimizer is None:
             return
-        self._consume(params)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_([p for p in self._names if p in params], self.clip_norm)
         # Without a gradient, the optimizer leaves a parameter as it is, whatever its momentum.
@@ -119,6 +129,9 @@ class JointOptim(PyroOptim):
         self.optimizer.zero_grad(set_to_none=True)
         for parameter, gradient in absent:
             parameter.grad = gradient
+
+    def advance(self) -> None:
+        """Advances the schedule by one step; a ``ReduceLROnPlateau`` stays."""
         if self.scheduler is not None and not self.needs_cost:
             self.scheduler.step()
 
@@ -269,79 +282,6 @@ def from_torch(
         True
     """
     return JointOptim(cls, kwargs, clip_norm, schedule)
-
-
-class Held(PyroOptim):
-    """A torch optimizer that holds its parameters already, as a Pyro optimizer.
-
-    After a step, the gradients of its parameters are None. Parameters that it does not hold are
-    left as they are.
-
-    Arguments:
-        optimizer: The torch optimizer.
-
-    Example:
-        >>> vae = presets.build("pyro-mlp", z_dim=2, shape=16)
-        >>> adam = torch.optim.Adam(vae.parameters(), lr=1e-3)
-        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Held(adam), objectives.trace_elbo())
-        >>> isinstance(svi.step(torch.ones(7, 16)), float)
-        True
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer: got {kind(optimizer)}, expected a torch.optim.Optimizer")
-        if isinstance(optimizer, torch.optim.LBFGS):
-            raise TypeError(
-                "optimizer: got LBFGS, expected an optimizer that does not need a closure"
-            )
-        super().__init__(type(optimizer), {})
-        self.optimizer = optimizer
-
-    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Takes one step.
-
-        Arguments:
-            params: Not used: the optimizer has its own.
-            args, kwargs: Passed on to the torch optimizer's ``step``.
-        """
-        self.optimizer.step(*args, **kwargs)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def get_state(self) -> dict[str, Any]:
-        """The ``state_dict`` of the torch optimizer."""
-        return copy.deepcopy(self.optimizer.state_dict())
-
-    def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state from :meth:`get_state`."""
-        self.optimizer.load_state_dict(copy.deepcopy(state_dict))
-
-
-def as_pyro(optimizer: Any, argument: str = "optim") -> PyroOptim:
-    """A Pyro optimizer, from one of Pyro or torch or a class of torch's.
-
-    Arguments:
-        optimizer: A ``PyroOptim``, a ``torch.optim.Optimizer``, or a class of those, which is used
-            with its default options.
-        argument: The name of the argument in error messages.
-
-    Raises:
-        TypeError: It is none of these.
-
-    Example:
-        >>> optim.as_pyro(torch.optim.SGD).pt_optim_constructor.__name__
-        'SGD'
-    """
-    if isinstance(optimizer, PyroOptim):
-        return optimizer
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return Held(optimizer)
-    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
-        return from_torch(optimizer)
-    raise TypeError(
-        f"{argument}: got {kind(optimizer)}, expected a pyro.optim.PyroOptim such as "
-        "pyro_vae.optim.Adam(lr=1e-3), or an optimizer of torch.optim"
-    )
 
 
 def Adam(

@@ -1,0 +1,308 @@
+"""Epochs whose steps are recorded: the host launches them, and waits for none of them."""
+
+import copy
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro.optim
+import torch
+from torch import Tensor
+
+from pyro_vae.compile import RandomState, Record, Recording, Repeated, read_later
+from pyro_vae.objectives import LossGraph
+from pyro_vae.optim import Held, JointOptim
+
+__all__ = ["Captured", "NotCaptured", "Step"]
+
+_STEPS = 64  # The most steps of one recording.
+_WARM_UP = 3  # Steps before the first recording, in which code and libraries are loaded.
+_AHEAD = 8  # Recordings that are launched before the host waits for the first of them.
+
+
+class NotCaptured(RuntimeError):
+    """The steps cannot be recorded."""
+
+
+class Step:
+    """A training step: loss and gradients by a graph, and then the optimizer.
+
+    Arguments:
+        graph: Gives the loss with its terms, and the gradients.
+        args: The arguments of the graph, which change in place.
+        optim: The optimizer.
+    """
+
+    def __init__(
+        self, graph: LossGraph, args: tuple[Tensor, ...], optim: pyro.optim.PyroOptim
+    ) -> None:
+        self.graph = graph
+        self.optim = optim
+        self.parameters = list(graph.parameters.values())
+        self._args = args
+        self._run = graph.fixed(args, {})
+
+    def gradients(self) -> list[Tensor]:
+        """The loss with its terms, and the gradients."""
+        return self._run() if self.graph.has_run else self.graph.run(self._args, {})
+
+    def update(self, gradients: list[Tensor], *, advance: bool) -> None:
+        """Lets the optimizer take its step.
+
+        Arguments:
+            gradients: Those of the graph's leaves.
+            advance: Advances the schedule too.
+        """
+        for leaf, gradient in zip(self.graph.leaves, gradients, strict=True):
+            leaf.grad = gradient
+        if advance:
+            self.optim(self.parameters)
+        else:
+            self.optim.update(self.parameters)
+
+
+class Captured:
+    """Takes the steps of an epoch as recorded, several at a time.
+
+    Rates that change from step to step are computed for the whole epoch beforehand, and lie on the
+    device. The sums of the losses are read after each recording, some recordings later, so that
+    the device never waits.
+
+    Arguments:
+        step: A step of a full batch.
+        rest: The step of an epoch's smaller last batch, if there is one.
+        sums: The tensor to which steps add their losses.
+        record: Records work on the device.
+
+    Raises:
+        NotCaptured: The optimizer works with numbers on the CPU, or the program reads a tensor
+            there.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        rest: Step | None,
+        sums: Tensor,
+        record: type[Recording] | type[Repeated],
+    ) -> None:
+        optim = step.optim
+        if not isinstance(optim, JointOptim | Held):
+            raise NotCaptured(f"{type(optim).__name__} has an optimizer for each parameter")
+        self.step, self.rest, self.sums = step, rest, sums
+        self._optim = optim
+        self._record = record
+        self._device = sums.device
+        self._recordings: dict[object, Record] = {}
+        self._key: object = None
+        steps = [step] if rest is None else [step, rest]
+        self._tensors = list(dict.fromkeys(t for s in steps for t in s.graph.captured))
+        away = [tuple(t.shape) for t in self._tensors if t.device != self._device]
+        if away:
+            raise NotCaptured(
+                f"model or guide reads a tensor of shape {away[0]} on another device"
+            )
+        optim.join(step.parameters)
+        if optim.optimizer is None:
+            raise NotCaptured("no parameter is trained")
+        self._optimizer = optim.optimizer
+        self._make_capturable()
+        self._now = torch.zeros(len(self._groups), device=self._device)
+        self._rates = torch.zeros(0, len(self._groups), device=self._device)
+        self._index = torch.zeros(1, dtype=torch.long, device=self._device)
+
+    def epoch(self, count: int, done: Callable[[int], object]) -> None:
+        """Takes the steps of an epoch.
+
+        If it raises, pair, optimizer, schedule and random generators are as they were before.
+
+        Arguments:
+            count: The number of full batches.
+            done: Called with numbers of steps that are done.
+
+        Raises:
+            NotCaptured: A step cannot be recorded.
+            FloatingPointError: A sum of losses is not finite.
+        """
+        kept = _Kept(self._tensors, self._optim)
+        try:
+            self._set_rates(count + (self.rest is not None))
+            with self._rates_on_device():
+                self._take(count, done)
+        except (NotCaptured, FloatingPointError):
+            self._recordings.clear()
+            kept.restore()
+            raise
+
+    def _take(self, count: int, done: Callable[[int], object]) -> None:
+        key = self._places()
+        if key != self._key:
+            self._recordings.clear()
+            warm_up = min(_WARM_UP, count)
+            for _ in range(warm_up):
+                self._work(self.step)
+            done(warm_up)
+            count -= warm_up
+            self._key = self._places()  # The optimizer has made its state by now.
+        waiting: deque[tuple[Callable[[], Tensor], int]] = deque()
+        for step, number in self._parts(count):
+            if step.graph.has_run:
+                self._recording(step, number).replay()
+            else:
+                self._work(step)
+            waiting.append((read_later(self.sums), number))
+            if len(waiting) > _AHEAD:
+                self._wait(*waiting.popleft(), done)
+        while waiting:
+            self._wait(*waiting.popleft(), done)
+
+    def _parts(self, count: int) -> Iterator[tuple[Step, int]]:
+        """Yields the parts of an epoch: a step, and the number of those in one recording."""
+        number = count // math.ceil(count / _STEPS) if count else 1
+        while count >= number and count:
+            yield self.step, number
+            count -= number
+        for _ in range(count):
+            yield self.step, 1
+        if self.rest is not None:
+            yield self.rest, 1
+
+    def _recording(self, step: Step, number: int) -> Record:
+        key = step is self.rest, number
+        if key not in self._recordings:
+            pool = next((r.pool for r in self._recordings.values()), None)
+
+            def work() -> None:
+                for _ in range(number):
+                    self._work(step)
+
+            try:
+                self._recordings[key] = self._record(work, self._device, pool)
+            except Exception as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise NotCaptured(f"recording failed ({reason})") from error
+        return self._recordings[key]
+
+    def _work(self, step: Step) -> None:
+        """One step, without waiting for anything."""
+        if len(self._rates) > 1:
+            self._now.copy_(self._rates.index_select(0, self._index)[0])
+            self._index.add_(1)
+        _, *gradients = step.gradients()
+        step.update(gradients, advance=False)
+
+    def _wait(
+        self, read: Callable[[], Tensor], number: int, done: Callable[[int], object]
+    ) -> None:
+        if not read().isfinite().all():
+            raise FloatingPointError("a sum of losses is not finite")
+        done(number)
+
+    # The optimizer, as work on the device alone.
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self._optimizer.param_groups
+
+    def _make_capturable(self) -> None:
+        """Keeps the optimizer's step counts on the device."""
+        name = type(self._optimizer).__name__
+        for group in self._groups:
+            if isinstance(group["lr"], Tensor):
+                raise NotCaptured(f"{name} has a tensor as its rate")
+            if "capturable" in group:
+                group["capturable"] |= self._device.type == "cuda"
+            elif isinstance(self._optimizer, torch.optim.SGD):
+                # Unless it is fused, it turns a rate on the device into a number.
+                group["foreach"], group["fused"] = False, True
+            else:
+                raise NotCaptured(f"{name} has no option capturable")
+        for state in self._optimizer.state.values():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.device != self._device:
+                    state[key] = value.to(self._device)
+
+    def _places(self) -> object:
+        """What recordings depend on: the places of tensors, and the optimizer's options."""
+        states = [v for state in self._optimizer.state.values() for v in state.values()]
+        tensors = [t for t in (*self._tensors, *states) if isinstance(t, Tensor)]
+        return [t.data_ptr() for t in tensors], self._options(), len(self._rates) > 1
+
+    def _options(self) -> list[dict[str, Any]]:
+        """The options of the optimizer's groups but for their rates."""
+        return [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self._groups]
+
+    def _set_rates(self, steps: int) -> None:
+        """Advances the schedule for an epoch, and puts the rates of its steps on the device."""
+        optim, options = self._optim, self._options()
+        rates = [[group["lr"] for group in self._groups]]
+        if isinstance(optim, JointOptim) and optim.scheduler and not optim.needs_cost:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # The schedule is ahead of the optimizer.
+                for _ in range(steps):
+                    optim.advance()
+                    rates.append([group["lr"] for group in self._groups])
+                    if self._options() != options:
+                        raise NotCaptured("the schedule changes more than rates")
+            rates.pop()
+        values = torch.tensor(rates, dtype=self._now.dtype, device=self._device)
+        if values.shape != self._rates.shape:
+            self._rates = torch.empty_like(values)
+            self._recordings.clear()
+            self._key = None
+        self._rates.copy_(values)
+        self._now.copy_(values[0])
+        self._index.zero_()
+
+    @contextmanager
+    def _rates_on_device(self) -> Iterator[None]:
+        """Lets the optimizer read its rates from the device; callbacks see numbers again."""
+        rates = [group["lr"] for group in self._groups]
+        try:
+            for index, group in enumerate(self._groups):
+                group["lr"] = self._now[index]
+            yield
+        finally:
+            for group, rate in zip(self._groups, rates, strict=True):
+                group["lr"] = rate
+
+
+class _Kept:
+    """The state of a training, to go back to.
+
+    Arguments:
+        tensors: The tensors that steps read, parameters and buffers among them.
+        optim: The optimizer.
+    """
+
+    def __init__(self, tensors: list[Tensor], optim: JointOptim | Held) -> None:
+        assert optim.optimizer is not None
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        self._optimizer = optim.optimizer
+        self._scheduler = optim.scheduler
+        self._states = {
+            parameter: {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
+            for parameter, state in optim.optimizer.state.items()
+        }
+        self._options = [
+            {k: v for k, v in group.items() if k != "params"}
+            for group in optim.optimizer.param_groups
+        ]
+        self._schedule = copy.deepcopy(self._scheduler.state_dict()) if self._scheduler else {}
+        self._random = RandomState(tensors)
+
+    def restore(self) -> None:
+        """Goes back to the state."""
+        with torch.no_grad():
+            for tensor, value in self._tensors:
+                tensor.copy_(value)
+        self._optimizer.state.clear()
+        self._optimizer.state.update(self._states)
+        for group, options in zip(self._optimizer.param_groups, self._options, strict=True):
+            group.update(options)
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(self._schedule)
+        self._random.restore()

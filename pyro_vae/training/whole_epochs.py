@@ -1,0 +1,235 @@
+"""Epochs as one program: batches, pixels, losses and gradients come from one compiled graph."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro.optim
+import torch
+from torch import Tensor
+
+from pyro_vae.compile import RandomState, Recording, Repeated, recorder
+from pyro_vae.datasets import Pixels, fresh_pixels
+from pyro_vae.objectives import Compiled, LossGraph, schedule_of
+from pyro_vae.pair import Pair
+from pyro_vae.training.captured import Captured, NotCaptured, Step
+from pyro_vae.training.data import as_given
+from pyro_vae.training.epoch_terms import NonFiniteLoss
+from pyro_vae.training.history import History
+from pyro_vae.training.sources import InMemory
+from pyro_vae.training.stepwise import Stepwise
+from pyro_vae.utils.context import Examples, rows
+
+__all__ = ["WholeEpochs"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """Takes a step's batch from all data of an epoch, see :class:`objectives.Taking`.
+
+    The arguments of the graph are the order of the examples, the number of those that have been
+    taken, the sums of loss, likelihood and KL, and then the data.
+    """
+
+    size: int
+    pair: Pair
+    pixels: Pixels | None
+
+    def batch(self, *args: Tensor) -> Examples:
+        order, taken, _, *data = args
+        places = taken + torch.arange(self.size, device=order.device)
+        batch = rows(tuple(data), order.index_select(0, places))
+        return as_given(batch, self.pair, self.pixels, None, fresh_pixels)
+
+    def count(self, values: Tensor, *args: Tensor) -> None:
+        _, taken, sums, *_ = args
+        sums.add_(values)
+        taken.add_(self.size)
+
+
+class WholeEpochs:
+    """Takes the steps of an epoch as one program, where that is possible.
+
+    The program gathers a batch, draws its pixels, and computes loss and gradients in one compiled
+    graph; then the optimizer takes its step. On a GPU, steps are recorded as CUDA graphs, see
+    :class:`~pyro_vae.training.captured.Captured`. Steps that cannot be part of it are taken one by
+    one, with the same numbers: those of a smaller last batch on a CPU, and all of them if the data
+    are not in memory or the program is not static. The logger of this module says at level INFO
+    which way is taken, and why.
+
+    Arguments:
+        steps: Takes steps one by one.
+        pair: The pair to train.
+        model, guide: Its programs.
+        optim: The optimizer.
+    """
+
+    def __init__(
+        self,
+        steps: Stepwise,
+        pair: Pair,
+        model: Callable[..., object],
+        guide: Callable[..., object],
+        optim: pyro.optim.PyroOptim,
+    ) -> None:
+        self.steps = steps
+        self.pair = pair
+        self.programs = model, guide
+        self.optim = optim
+        self._said: str | None = None
+        self._captured: Captured | None = None
+        self._args: tuple[Tensor, ...] = ()
+        self._whole = self._is_possible()
+
+    def epoch(self, number: int, history: History, done: Callable[[int], object]) -> None:
+        """Takes the steps of an epoch, see :meth:`Stepwise.epoch`."""
+        self.steps.terms.reset()
+        graph = self._graph()
+        if graph is None:
+            self.steps.epoch(number, history, done)
+            return
+        source = self._source
+        order, taken, sums, *_ = self._args
+        random = RandomState(self._args)
+        order.copy_(source.order(number), non_blocking=True)
+        taken.zero_()
+        sums.zero_()
+        step = Step(graph, self._args, self.optim)
+        record = recorder(order.device)
+        if record is None:
+            self._run(step, number, history, done)
+        elif self._run_captured(step, record, done):
+            self.steps.terms.add(*sums.tolist())
+            self.steps.terms.examples += int(taken)
+        else:
+            random.restore()
+            self.steps.epoch(number, history, done)
+            return
+        rest = order[int(taken) :]
+        if len(rest):
+            batch = self.steps.data.batch(rows(source.data, rest))
+            place = f"epoch {number}, batch {len(order) // source.batch_size + 1}"
+            self.steps.step(place, batch, history)
+            done(1)
+
+    # Which way.
+
+    @property
+    def _source(self) -> InMemory:
+        source = self.steps.data.source
+        assert isinstance(source, InMemory)
+        return source
+
+    def _is_possible(self) -> bool:
+        """Whether the data and the objective allow it; allocates what the program keeps."""
+        source, data = self.steps.data.source, self.steps.data
+        if not isinstance(self.steps.terms.objective, Compiled):
+            self._say("the objective is not compiled")
+        elif not isinstance(source, InMemory):
+            self._say("the data are not in memory")
+        elif data.transform is not None:
+            self._say("transform= may do something else for each batch")
+        elif source.examples < source.batch_size:
+            self._say("an epoch is less than one batch")
+        else:
+            device = source.data[0].device
+            self._args = (
+                torch.zeros(source.examples, dtype=torch.long, device=device),
+                torch.zeros((), dtype=torch.long, device=device),
+                torch.zeros(3, dtype=torch.float64, device=device),
+                *source.data,
+            )
+            annealed = schedule_of(self.steps.terms.objective)
+            if annealed is not None:  # A graph on a device reads its count there.
+                annealed.taken = annealed.taken.to(device)
+            return True
+        return False
+
+    def _graph(self) -> LossGraph | None:
+        """The graph of a step, which is made in the first epoch; None if there is none."""
+        if not self._whole:
+            return None
+        objective, source = self.steps.terms.objective, self._source
+        assert isinstance(objective, Compiled)
+        taking = _Taking(source.batch_size, self.pair, self.steps.data.pixels)
+        try:
+            graph = objective.step_graph(*self.programs, self._args, taking, source.steps)
+        except Exception as error:  # If the pair is the cause, its first step raises it again.
+            self._whole = False
+            self._say(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            return None
+        if graph is None:
+            self._say("the objective runs uncompiled here")
+        return graph
+
+    def _say(self, reason: str | None, way: str = "") -> None:
+        text = f"steps are taken one by one: {reason}" if reason else way
+        if text != self._said:
+            self._said = text
+            _log.info(text)
+
+    # Each way.
+
+    def _run(
+        self,
+        step: Step,
+        number: int,
+        history: History,
+        done: Callable[[int], object],
+    ) -> None:
+        """Takes the steps and checks each loss before its step."""
+        self._say(None, "an epoch is one program: batches, losses and gradients in one graph")
+        terms, size = self.steps.terms, self._source.batch_size
+        for index in range(1, self._source.examples // size + 1):
+            values, *gradients = step.gradients()
+            terms.place = f"epoch {number}, batch {index}"
+            try:
+                terms.add(*values.tolist())
+            except FloatingPointError as error:
+                raise NonFiniteLoss(str(error), history) from None
+            step.update(gradients, advance=True)
+            terms.examples += size
+            done(1)
+
+    def _run_captured(
+        self,
+        step: Step,
+        record: type[Recording] | type[Repeated],
+        done: Callable[[int], object],
+    ) -> bool:
+        """Takes the steps as recorded; returns whether it has, and all losses were finite.
+
+        If it has not, everything is as it was before.
+        """
+        source, sums = self._source, self._args[2]
+        try:
+            if self._captured is None or self._captured.step.graph is not step.graph:
+                self._captured = Captured(step, self._rest(), sums, record)
+            self._captured.epoch(source.examples // source.batch_size, done)
+        except NotCaptured as error:
+            self._captured, self._whole = None, False
+            self._say(str(error))
+            return False
+        except FloatingPointError:
+            self._captured = None
+            self._say("a loss is not finite, and the epoch is repeated to find it")
+            return False
+        self._say(None, "an epoch is one program, whose steps are recorded as CUDA graphs")
+        return True
+
+    def _rest(self) -> Step | None:
+        """The step of an epoch's smaller last batch, which is recorded as it is.
+
+        None if there is no such batch, or if it has no graph.
+        """
+        source, objective = self._source, self.steps.terms.objective
+        size = source.examples % source.batch_size
+        if not size:
+            return None
+        assert isinstance(objective, Compiled)
+        taking = _Taking(size, self.pair, self.steps.data.pixels)
+        many = 2**31  # Inductor is left out, so that the graph costs little.
+        graph = objective.step_graph(*self.programs, self._args, taking, many, by_inductor=False)
+        return None if graph is None else Step(graph, self._args, self.optim)
