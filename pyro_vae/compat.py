@@ -14,6 +14,7 @@ Two kinds of private names stay where they are used, because a subclass must hav
   ``Distribution._validate_args``.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,9 +44,11 @@ __all__ = [
     "compile_graph",
     "cpp_compiler",
     "fake_tensors",
+    "fused_adam",
     "guess_plates",
     "handlers",
     "has_bfloat16_products",
+    "has_hooks",
     "is_jit_tracing",
     "onednn_linear",
     "parameter_site",
@@ -166,6 +169,48 @@ def has_bfloat16_products() -> bool:
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Computes ``x @ weight.T + bias`` with oneDNN, in float32 on a CPU."""
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+
+
+def fused_adam(
+    params: list[Tensor],
+    gradients: list[Any],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[Tensor],
+    options: dict[str, Any],
+) -> None:
+    """The kernel of torch's fused Adam, as ``torch.optim.Adam`` calls it after counting a step."""
+    kernel = torch._fused_adam_
+    if options.get("decoupled_weight_decay"):
+        kernel = torch._fused_adamw_
+    beta1, beta2 = options["betas"]
+    with torch.no_grad():
+        kernel(
+            params,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=options["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=options["weight_decay"],
+            eps=options["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether functions are registered that run before or after an optimizer's step."""
+    module: Any = sys.modules[torch.optim.Optimizer.__module__]
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or module._global_optimizer_pre_hooks
+        or module._global_optimizer_post_hooks
+    )
 
 
 # Tracing and compiling. Their modules are slow to import, so each function imports its own.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.compat import stored_parameters
+from pyro_vae.optim.fused import FusedAdam
 from pyro_vae.utils.checks import kind
 
 __all__ = ["Adam", "JointOptim", "Schedule", "from_torch"]
@@ -88,6 +89,7 @@ class JointOptim(PyroOptim):
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: LRScheduler | None = None
         self._names: dict[Tensor, str] = {}
+        self._fused: FusedAdam | None = None
         # Errors in the options or the schedule are raised here and not at the first step.
         _, scheduler = self._make([torch.zeros(1, requires_grad=True)])
         self.needs_cost = isinstance(scheduler, ReduceLROnPlateau)
@@ -125,8 +127,14 @@ class JointOptim(PyroOptim):
         absent = [(p, p.grad) for p in self._names if p not in params and p.grad is not None]
         for parameter, _ in absent:
             parameter.grad = None
-        self.optimizer.step(*args, **kwargs)
-        self.optimizer.zero_grad(set_to_none=True)
+        if args or kwargs or self._fused is None or not self._fused.holds(params):
+            self._fused = None
+            self.optimizer.step(*args, **kwargs)
+            self.optimizer.zero_grad(set_to_none=True)
+            if FusedAdam.fits(self.optimizer, params):
+                self._fused = FusedAdam(self.optimizer, params)
+        else:
+            self._fused.step()
         for parameter, gradient in absent:
             parameter.grad = gradient
 
