@@ -193,6 +193,43 @@ def test_jit_tracing_is_seen() -> None:
     assert seen == [False, True]
 
 
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_the_kernel_of_fused_adam_takes_the_step_of_adam(name: str) -> None:
+    first, second = torch.randn(3, 4, requires_grad=True), torch.randn(5, requires_grad=True)
+    params = [first, second]
+    twins = [p.detach().clone().requires_grad_() for p in params]
+    adam, twin = (
+        getattr(torch.optim, name)(each, lr=0.1, weight_decay=0.2, fused=True)
+        for each in (params, twins)
+    )
+    for step in range(3):
+        for p, q in zip(params, twins, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        adam.step()
+        if step == 0:
+            twin.step()
+            continue
+        states = [twin.state[q] for q in twins]
+        for state in states:
+            state["step"] += 1
+        means, squares, steps = (
+            [state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step")
+        )
+        gradients, options = [q.grad for q in twins], twin.param_groups[0]
+        compat.fused_adam(twins, gradients, means, squares, steps, options)
+    assert all(torch.equal(p, q) for p, q in zip(params, twins, strict=True))
+
+
+def test_hooks_of_an_optimizer_are_seen() -> None:
+    adam = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    assert not compat.has_hooks(adam)
+    hook = adam.register_step_post_hook(lambda *_: None)
+    assert compat.has_hooks(adam)
+    hook.remove()
+    assert not compat.has_hooks(adam)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_onednn_has_linear_layers(bias: bool) -> None:
     assert isinstance(compat.has_bfloat16_products(), bool)

@@ -172,13 +172,22 @@ class Compiled(WithTerms):
         try:
             return graph.run(args, kwargs)
         except Exception as error:
-            if self.strict or graph.has_run:
+            if graph.has_run:
                 raise
-            self._give_up(error)
+            self.give_up(error)
             return None
 
-    def _give_up(self, error: Exception) -> None:
-        """Runs uncompiled from now on. A fault of the program is raised there again."""
+    def give_up(self, error: BaseException) -> None:
+        """Runs uncompiled from now on. A fault of the program is raised there again.
+
+        Arguments:
+            error: Why the program cannot be compiled; it is raised if the objective is strict.
+
+        Warns:
+            UserWarning: The objective is not strict.
+        """
+        if self.strict:
+            raise error
         self._given_up = True
         kind = "" if isinstance(error, NotCompiled) else f"{type(error).__name__}: "
         warnings.warn(f"the objective runs uncompiled: {kind}{error}", stacklevel=5)
@@ -251,9 +260,9 @@ class Compiled(WithTerms):
         try:
             graph = self._cache.get(key, key[:3], make, inputs(args, kwargs), holds, uses)
         except Exception as error:
-            if self.strict or taking is not None:
+            if taking is not None:
                 raise
-            self._give_up(error)
+            self.give_up(error)
             return None
         if before < self._cache.made[key] == _REPEATS:
             warnings.warn(

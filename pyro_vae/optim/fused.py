@@ -25,10 +25,10 @@ class FusedAdam:
     def __init__(self, optimizer: torch.optim.Optimizer, params: Collection[Tensor]) -> None:
         self._optimizer = optimizer
         (self._group,) = optimizer.param_groups
-        self._params = list(params)
+        self._trained = list(params)
         self._set = set(params)
         states: dict[Tensor, dict[str, Any]] = optimizer.state
-        self._states = [states[p] for p in self._params]
+        self._states = [states[p] for p in self._trained]
         # Each step count is a place in one vector, so that one addition counts for all.
         self._counts = torch.stack([state["step"] for state in self._states])
         for state, count in zip(self._states, self._counts, strict=True):
@@ -60,17 +60,17 @@ class FusedAdam:
             and isinstance(group["lr"], float)
             and "step" not in vars(self._optimizer)  # A schedule has its own.
             and not has_hooks(self._optimizer)
-            and all(p.grad is not None and p.grad.layout == torch.strided for p in self._params)
+            and all(p.grad is not None and p.grad.layout == torch.strided for p in self._trained)
             and all(
                 state.get(p) is own and own["step"] is step
-                for p, own, step in zip(self._params, self._states, self._steps, strict=True)
+                for p, own, step in zip(self._trained, self._states, self._steps, strict=True)
             )
         )
 
     def step(self) -> None:
         """Takes a step, and sets the gradients to None."""
-        gradients = [p.grad for p in self._params]
+        gradients = [p.grad for p in self._trained]
         self._counts += 1
-        fused_adam(self._params, gradients, self._means, self._squares, self._steps, self._group)
-        for p in self._params:
+        fused_adam(self._trained, gradients, self._means, self._squares, self._steps, self._group)
+        for p in self._trained:
             p.grad = None

@@ -16,15 +16,32 @@ from pyro_vae.compile import RandomState, Record, Recording, Repeated, read_late
 from pyro_vae.objectives import LossGraph
 from pyro_vae.optim import Held, JointOptim
 
-__all__ = ["Captured", "NotCaptured", "Step"]
+__all__ = ["Captured", "FirstRunFails", "NotRecorded", "Step", "reason"]
 
 _STEPS = 64  # The most steps of one recording.
 _WARM_UP = 3  # Steps before the first recording, in which code and libraries are loaded.
 _AHEAD = 8  # Recordings that are launched before the host waits for the first of them.
 
 
-class NotCaptured(RuntimeError):
+class NotRecorded(RuntimeError):
     """The steps cannot be recorded."""
+
+
+class FirstRunFails(RuntimeError):
+    """The compiled code of a step fails in its first run.
+
+    Attributes:
+        error: The error that it raises.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(reason(error))
+        self.error = error
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 class Step:
@@ -46,8 +63,17 @@ class Step:
         self._run = graph.fixed(args, {})
 
     def gradients(self) -> list[Tensor]:
-        """The loss with its terms, and the gradients."""
-        return self._run() if self.graph.has_run else self.graph.run(self._args, {})
+        """The loss with its terms, and the gradients.
+
+        Raises:
+            FirstRunFails: There was no run before, and this one fails.
+        """
+        if self.graph.has_run:
+            return self._run()
+        try:
+            return self.graph.run(self._args, {})
+        except Exception as error:
+            raise FirstRunFails(error) from error
 
     def update(self, gradients: list[Tensor], *, advance: bool) -> None:
         """Lets the optimizer take its step.
@@ -62,6 +88,8 @@ class Step:
             self.optim(self.parameters)
         else:
             self.optim.update(self.parameters)
+        for leaf in self.graph.leaves:  # Pyro's own optimizers leave them.
+            leaf.grad = None
 
 
 class Captured:
@@ -78,7 +106,7 @@ class Captured:
         record: Records work on the device.
 
     Raises:
-        NotCaptured: The optimizer works with numbers on the CPU, or the program reads a tensor
+        NotRecorded: The optimizer works with numbers on the CPU, or the program reads a tensor
             there.
     """
 
@@ -91,7 +119,7 @@ class Captured:
     ) -> None:
         optim = step.optim
         if not isinstance(optim, JointOptim | Held):
-            raise NotCaptured(f"{type(optim).__name__} has an optimizer for each parameter")
+            raise NotRecorded(f"{type(optim).__name__} has an optimizer for each parameter")
         self.step, self.rest, self.sums = step, rest, sums
         self._optim = optim
         self._record = record
@@ -102,12 +130,12 @@ class Captured:
         self._tensors = list(dict.fromkeys(t for s in steps for t in s.graph.captured))
         away = [tuple(t.shape) for t in self._tensors if t.device != self._device]
         if away:
-            raise NotCaptured(
+            raise NotRecorded(
                 f"model or guide reads a tensor of shape {away[0]} on another device"
             )
         optim.join(step.parameters)
         if optim.optimizer is None:
-            raise NotCaptured("no parameter is trained")
+            raise NotRecorded("no parameter is trained")
         self._optimizer = optim.optimizer
         self._make_capturable()
         self._now = torch.zeros(len(self._groups), device=self._device)
@@ -124,7 +152,8 @@ class Captured:
             done: Called with numbers of steps that are done.
 
         Raises:
-            NotCaptured: A step cannot be recorded.
+            NotRecorded: A step cannot be recorded.
+            FirstRunFails: See :meth:`Step.gradients`.
             FloatingPointError: A sum of losses is not finite.
         """
         kept = _Kept(self._tensors, self._optim)
@@ -132,7 +161,7 @@ class Captured:
             self._set_rates(count + (self.rest is not None))
             with self._rates_on_device():
                 self._take(count, done)
-        except (NotCaptured, FloatingPointError):
+        except (NotRecorded, FirstRunFails, FloatingPointError):
             self._recordings.clear()
             kept.restore()
             raise
@@ -182,8 +211,7 @@ class Captured:
             try:
                 self._recordings[key] = self._record(work, self._device, pool)
             except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise NotCaptured(f"recording failed ({reason})") from error
+                raise NotRecorded(f"recording failed ({reason(error)})") from error
         return self._recordings[key]
 
     def _work(self, step: Step) -> None:
@@ -212,14 +240,14 @@ class Captured:
         name = type(self._optimizer).__name__
         for group in self._groups:
             if isinstance(group["lr"], Tensor):
-                raise NotCaptured(f"{name} has a tensor as its rate")
+                raise NotRecorded(f"{name} has a tensor as its rate")
             if "capturable" in group:
                 group["capturable"] |= self._device.type == "cuda"
             elif isinstance(self._optimizer, torch.optim.SGD):
                 # Unless it is fused, it turns a rate on the device into a number.
                 group["foreach"], group["fused"] = False, True
             else:
-                raise NotCaptured(f"{name} has no option capturable")
+                raise NotRecorded(f"{name} has no option capturable")
         for state in self._optimizer.state.values():
             for key, value in state.items():
                 if isinstance(value, Tensor) and value.device != self._device:
@@ -246,7 +274,7 @@ class Captured:
                     optim.advance()
                     rates.append([group["lr"] for group in self._groups])
                     if self._options() != options:
-                        raise NotCaptured("the schedule changes more than rates")
+                        raise NotRecorded("the schedule changes more than rates")
             rates.pop()
         values = torch.tensor(rates, dtype=self._now.dtype, device=self._device)
         if values.shape != self._rates.shape:

@@ -7,7 +7,8 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.objectives import WithTerms
+from pyro_vae.compile import RandomState
+from pyro_vae.objectives import Compiled, WithTerms
 from pyro_vae.training.history import History
 from pyro_vae.utils.checks import kind
 
@@ -34,12 +35,16 @@ class EpochTerms:
 
     Attributes:
         place: The epoch and batch, for error messages.
+        mode: What else than the shapes of a batch decides which code runs, such as the modes of
+            modules.
         examples: The number of examples in the epoch so far.
     """
 
     def __init__(self, objective: WithTerms) -> None:
         self.objective = objective
         self.place = ""
+        self.mode: object = None
+        self._validated: set[object] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -56,17 +61,48 @@ class EpochTerms:
         }
 
     def loss_and_grads(self, model: Any, guide: Any, *batch: Tensor) -> float:
-        """The objective's loss and gradients, for SVI; raises if the loss is not finite."""
-        try:
+        """The objective's loss and gradients, for SVI; raises if the loss is not finite.
+
+        Pyro validates the first loss of each shape in each mode. A later loss that is not finite
+        is computed again with validation, for the error message.
+        """
+        shapes = tuple((entry.shape, entry.dtype) for entry in batch)
+        if isinstance(self.objective, Compiled) or (self.mode, shapes) not in self._validated:
+            cost = self._validated_loss(model, guide, batch)
+            self._validated.add((self.mode, shapes))
+            self._add(self._terms(cost))
+            return float(cost)
+        random = RandomState(batch)
+        with pyro.validation_enabled(False):
             cost = self.objective.loss_and_grads(model, guide, *batch)
+        try:
+            self._add(self._terms(cost))
+        except FloatingPointError as error:
+            random.restore()
+            reason = self._refusal(model, guide, batch)
+            if not reason:
+                raise
+            raise FloatingPointError(f"{error}: {reason}") from error
+        return float(cost)
+
+    def _refusal(self, model: Any, guide: Any, batch: tuple[Tensor, ...]) -> str:
+        """What Pyro's validation says against the loss of a batch."""
+        try:
+            with torch.no_grad():
+                WithTerms.loss(self.objective, model, guide, *batch)
+        except ValueError as error:
+            return str(error).splitlines()[0]
+        return ""
+
+    def _validated_loss(self, model: Any, guide: Any, batch: tuple[Tensor, ...]) -> Any:
+        try:
+            return self.objective.loss_and_grads(model, guide, *batch)
         except ValueError:
             # Pyro's validation refused a distribution. If numbers that are not finite are the
             # cause, the loss of the same batch without validation shows the term that has them.
             with torch.no_grad(), pyro.validation_enabled(False):
                 self._terms(WithTerms.loss(self.objective, model, guide, *batch))
             raise
-        self._add(self._terms(cost))
-        return float(cost)
 
     def add(self, cost: float, likelihood: float, sampled_kl: float) -> None:
         """Adds a loss and its terms, or sums of them; raises if one is not finite."""

@@ -37,6 +37,7 @@ class Stepwise:
         Raises:
             NonFiniteLoss: A loss is not finite.
         """
+        self.terms.mode = tuple(module.training for module in self.data.pair.modules())
         for index, batch in enumerate(self.data.epoch(number), start=1):
             self.step(f"epoch {number}, batch {index}", batch, history)
             done(1)

@@ -8,11 +8,11 @@ import pyro.optim
 import torch
 from torch import Tensor
 
-from pyro_vae.compile import RandomState, Recording, Repeated, recorder
+from pyro_vae.compile import RandomState, Repeated, recorder
 from pyro_vae.datasets import Pixels, fresh_pixels
 from pyro_vae.objectives import Compiled, LossGraph, schedule_of
 from pyro_vae.pair import Pair
-from pyro_vae.training.captured import Captured, NotCaptured, Step
+from pyro_vae.training.captured import Captured, FirstRunFails, NotRecorded, Step, reason
 from pyro_vae.training.data import as_given
 from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.history import History
@@ -23,6 +23,9 @@ from pyro_vae.utils.context import Examples, rows
 __all__ = ["WholeEpochs"]
 
 _log = logging.getLogger(__name__)
+
+_PROGRAM = "an epoch is one program"
+_ONE_BY_ONE = "steps are taken one by one: "
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,11 @@ class WholeEpochs:
         self._said: str | None = None
         self._captured: Captured | None = None
         self._args: tuple[Tensor, ...] = ()
+        self._unrecorded = _PROGRAM
         self._whole = self._is_possible()
+        record = recorder(self._source.data[0].device) if self._whole else None
+        self._records = record is not None
+        self._record = record or Repeated
 
     def epoch(self, number: int, history: History, done: Callable[[int], object]) -> None:
         """Takes the steps of an epoch, see :meth:`Stepwise.epoch`."""
@@ -97,13 +104,17 @@ class WholeEpochs:
         taken.zero_()
         sums.zero_()
         step = Step(graph, self._args, self.optim)
-        record = recorder(order.device)
-        if record is None:
-            self._run(step, number, history, done)
-        elif self._run_captured(step, record, done):
-            self.steps.terms.add(*sums.tolist())
-            self.steps.terms.examples += int(taken)
-        else:
+        try:
+            if self._records and self._run_recorded(step, done):
+                self.steps.terms.add(*sums.tolist())
+                self.steps.terms.examples += int(taken)
+            else:
+                taken.zero_()
+                self._run(step, number, history, done)
+        except FirstRunFails as error:
+            self._whole = False
+            self._say(_ONE_BY_ONE + str(error))
+            self._objective.give_up(error.error)
             random.restore()
             self.steps.epoch(number, history, done)
             return
@@ -122,17 +133,23 @@ class WholeEpochs:
         assert isinstance(source, InMemory)
         return source
 
+    @property
+    def _objective(self) -> Compiled:
+        objective = self.steps.terms.objective
+        assert isinstance(objective, Compiled)
+        return objective
+
     def _is_possible(self) -> bool:
         """Whether the data and the objective allow it; allocates what the program keeps."""
         source, data = self.steps.data.source, self.steps.data
         if not isinstance(self.steps.terms.objective, Compiled):
-            self._say("the objective is not compiled")
+            self._say(_ONE_BY_ONE + "the objective is not compiled")
         elif not isinstance(source, InMemory):
-            self._say("the data are not in memory")
+            self._say(_ONE_BY_ONE + "the data are not in memory")
         elif data.transform is not None:
-            self._say("transform= may do something else for each batch")
+            self._say(_ONE_BY_ONE + "transform= may do something else for each batch")
         elif source.examples < source.batch_size:
-            self._say("an epoch is less than one batch")
+            self._say(_ONE_BY_ONE + "an epoch is less than one batch")
         else:
             device = source.data[0].device
             self._args = (
@@ -151,21 +168,19 @@ class WholeEpochs:
         """The graph of a step, which is made in the first epoch; None if there is none."""
         if not self._whole:
             return None
-        objective, source = self.steps.terms.objective, self._source
-        assert isinstance(objective, Compiled)
+        objective, source = self._objective, self._source
         taking = _Taking(source.batch_size, self.pair, self.steps.data.pixels)
         try:
             graph = objective.step_graph(*self.programs, self._args, taking, source.steps)
         except Exception as error:  # If the pair is the cause, its first step raises it again.
             self._whole = False
-            self._say(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            self._say(_ONE_BY_ONE + reason(error))
             return None
         if graph is None:
-            self._say("the objective runs uncompiled here")
+            self._say(_ONE_BY_ONE + "the objective runs uncompiled here")
         return graph
 
-    def _say(self, reason: str | None, way: str = "") -> None:
-        text = f"steps are taken one by one: {reason}" if reason else way
+    def _say(self, text: str) -> None:
         if text != self._said:
             self._said = text
             _log.info(text)
@@ -179,8 +194,9 @@ class WholeEpochs:
         history: History,
         done: Callable[[int], object],
     ) -> None:
-        """Takes the steps and checks each loss before its step."""
-        self._say(None, "an epoch is one program: batches, losses and gradients in one graph")
+        """Takes the steps, and checks each loss before its step."""
+        if not self._records:
+            self._say(self._unrecorded)
         terms, size = self.steps.terms, self._source.batch_size
         for index in range(1, self._source.examples // size + 1):
             values, *gradients = step.gradients()
@@ -193,12 +209,7 @@ class WholeEpochs:
             terms.examples += size
             done(1)
 
-    def _run_captured(
-        self,
-        step: Step,
-        record: type[Recording] | type[Repeated],
-        done: Callable[[int], object],
-    ) -> bool:
+    def _run_recorded(self, step: Step, done: Callable[[int], object]) -> bool:
         """Takes the steps as recorded; returns whether it has, and all losses were finite.
 
         If it has not, everything is as it was before.
@@ -206,17 +217,17 @@ class WholeEpochs:
         source, sums = self._source, self._args[2]
         try:
             if self._captured is None or self._captured.step.graph is not step.graph:
-                self._captured = Captured(step, self._rest(), sums, record)
+                self._captured = Captured(step, self._rest(), sums, self._record)
             self._captured.epoch(source.examples // source.batch_size, done)
-        except NotCaptured as error:
-            self._captured, self._whole = None, False
-            self._say(str(error))
+        except NotRecorded as error:
+            self._captured, self._records = None, False
+            self._unrecorded = f"{_PROGRAM}, whose steps are not recorded: {error}"
             return False
         except FloatingPointError:
             self._captured = None
-            self._say("a loss is not finite, and the epoch is repeated to find it")
+            self._say("a sum of losses is not finite, so the epoch is repeated to find its batch")
             return False
-        self._say(None, "an epoch is one program, whose steps are recorded as CUDA graphs")
+        self._say(f"{_PROGRAM}, whose steps are recorded as CUDA graphs")
         return True
 
     def _rest(self) -> Step | None:
@@ -224,11 +235,10 @@ class WholeEpochs:
 
         None if there is no such batch, or if it has no graph.
         """
-        source, objective = self._source, self.steps.terms.objective
+        source, objective = self._source, self._objective
         size = source.examples % source.batch_size
         if not size:
             return None
-        assert isinstance(objective, Compiled)
         taking = _Taking(size, self.pair, self.steps.data.pixels)
         many = 2**31  # Inductor is left out, so that the graph costs little.
         graph = objective.step_graph(*self.programs, self._args, taking, many, by_inductor=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
 
 from pyro_vae import Pair, fit
-from pyro_vae.datasets import to_pixels
+from pyro_vae.datasets import fresh_pixels
 from pyro_vae.training.sources import source_of
 from pyro_vae.utils.random import seeded
 
@@ -164,7 +164,7 @@ def test_a_transform_makes_x_and_draws_from_the_noise() -> None:
     fit(vaes[0], levels, epochs=EPOCHS, batch_size=BATCH, pixels="binary")
 
     def drawn(x: Tensor) -> Tensor:
-        return to_pixels(x, "binary")
+        return fresh_pixels(x, "binary")
 
     fit(vaes[1], levels, epochs=EPOCHS, batch_size=BATCH, transform=drawn)
     fit(vaes[2], levels > 0, epochs=EPOCHS, batch_size=BATCH, transform=lambda x: x.float())
