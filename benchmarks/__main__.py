@@ -28,7 +28,7 @@ from pyro_vae.estimators import Importance
 from pyro_vae.evaluation.blocks import Block
 from pyro_vae.evaluation.importance_weights import Weights
 from pyro_vae.evaluation.log_densities import LogDensities
-from pyro_vae.evaluation.scorer import COMPILED_FROM, Scorer
+from pyro_vae.evaluation.scorer import DRAWN_COMPILED_FROM, Scorer
 from pyro_vae.objectives import Compiled
 from pyro_vae.utils.tables import markdown
 
@@ -275,7 +275,7 @@ def evaluator(rounds: int) -> str:
             log_w.append(log_p + prior - q_z.log_prob(z))
         return torch.cat(log_w).logsumexp(0)
 
-    scorer = Scorer(LogDensities(vae.model, vae.guide, (x,)), COMPILED_FROM)
+    scorer = Scorer(LogDensities(vae.model, vae.guide, (x,)), DRAWN_COMPILED_FROM)
 
     @torch.no_grad()
     def block() -> None:

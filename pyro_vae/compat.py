@@ -244,10 +244,19 @@ def without_onednn() -> Iterator[None]:
 
 
 def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-    """Compiles a graph with Inductor. The code draws the same random numbers as torch."""
-    from torch._inductor import compile
+    """Compiles a graph with Inductor. The code draws the same random numbers as torch.
 
-    return compile(traced, list(inputs), options={"fallback_random": True})
+    Inductor finds the code of an equal graph in its cache on disk only if the graph was made with
+    a ``ShapeEnv``, although all shapes here are fixed.
+    """
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import compile
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    shapes = ShapeEnv(assume_static_by_default=True)
+    with tracing(TracingContext(FakeTensorMode(shape_env=shapes))):
+        return compile(traced, list(inputs), options={"fallback_random": True})
 
 
 def cpp_compiler() -> str | None:

@@ -14,13 +14,19 @@ from pyro_vae.utils.context import Examples
 
 _log = logging.getLogger(__name__)
 
-COMPILED_FROM = 2**23
+COMPILED_FROM = 10**6
 """Number of draws (samples times examples) from which scoring is compiled.
 
-Fewer draws do not repay the compilation.
+Fewer draws do not repay the compilation. These do in each later process, which finds the code in
+Inductor's cache on disk, and about do in the first.
 """
 
-_PATIENCE = 3  # uncompiled calls with inputs of one shape, before code is made for that shape
+DRAWN_COMPILED_FROM = 2**23
+"""Number of draws from which drawing, which is the smaller part, is compiled too."""
+
+# Uncompiled calls with inputs of a further shape, before code is made for it. The shape of the
+# first block, which most others have, is compiled for at once.
+_PATIENCE = 32
 _GRAPHS = 4  # shapes that code is made for
 
 
@@ -40,8 +46,9 @@ class Scorer:
         self.densities = densities
         self.bytes_per_draw: dict[CodeType, int] = {}
         self._have_run: dict[int, Callable[..., Any]] = {}
+        self._compiles_draws = num_draws >= DRAWN_COMPILED_FROM
         self._compiles = num_draws >= COMPILED_FROM
-        self._cache: Cache[Callable[..., Any]] = Cache(_GRAPHS, _PATIENCE)
+        self._cache: Cache[Callable[..., Any]] = Cache(_GRAPHS, _PATIENCE, eager=True)
 
     @property
     def compiles(self) -> bool:
@@ -107,7 +114,7 @@ class Scorer:
 
         The first `fixed` tensors rarely change between calls.
         """
-        if not self._compiles:
+        if not self._compiles or (kind == "draw" and not self._compiles_draws):
             return None
         key = kind, static, *map(layout, tensors)
 

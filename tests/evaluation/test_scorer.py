@@ -29,6 +29,7 @@ def test_compiled_scores_are_those_of_the_program(
     vae, x = bernoulli_vae(2).double(), binary(320).double()
     plain = log_likelihood(vae, x, 300, seed=0)
     monkeypatch.setattr(module, "COMPILED_FROM", 0)
+    monkeypatch.setattr(module, "DRAWN_COMPILED_FROM", 0)
     compiled = []
 
     def counted(*arguments: Any) -> Any:
@@ -63,7 +64,7 @@ def test_compiled_scores_say_where_nan_comes_from() -> None:
     """And in float32 are those of the program up to rounding."""
     vae, x = bernoulli_vae(2), binary(64)
     with torch.no_grad():
-        scorer = Scorer(LogDensities(vae.model, vae.guide, (x,)), module.COMPILED_FROM)
+        scorer = Scorer(LogDensities(vae.model, vae.guide, (x,)), module.DRAWN_COMPILED_FROM)
         for _ in range(5):
             z, _ = scorer.draw((x,), 8)
             scorer.score((x,), z)
