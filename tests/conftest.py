@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 matplotlib.use("Agg")
 _LEFT_OUT = "needs the full MNIST"
+_NO_GPU = "needs a GPU"
 
 
 needs_compiler = pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
@@ -65,7 +66,13 @@ def mnist() -> Dataset:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the notebooks: what takes longest must not be what is left for one worker."""
+    """Starts with the notebooks: what takes longest must not be what is left for one worker.
+
+    Tests of a GPU are left out where there is none.
+    """
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(_NO_GPU))
     items.sort(key=lambda item: not item.nodeid.startswith("tests/test_notebooks.py"))
 
 
@@ -75,6 +82,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if uncompiled:
         terminalreporter.section("left out: they need a C++ compiler")
         terminalreporter.line(f"  {uncompiled} tests; install g++ or clang++ to run them")
+    no_gpu = sum(_NO_GPU in str(report.longrepr) for report in skipped)
+    if no_gpu:
+        terminalreporter.section("left out: they need a GPU")
+        terminalreporter.line(f"  {no_gpu} tests; pytest -m cuda runs them where there is one")
     left_out = [report.nodeid for report in skipped if _LEFT_OUT in str(report.longrepr)]
     if left_out:
         terminalreporter.section("left out: they need the full MNIST")

@@ -20,7 +20,7 @@ from .pairs import two_layers_evidence
 from .test_context import labelled
 from .test_pair import as_pair, modular, pair_of, two_layers_pair
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.cuda
 
 OBJECTIVES: dict[str, Callable[[], Any]] = {
     "trace_elbo": lambda: objectives.trace_elbo(2),

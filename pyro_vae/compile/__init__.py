@@ -10,7 +10,7 @@ from pyro_vae.compile.cache import Cache
 from pyro_vae.compile.capture import RandomState, Watch
 from pyro_vae.compile.graph import Graph, Program
 from pyro_vae.compile.guards import ambient, inputs, layout, plain, signature
-from pyro_vae.compile.recording import Record, Recording, Repeated, read_later, recorder
+from pyro_vae.compile.recording import Record, Recording, Repeated, Replayed, read_later, recorder
 from pyro_vae.compile.trace import NotCompiled, NotStatic, compiled_function
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Record",
     "Recording",
     "Repeated",
+    "Replayed",
     "Watch",
     "ambient",
     "compiled_function",

@@ -1,12 +1,12 @@
 """Work on a GPU that is recorded once and repeated without Python: torch's CUDA graphs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Record", "Recording", "Repeated", "read_later", "recorder"]
+__all__ = ["Record", "Recording", "Repeated", "Replayed", "read_later", "recorder"]
 
 
 class Record(Protocol):
@@ -71,10 +71,39 @@ class Repeated:
     def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any = None) -> None:
         self._work = work
         self.pool = None
+        self.result: Any = None
 
     def replay(self) -> None:
         """Does the work once more."""
-        self._work()
+        self.result = self._work()
+
+
+class Replayed:
+    """A function of tensors that is recorded, for tensors of these shapes.
+
+    Arguments:
+        function: The function, which has run before. All other tensors that it reads stay where
+            they are.
+        inputs: Examples of its arguments.
+        record: Records work on their device.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Sequence[Tensor]],
+        inputs: Sequence[Tensor],
+        record: type[Recording] | type[Repeated],
+    ) -> None:
+        self._inputs = [tensor.detach().clone() for tensor in inputs]
+        self._recording = record(lambda: function(*self._inputs), self._inputs[0].device)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The results for these arguments, in memory of their own."""
+        with torch.no_grad():
+            for kept, tensor in zip(self._inputs, inputs, strict=True):
+                kept.copy_(tensor, non_blocking=True)
+            self._recording.replay()
+            return [tensor.clone() for tensor in self._recording.result]
 
 
 def read_later(tensor: Tensor) -> Callable[[], Tensor]:

@@ -15,10 +15,11 @@ from torch import Tensor
 from pyro_vae.compat import TorchDispatchMode
 from pyro_vae.evaluation.importance_weights import CHUNK
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
+from pyro_vae.evaluation.memory_limit import MaxBytes, bytes_for
 from pyro_vae.evaluation.scorer import Scorer
 from pyro_vae.utils.context import Examples, rows
 from pyro_vae.utils.progress import progress_bar
-from pyro_vae.utils.random import seeded
+from pyro_vae.utils.random import seeded, streams
 
 # Each block of examples and chunk of samples has a random stream of its own. The sizes are fixed,
 # so that the noise of an estimate does not depend on the memory limit.
@@ -83,11 +84,37 @@ class Block:
         def kl(batch: Examples, z: Latents) -> tuple[Tensor, ...]:
             return (self.densities.kl(batch, z),)
 
-        for start, count, stream in self._streams(num_samples):
-            with stream:
-                z, log_q = self.scorer.draw(self.batch, count)
+        for start, z, log_q in self._draws(num_samples):
             log_p_z, log_p_x = self.score(z, check=start == 0)
             yield log_p_x, self.in_steps(kl, z)[0] if closed_kl else log_q - log_p_z
+
+    def _draws(self, num_samples: int) -> Iterator[tuple[int, Latents, Tensor]]:
+        """Draws z from the guide; yields the number of the first sample, z and log q(z|x).
+
+        A CPU takes one chunk at a time, which stays in its caches, and a GPU as many as its memory
+        allows.
+        """
+        if not _takes_many(self.x.device):
+            for start, count, stream in self._streams(num_samples):
+                with stream:
+                    z, log_q = self.scorer.draw(self.batch, count)
+                yield start, z, log_q
+            return
+        with seeded(0, device=self.x.device):
+            one, _ = self.densities.draw(rows(self.batch, slice(1)), 1)
+        draws = self._draws_per_step(self.densities.score, one)
+        together = max(1, draws // (SAMPLES * len(self.x)))
+        all_chunks = chunks(num_samples)
+        while some := list(islice(all_chunks, together)):
+            with streams(self.seed, self.x.device) as begin:
+                drawn = []
+                for start, count in some:
+                    begin(self.index, start)
+                    drawn.append(self.scorer.draw(self.batch, count, check=False))
+            z = {name: torch.cat([each[name] for each, _ in drawn]) for name in drawn[0][0]}
+            log_q = torch.cat([each for _, each in drawn])
+            self.scorer.check(self.batch, z, log_q)
+            yield some[0][0], z, log_q
 
     def _streams(
         self, num_samples: int
@@ -223,6 +250,11 @@ class _Allocated(TorchDispatchMode):
         return result
 
 
+def _takes_many(device: torch.device) -> bool:
+    """Whether a device scores many chunks of samples in one go."""
+    return device.type != "cpu"
+
+
 def chunks(num_samples: int) -> Iterator[tuple[int, int]]:
     """Yields the start and the size of each chunk of samples."""
     for start in range(0, num_samples, SAMPLES):
@@ -233,7 +265,7 @@ def blocks(
     densities: LogDensities,
     batch: Examples,
     seed: int | None,
-    max_bytes: int,
+    max_bytes: MaxBytes,
     desc: str,
     num_samples: int = 0,
 ) -> Iterator[Block]:
@@ -243,16 +275,15 @@ def blocks(
         densities: The log-densities of the model and guide.
         batch: The data, ``(x, *context)``.
         seed: The seed of the estimate, or None.
-        max_bytes: A bound on the bytes that one step of the model allocates.
+        max_bytes: A bound on the bytes that one step of the model allocates, see
+            :func:`bytes_for`.
         desc: The label of the progress bar.
         num_samples: Samples of each example that will be scored: many of them are compiled for.
     """
-    total = len(batch[0])
+    total, limit = len(batch[0]), bytes_for(max_bytes, batch[0].device)
     scorer = Scorer(densities, total * num_samples)
     with progress_bar(total, "examples", desc) as progress:
         for index, first in enumerate(range(0, total, EXAMPLES)):
-            block = Block(
-                scorer, rows(batch, slice(first, first + EXAMPLES)), seed, index, max_bytes
-            )
+            block = Block(scorer, rows(batch, slice(first, first + EXAMPLES)), seed, index, limit)
             yield block
             progress.update(len(block.x))

@@ -11,6 +11,7 @@ from pyro_vae.evaluation.blocks import EXAMPLES, blocks
 from pyro_vae.evaluation.estimators import Estimator, parse
 from pyro_vae.evaluation.inputs import mean_and_stderr
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
+from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
 from pyro_vae.evaluation.simulation import check_simulates, observed_site
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count, check_seed
@@ -72,7 +73,7 @@ def certify(
     x: Batch | None = None,
     context: Context | None = None,
     seed: int | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: MaxBytes = "auto",
 ) -> Certificate:
     r"""Bounds the error of an estimator of log p(x), on data simulated from the model.
 
@@ -121,7 +122,7 @@ def certify(
     check_pair(vae)
     check_count("num_examples", num_examples)
     check_count("num_samples", num_samples)
-    check_count("max_bytes", max_bytes)
+    check_max_bytes(max_bytes)
     check_seed(seed)
     chosen = parse(estimator)
     if chosen is None:

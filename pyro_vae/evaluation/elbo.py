@@ -12,6 +12,7 @@ from pyro_vae.contracts import call
 from pyro_vae.distributions import check_analytic_kl
 from pyro_vae.evaluation.blocks import blocks
 from pyro_vae.evaluation.inputs import check_arguments, opened, over_examples
+from pyro_vae.evaluation.memory_limit import MaxBytes
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch
@@ -70,7 +71,7 @@ def elbo(
     *,
     kl: Literal["sampled", "analytic"] = "sampled",
     seed: int | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: MaxBytes = "auto",
 ) -> Elbo:
     r"""Estimates the ELBO of each example, and its reconstruction and KL terms.
 
@@ -88,7 +89,8 @@ def elbo(
         seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
             generator.
         max_bytes: A bound on the bytes that one step of the prior and the likelihood allocates. It
-            changes the numbers by float rounding only. The posterior takes 64 examples at a time.
+            changes the numbers by float rounding only. ``"auto"`` is half of the memory that a GPU
+            has left, and 2**28 on a CPU. The posterior takes 64 examples at a time.
 
     Returns:
         The estimates for each example in nats, shape ``(N,)``, and their means and errors.

@@ -80,7 +80,8 @@ class Weights:
         """Adds the next log-weights of each example.
 
         Arguments:
-            log_w: Log-weights of shape ``(CHUNK, N)``; the last ones may be fewer.
+            log_w: Log-weights of shape ``(CHUNK, N)`` or of several chunks; the last ones may be
+                fewer.
 
         Raises:
             FloatingPointError: A log-weight is NaN or positive infinity.
@@ -92,9 +93,13 @@ class Weights:
                 "expected finite numbers or -inf"
             )
         # A copy, since compiled code may write its next output into the same memory.
-        self._new.append(log_w.to(torch.float64, copy=True))
-        if len(self._new) * CHUNK == _BUFFERED:
-            self._sum()
+        log_w = log_w.to(torch.float64, copy=True)
+        while len(log_w):
+            free = _BUFFERED - sum(map(len, self._new))
+            self._new.append(log_w[:free])
+            log_w = log_w[free:]
+            if len(self._new[-1]) == free:
+                self._sum()
 
     def _sum(self) -> None:
         """Moves the buffered log-weights into the sums."""

@@ -15,16 +15,17 @@ from pyro_vae.contracts import call, check
 from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.distributions import check_on_support, describe_distribution, same_support
 from pyro_vae.evaluation.log_densities import LogDensities
+from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
 from pyro_vae.evaluation.simulation import observed_site
 from pyro_vae.pair import Pair, check_pair
-from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.checks import check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
 
-def check_arguments(x: Batch | None, seed: int | None, max_bytes: int) -> Examples:
+def check_arguments(x: Batch | None, seed: int | None, max_bytes: MaxBytes) -> Examples:
     """Returns ``(x, *context)``, after checks of what every estimate takes.
 
     Raises:
@@ -34,7 +35,7 @@ def check_arguments(x: Batch | None, seed: int | None, max_bytes: int) -> Exampl
             `seed` or `max_bytes` is out of range.
     """
     check_seed(seed)
-    check_count("max_bytes", max_bytes)
+    check_max_bytes(max_bytes)
     if x is None:
         raise TypeError("x: got None, expected a torch.Tensor, or a tuple (x, *context) of them")
     batch = as_batch(x)

@@ -16,6 +16,7 @@ from pyro_vae.evaluation.inputs import (
     opened_pair,
     over_examples,
 )
+from pyro_vae.evaluation.memory_limit import MaxBytes
 from pyro_vae.evaluation.result import LogLikelihood, warn_of
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
@@ -31,7 +32,7 @@ def log_likelihood(
     *,
     estimator: str | Estimator = "importance",
     seed: int | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: MaxBytes = "auto",
 ) -> LogLikelihood: ...
 @overload
 def log_likelihood(
@@ -42,7 +43,7 @@ def log_likelihood(
     guide: Callable[..., Any],
     estimator: str | Estimator = "importance",
     seed: int | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: MaxBytes = "auto",
 ) -> LogLikelihood: ...
 def log_likelihood(
     vae: Pair | None = None,
@@ -53,7 +54,7 @@ def log_likelihood(
     guide: Callable[..., Any] | None = None,
     estimator: str | Estimator = "importance",
     seed: int | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: MaxBytes = "auto",
 ) -> LogLikelihood:
     r"""Estimates log p(x) of each example, by importance weighting or another estimator.
 
@@ -91,7 +92,8 @@ def log_likelihood(
         seed: Fixes the noise, and leaves torch's global generator as it was; None draws from that
             generator.
         max_bytes: A bound on the bytes that one step of the model allocates. It changes the
-            numbers by float rounding only. The guide takes 64 examples and 64 samples at a time, a
+            numbers by float rounding only. ``"auto"`` is half of the memory that a GPU has left,
+            and 2**28 on a CPU. The guide takes 64 examples and 64 samples at a time, a
             model that draws from its prior 64 examples and 8 samples.
 
     Returns:
@@ -142,7 +144,7 @@ def estimated(
     guide: Callable[..., Any] | None = None,
     estimator: str | Estimator = "importance",
     seed: int | None = None,
-    max_bytes: int = 2**28,
+    max_bytes: MaxBytes = "auto",
     interruptible: bool = False,
 ) -> LogLikelihood:
     """Does the work of :func:`log_likelihood`, for callers in this package.

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.compile import Cache, NotCompiled, RandomState, compiled_function, layout
+from pyro_vae.compile import (
+    Cache,
+    NotCompiled,
+    RandomState,
+    Replayed,
+    compiled_function,
+    layout,
+    recorder,
+)
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
 from pyro_vae.utils.context import Examples
 
@@ -45,6 +53,7 @@ class Scorer:
     def __init__(self, densities: LogDensities, num_draws: int = 0) -> None:
         self.densities = densities
         self.bytes_per_draw: dict[CodeType, int] = {}
+        self._kept: list[Callable[..., Any]] = []
         self._have_run: dict[int, Callable[..., Any]] = {}
         self._compiles_draws = num_draws >= DRAWN_COMPILED_FROM
         self._compiles = num_draws >= COMPILED_FROM
@@ -55,14 +64,19 @@ class Scorer:
         """Whether scoring is compiled, or will be after a few calls."""
         return self._compiles and "score" not in self._cache.reasons
 
-    def draw(self, batch: Examples, count: int) -> tuple[Latents, Tensor]:
+    def draw(self, batch: Examples, count: int, *, check: bool = True) -> tuple[Latents, Tensor]:
         """Draws `count` samples of z from the guide for each x.
+
+        Arguments:
+            batch: The tuple ``(x, *context)`` of N examples.
+            count: The number of samples.
+            check: Waits for the draws, and looks for NaN; else :meth:`check` has to follow.
 
         Returns:
             The samples, and log q(z|x) in nats, shape ``(count, N)``.
 
         Raises:
-            FloatingPointError: A log-probability is NaN.
+            FloatingPointError: A log-probability is NaN, and `check` is True.
         """
         names = self.densities.latents
 
@@ -70,15 +84,22 @@ class Scorer:
             z, log_q = self.densities.draw(batch, count, nan=True)
             return [*(z[name] for name in names), log_q, torch.isnan(log_q).any()]
 
-        compiled = self._function("draw", count, draw, list(batch), fixed=len(batch))
+        # A recorded GPU graph holds all that depends on x.
+        fixed = 0 if batch[0].is_cuda else len(batch)
+        compiled = self._function("draw", count, draw, list(batch), fixed)
         found = self._called("draw", compiled, list(batch))
         if found is None:
-            return self.densities.draw(batch, count)
+            return self.densities.draw(batch, count, nan=not check)
         *values, log_q, nan = found
         z = dict(zip(names, values, strict=True))
-        if nan:
+        if check and nan:
             self.densities.score_guide(batch, z)  # raises the error that names the site
         return z, log_q
+
+    def check(self, batch: Examples, z: Latents, log_q: Tensor) -> None:
+        """Raises FloatingPointError if log q(z|x) is NaN."""
+        if torch.isnan(log_q).any():
+            self.densities.score_guide(batch, z)  # raises the error that names the site
 
     def score(self, batch: Examples, z: Latents) -> tuple[Tensor, Tensor]:
         """Returns log p(z) and log p(x|z) in nats, each of shape ``(samples, N)``.
@@ -134,7 +155,7 @@ class Scorer:
         if compiled is None or kind in self._cache.reasons:
             return None
         if id(compiled) in self._have_run:
-            return compiled(*tensors)
+            return self._have_run[id(compiled)](*tensors)
         random = RandomState(tensors)
         try:
             found = compiled(*tensors)
@@ -143,6 +164,13 @@ class Scorer:
             self._give_up(kind, error)
             return None
         self._have_run[id(compiled)] = compiled
+        self._kept.append(compiled)  # No other code can get its id.
+        record = recorder(tensors[0].device)
+        if record is not None and kind == "draw":
+            try:
+                self._have_run[id(compiled)] = Replayed(compiled, tensors, record)
+            except Exception as error:
+                _log.info("draws are not recorded: %s", error)
         return found
 
     def _give_up(self, kind: str, error: Exception) -> None:
