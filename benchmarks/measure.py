@@ -5,8 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-import psutil
-
 from pyro_vae.utils.tables import markdown
 
 Runs = Mapping[str, Callable[[], object]]
@@ -41,6 +39,8 @@ def compared(what: str, variants: Runs, rounds: int, warm_up: int = 3) -> str:
 
 def peak_memory(run: Callable[[], object]) -> float:
     """MiB by which the process grew at the most while a function ran."""
+    import psutil  # Machines with a GPU may not have it.
+
     process, done = psutil.Process(), threading.Event()
     before = peak = process.memory_info().rss
 

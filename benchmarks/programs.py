@@ -17,7 +17,9 @@ Step = Callable[[Tensor], float]
 """A training step on a batch; returns its loss."""
 
 
-def by_hand(vae: VAE, *, fused: bool, compiled: bool = False, particles: int = 1) -> Step:
+def by_hand(
+    vae: VAE, *, fused: bool, compiled: bool = False, particles: int = 1, mode: str | None = None
+) -> Step:
     """Plain PyTorch over the same networks, as one writes it without Pyro."""
     encoder, decoder = networks(vae)
     optimizer = torch.optim.Adam(vae.parameters(), lr=1e-3, fused=fused)
@@ -32,7 +34,7 @@ def by_hand(vae: VAE, *, fused: bool, compiled: bool = False, particles: int = 1
         log_ratio = (-scale.log() - 0.5 * ((z - loc) / scale) ** 2 + 0.5 * z**2).sum()
         return (reconstruction + log_ratio) / particles
 
-    forward = torch.compile(loss_of) if compiled else loss_of
+    forward = torch.compile(loss_of, mode=mode) if compiled or mode else loss_of
 
     def step(x: Tensor) -> float:
         optimizer.zero_grad()

@@ -395,3 +395,21 @@ def test_layers_are_traced_without_onednn() -> None:
     with compat.without_onednn():
         assert not [name for name in names() if "mkldnn" in name]
     assert torch.backends.mkldnn.enabled or not torch.backends.mkldnn.is_available()
+
+
+@needs_compiler
+def test_inductor_finds_equal_graphs_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Private counters of torch tell a graph that was found from one that was made."""
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = []
+    for _ in range(2):
+        graph = torch.fx.symbolic_trace(lambda x: (torch.relu(x) * 17,))
+        counters.clear()
+        code = compat.compile_graph(graph, [torch.ones(3)])
+        assert code(torch.ones(3))[0].tolist() == [17.0] * 3
+        found.append(counters["inductor"]["fxgraph_cache_hit"])
+    assert found == [0, 1]

@@ -1,5 +1,6 @@
 """A static Pyro program as one compiled graph, which detects when it is no longer valid."""
 
+import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,14 @@ from pyro_vae.compat import (
 from pyro_vae.compile.capture import Attributes, RandomState, Substitution, Watch, cuda_devices
 from pyro_vae.compile.guards import Modules, inputs, is_input, layout
 from pyro_vae.compile.inductor import compile_graph
+from pyro_vae.compile.recording import Recording, Repeated, Replayed, recorder
 from pyro_vae.compile.trace import NotCompiled, NotStatic, lift, reading_no_values, trace
 
 __all__ = ["Graph", "Program"]
+
+_log = logging.getLogger(__name__)
+
+_UNRECORDED = 10  # Runs on a GPU before the code is recorded, which costs as much as a few.
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,10 @@ class Graph:
                 "without compiled() it runs uncompiled"
             ) from error
         self.size = len(traced.graph.nodes)
+        self._record = self._recorder(given)
+        self._places: list[int] = []
+        self._runs = 0
+        self._replayed: Replayed | None = None
         self._layouts = [(layout(t), t.requires_grad) for t in self.captured]
 
     def run(self, args: Any, kwargs: Any) -> list[Tensor]:
@@ -103,7 +113,7 @@ class Graph:
         """
         if self.has_run:
             with torch.no_grad():
-                return list(self._compiled(*self.captured, *inputs(args, kwargs)))
+                return self._again(inputs(args, kwargs))
         random = RandomState([*self.captured, *inputs(args, kwargs)])
         with torch.no_grad():
             before = [tensor.clone() for tensor in self.captured]
@@ -116,6 +126,33 @@ class Graph:
                 raise
         self.has_run = True
         return values
+
+    def _again(self, given: list[Tensor]) -> list[Tensor]:
+        """Runs the code; on a GPU, as a recording once it has run some times."""
+        tensors = [*self.captured, *given]
+        if self._record is None or self._record.is_active():
+            return list(self._compiled(*tensors))
+        places = [tensor.data_ptr() for tensor in self.captured]
+        if places != self._places:
+            self._places, self._runs, self._replayed = places, 0, None
+        if self._replayed is not None:
+            return self._replayed(*given)
+        self._runs += 1
+        if self._runs >= _UNRECORDED:
+            captured = tuple(self.captured)
+            try:
+                self._replayed = Replayed(
+                    lambda *given: self._compiled(*captured, *given), given, self._record
+                )
+            except Exception as error:
+                _log.info("a graph is not recorded: %s", error)
+                self._record = None
+        return list(self._compiled(*tensors))
+
+    def _recorder(self, given: list[Tensor]) -> type[Recording] | type[Repeated] | None:
+        """What records the code; None unless all that it reads is on one GPU."""
+        devices = {tensor.device for tensor in (*self.captured, *given)}
+        return recorder(devices.pop()) if len(devices) == 1 and given else None
 
     def fixed(self, args: Any, kwargs: Any) -> Callable[[], list[Tensor]]:
         """The program for the same tensors each time, which may change in place.

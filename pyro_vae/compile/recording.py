@@ -55,6 +55,11 @@ class Recording:
             self.result = work()
         self.pool = self._graph.pool()
 
+    @staticmethod
+    def is_active() -> bool:
+        """Whether something is recorded now, of which a replay cannot be a part."""
+        return torch.cuda.is_current_stream_capturing()
+
     def replay(self) -> None:
         """Does the work once more; returns before it is done."""
         with torch.cuda.device(self._device):
@@ -72,6 +77,11 @@ class Repeated:
         self._work = work
         self.pool = None
         self.result: Any = None
+
+    @staticmethod
+    def is_active() -> bool:
+        """Whether something is recorded now, which it never is."""
+        return False
 
     def replay(self) -> None:
         """Does the work once more."""

@@ -104,12 +104,13 @@ class Compiled(WithTerms):
         elbo: The ELBO to compile.
         strict: Raises an error if a program cannot be compiled. If False, the objective warns once
             and runs uncompiled.
+        by_inductor: See :class:`Graph`.
 
     Attributes:
         compile_seconds: Seconds spent so far on tracing and compiling.
     """
 
-    def __init__(self, elbo: ELBO, strict: bool = True) -> None:
+    def __init__(self, elbo: ELBO, strict: bool = True, by_inductor: bool = True) -> None:
         if not isinstance(elbo, ELBO) or not hasattr(elbo, "differentiable_loss"):
             raise TypeError(
                 f"elbo: got {elbo!r}, expected a pyro.infer.ELBO with a differentiable_loss, "
@@ -119,6 +120,7 @@ class Compiled(WithTerms):
             raise TypeError("elbo: got an objective that is compiled already, expected another")
         super().__init__(elbo)
         self.strict = strict
+        self.by_inductor = by_inductor
         self.compile_seconds = 0.0
         self._given_up = False
         self._cache = _cache()
@@ -222,7 +224,7 @@ class Compiled(WithTerms):
         Raises:
             Exception: Whatever tracing or compiling raises.
         """
-        return self._graph("gradients", model, guide, args, {}, taking, uses, by_inductor)
+        return self._graph("gradients", model, guide, args, {}, (taking, by_inductor), uses)
 
     def _graph(
         self,
@@ -231,9 +233,8 @@ class Compiled(WithTerms):
         guide: Any,
         args: Any,
         kwargs: Any,
-        taking: Taking | None = None,
+        how: tuple[Taking | None, bool] | None = None,
         uses: int = 1,
-        by_inductor: bool = True,
     ) -> LossGraph | None:
         """The graph for this call, which may be made now; None if the call runs uncompiled."""
         if self._given_up or not _only_parameters_are_captured():
@@ -242,7 +243,7 @@ class Compiled(WithTerms):
         if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
             guess_plates(inner, model, guide, args, kwargs)
         numbers = tuple(map(plain, (*outer, inner)))
-        how = (taking, by_inductor)
+        how = (None, self.by_inductor) if how is None else how
         key = (kind, model, guide, signature(args, kwargs), ambient(), numbers, how)
 
         def make() -> LossGraph:
@@ -260,7 +261,7 @@ class Compiled(WithTerms):
         try:
             graph = self._cache.get(key, key[:3], make, inputs(args, kwargs), holds, uses)
         except Exception as error:
-            if taking is not None:
+            if how[0] is not None:
                 raise
             self.give_up(error)
             return None

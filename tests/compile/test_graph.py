@@ -1,6 +1,7 @@
 """Programs as graphs: what holds one, what needs another, and what has none."""
 
 import warnings
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -12,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, networks, objectives, optim, posteriors, priors
-from pyro_vae.compile import NotStatic
+from pyro_vae.compile import Graph, NotStatic, Program, Repeated, Replayed
 from pyro_vae.objectives import Compiled
 
 from ..compiling import MODULE, graphs, nothing, small_vae
@@ -241,3 +242,27 @@ def test_a_module_that_replaces_its_tensors_is_left_whole() -> None:
         lenient.loss(vae.model, vae.guide, binary())
     assert type(network.average) is Tensor
     assert network.average.any()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_graph_is_recorded_after_some_runs(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, with Python in place of the recording; also if a tensor gets other memory."""
+    monkeypatch.setattr("pyro_vae.compile.graph.recorder", lambda device: Repeated)
+    made = []
+
+    class Counted(Replayed):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr("pyro_vae.compile.graph.Replayed", Counted)
+    layer = nn.Linear(3, 2)
+    program = Program(lambda x: [layer(x)], layer, lambda result: None, [layer], [])
+    graph = Graph(program, (torch.ones(4, 3),), {})
+    for number in range(40):
+        if moved and number == 20:
+            layer.weight.data = layer.weight.detach().clone() + 1
+        x = torch.randn(4, 3)
+        (found,) = graph.run((x,), {})
+        torch.testing.assert_close(found, layer(x).detach(), rtol=1e-6, atol=1e-6)
+    assert len(made) == 1 + moved

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import pytest
+import torch
 from pyro.infer import RenyiELBO
 from torch import Tensor, nn
 
@@ -62,10 +63,10 @@ def test_auto_compiles_by_the_number_of_steps(monkeypatch: pytest.MonkeyPatch) -
         (6, objectives.warm_up(drawing, 3), "auto", False),
         (6, objectives.warm_up(trace, 3), "auto", True),
     ):
-        watched = MODULE._with_terms(objective, compile, steps)
+        watched = MODULE._with_terms(objective, compile, steps, torch.device("cpu"))
         assert isinstance(watched, Compiled) is expected
     own = objectives.compiled(trace)
-    assert MODULE._with_terms(own, False, 1) is own
+    assert MODULE._with_terms(own, False, 1, torch.device("cpu")) is own
 
 
 class Reading(nn.Module):
