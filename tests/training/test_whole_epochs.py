@@ -1,6 +1,7 @@
 """Epochs as one program: the same weights as steps one by one, recorded or not."""
 
 import copy
+import gc
 import importlib
 import logging
 from collections.abc import Callable, Iterator
@@ -320,3 +321,18 @@ def test_what_cannot_be_traced_trains_step_by_step(
         history = fit(pair, binary(28), epochs=2, batch_size=8)
     assert len(history.cost) == 2
     assert sum("reads a tensor's value" in r.getMessage() for r in caplog.records) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_epochs_hold_memory_flat(way: str) -> None:
+    """All tensors that are alive after an epoch, 200 times."""
+    alive: list[int] = []
+
+    def count(pair: VAE, history: History) -> None:
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if isinstance(each, Tensor)]
+        alive.append(sum(t.numel() for t in tensors))
+
+    fit(vae(), binary(60), epochs=200, batch_size=8, compile=True, callbacks=[count])
+    assert len(set(alive[5:])) == 1
