@@ -315,15 +315,17 @@ def _binary(levels: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def fresh_pixels(levels: Tensor, pixels: Pixels) -> Tensor:
-    """Turns levels into pixels as :func:`to_pixels` does, by operations that a graph can hold.
+    """Turns levels into pixels as :func:`to_pixels` does; on a GPU without waiting for it.
 
-    The draws have the same distribution, and are others than those of a seed of `to_pixels`.
+    There, binary pixels have the same distribution and are other draws than those of `to_pixels`.
 
     Arguments:
         levels: uint8 levels of any shape.
         pixels: One of the four kinds.
     """
-    return _drawn_bits(levels) if pixels == "binary" else _TO_PIXELS[pixels](levels, None)
+    if pixels == "binary" and levels.device.type != "cpu":
+        return _drawn_bits(levels)
+    return _TO_PIXELS[pixels](levels, None)
 
 
 def _drawn_bits(levels: Tensor) -> Tensor:
