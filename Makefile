@@ -31,7 +31,7 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Times on this machine: writes docs/benchmarks.md. Those of a GPU, in about six minutes:
+# Times on this machine: writes docs/benchmarks.md. Those of a GPU:
 #   python -m benchmarks --device cuda --out docs/benchmarks-cuda.md
 bench: .venv/bench
 	$(BIN)/python -m benchmarks --out docs/benchmarks.md

@@ -31,7 +31,7 @@ __all__ = ["Graph", "Program"]
 
 _log = logging.getLogger(__name__)
 
-_UNRECORDED = 10  # Runs on a GPU before the code is recorded, which costs as much as a few.
+_UNRECORDED = 10  # Runs on a GPU before the code is recorded: a few runs do not repay it.
 
 
 @dataclass(frozen=True)

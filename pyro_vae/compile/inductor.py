@@ -15,8 +15,8 @@ from pyro_vae.compat import cpp_compiler, onednn_linear
 
 __all__ = ["DECOMPOSITIONS", "can_compile", "compile_graph"]
 
-# oneDNN's float32 matrix products are faster than MKL's on processors with AVX-512, and slower on
-# others (docs/benchmarks.md). Inductor uses them for constant matrices only.
+# oneDNN's float32 matrix products are faster than MKL's on AMD processors with AVX-512, and were
+# slower on one with AVX2 alone. Inductor uses them for constant matrices only.
 _onednn = torch.library.Library("pyro_vae", "FRAGMENT")
 
 

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 COMPILED_FROM = 10**6
 """Number of draws (samples times examples) from which scoring is compiled.
 
-Fewer draws do not repay the compilation. These do in each later process, which finds the code in
-Inductor's cache on disk, and about do in the first.
+Fewer draws do not repay the compilation. So many repay it in later processes, which find the code
+in Inductor's cache on disk, and not in the first.
 """
 
 DRAWN_COMPILED_FROM = 2**23

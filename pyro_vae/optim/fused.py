@@ -14,8 +14,7 @@ __all__ = ["FusedAdam"]
 class FusedAdam:
     """The tensors of a ``torch.optim.Adam``, as the lists that its fused kernel takes.
 
-    The step is that of the optimizer, bit for bit. It takes a tenth of a small network's step
-    less time.
+    The step is that of the optimizer, bit for bit.
 
     Arguments:
         optimizer: The optimizer, which has taken a step.

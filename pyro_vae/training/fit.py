@@ -38,7 +38,7 @@ COMPILED_FROM = 2000
 """Number of steps from which ``compile="auto"`` compiles; fewer do not repay the compilation."""
 
 COMPILED_FROM_ON_GPU = 500
-"""The same on a GPU, where an uncompiled step takes some twenty times as long."""
+"""The same on a GPU, where uncompiled steps cost more in relation to compiled ones."""
 
 # The random streams of the test set and of a pair's first call; those of the epochs are 1, 2, ...
 _TEST, _SETUP = 0, 2**31 + 1

@@ -89,8 +89,8 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 def streams(seed: int | None, device: torch.device) -> Iterator[Callable[..., None]]:
     """A context for many streams in turn; yields a function that begins the stream of a key.
 
-    ``begin(*key)`` gives what ``with seeded(seed, *key, device=device)`` does, and takes a tenth
-    of its time on a GPU, since the generators' states are kept once.
+    ``begin(*key)`` gives what ``with seeded(seed, *key, device=device)`` does. The generators'
+    states are kept once, and not for each stream.
 
     Arguments:
         seed: An int from 0 to 2**32 - 1; None leaves the generators as they are.
