@@ -1,5 +1,6 @@
 """Steps, epochs, evaluation and growth on a GPU, beside NumPyro and PyTorch by hand."""
 
+import importlib.util
 import math
 import platform
 import statistics
@@ -20,7 +21,7 @@ from pyro_vae.compile import Recording
 from pyro_vae.utils.tables import markdown
 
 from .measure import Runs, compared, in_turns
-from .programs import Step, by_hand, networks
+from .programs import Step, by_hand, importance_loop, networks, products
 
 IWAE_EPOCHS = 3280
 """Burda, Grosse and Salakhutdinov (2016), section 5: passes over the training set."""
@@ -126,8 +127,11 @@ class Measured:
             return {}
         return {"NumPyro, jitted": NumPyro(self.levels.cpu(), batch).epoch}
 
-    def numpyro_step(self) -> str:
-        return "" if self.numpyro(128) else "NumPyro is not installed here, so its rows are out.\n"
+    def without_numpyro(self) -> str:
+        """A line for the head if NumPyro is not installed."""
+        if importlib.util.find_spec("numpyro"):
+            return ""
+        return "NumPyro is not installed here, so its rows are left out.\n"
 
     def epoch(self) -> list[str]:
         tables = []
@@ -151,7 +155,7 @@ class Measured:
         seconds = time.perf_counter() - start
         rows = [[f"{s:.3f}" for s in history.seconds] + [f"{seconds:.1f}"]]
         names = [f"epoch {number}: s" for number in history.epoch]
-        return [markdown([*names, "all, with the test of the data: s"], rows)]
+        return [markdown([*names, "the whole call: s"], rows)]
 
     # Evaluation.
 
@@ -159,35 +163,16 @@ class Measured:
         examples, samples = (64, 128) if self.small else (2000, 5000)
         vae, x = self.build().eval(), self.batch(examples)
         decoder = networks(vae)[1]
-        weights = [p.detach() for p in decoder.parameters() if p.dim() == 2]
         z = torch.randn(min(64_000, 64 * samples), 50, device=self.device)
+        multiply = products(decoder, z, math.ceil(examples * samples / len(z)))
 
-        def products() -> None:
-            for _ in range(math.ceil(examples * samples / len(z))):
-                h = z
-                for weight in weights:
-                    h = h @ weight.T
+        def multiplied() -> None:
+            multiply()
             self.wait()
 
-        @torch.no_grad()
-        def loop() -> list[float]:
-            values = []
-            for some in x.split(64):
-                q_z, log_w = vae.posterior(some), []
-                for first in range(0, samples, 1000):
-                    z = q_z.sample((min(1000, samples - first),))
-                    logits = decoder(z)
-                    log_p = -F.binary_cross_entropy_with_logits(
-                        logits, some.expand_as(logits), reduction="none"
-                    ).sum((-2, -1))
-                    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
-                    log_w.append(log_p + prior - q_z.log_prob(z))
-                values.append(torch.cat(log_w).logsumexp(0) - math.log(samples))
-            return torch.cat(values).tolist()
-
         runs = {
-            "a loop by hand, 1,000 samples of 64 images": loop,
-            "the decoder's matrix products alone": products,
+            "a loop by hand, 1,000 samples of 64 images": importance_loop(vae, x, samples, 1000),
+            "the decoder's matrix products alone": multiplied,
             "ours: log_likelihood": lambda: log_likelihood(vae, x, samples, seed=0).mean,
         }
         what = f"{examples:,} images x {samples:,} importance samples, pyro-mlp"
@@ -283,7 +268,7 @@ def main(out: Path, device: str, only: Sequence[str], rounds: int, small: bool) 
         "one process; a ratio is the median over turns of a variant's time to the first row's, "
         "with its quartiles. Images are random levels, of which pixels are drawn afresh in each "
         f"epoch.\n\n{described(measured.device)}, torch {torch.__version__}, Pyro "
-        f"{pyro.__version__}.\n{measured.numpyro_step()}"
+        f"{pyro.__version__}.\n{measured.without_numpyro()}"
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     for title, (precisions, tables) in sections.items():

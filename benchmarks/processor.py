@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pyro
 import torch
-import torch.nn.functional as F
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
@@ -26,7 +25,16 @@ from pyro_vae.utils.tables import markdown
 
 from .measure import compared, in_turns
 from .others import NumPyro, pythae_epoch
-from .programs import Step, as_pyros_example, by_hand, networks, ours, variants
+from .programs import (
+    Step,
+    as_pyros_example,
+    by_hand,
+    importance_loop,
+    networks,
+    ours,
+    products,
+    variants,
+)
 
 BATCH = 128
 GOAL = 105.0  # nats of -ELBO on the test set
@@ -243,30 +251,6 @@ def growth_with_data(levels: Tensor, rounds: int) -> str:
 def evaluator(rounds: int) -> str:
     vae = build().eval()
     x = datasets.binarize(datasets.load("digits").test[:64], seed=0)
-    weights = [p.detach() for p in networks(vae)[1].parameters() if p.dim() == 2]
-    z = torch.randn(64 * 64, 50)
-    by_hand = networks(vae)[1]
-
-    def products() -> None:
-        for _ in range(16):
-            h = z
-            for weight in weights:
-                h = h @ weight.T
-
-    @torch.no_grad()
-    def loop() -> Tensor:
-        q_z = vae.posterior(x)
-        log_w = []
-        for _ in range(16):
-            z = q_z.sample((64,))
-            logits = by_hand(z)
-            log_p = -F.binary_cross_entropy_with_logits(
-                logits, x.expand_as(logits), reduction="none"
-            ).sum((-2, -1))
-            prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
-            log_w.append(log_p + prior - q_z.log_prob(z))
-        return torch.cat(log_w).logsumexp(0)
-
     scorer = Scorer(LogDensities(vae.model, vae.guide, (x,)), DRAWN_COMPILED_FROM)
 
     @torch.no_grad()
@@ -277,8 +261,10 @@ def evaluator(rounds: int) -> str:
         found.statistics()
 
     runs = {
-        "the decoder's matrix products alone": products,
-        "a loop by hand": loop,
+        "the decoder's matrix products alone": products(
+            networks(vae)[1], torch.randn(64 * 64, 50), 16
+        ),
+        "a loop by hand": importance_loop(vae, x, 1024, 64),
         "log_likelihood, uncompiled, with its start": lambda: log_likelihood(vae, x, 1024, seed=0),
         "log_likelihood, a block of a long one (compiled)": block,
     }

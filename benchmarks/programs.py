@@ -1,5 +1,6 @@
 """The same step in each way of writing it: by hand, as Pyro's example does, and ours."""
 
+import math
 from collections.abc import Callable
 
 import pyro
@@ -103,3 +104,46 @@ def networks(vae: VAE) -> tuple[nn.Module, nn.Module]:
     assert isinstance(encoder, nn.Module)
     assert isinstance(decoder, nn.Module)
     return encoder, decoder
+
+
+def products(decoder: nn.Module, z: Tensor, times: int) -> Callable[[], None]:
+    """The matrix products of a decoder alone, for so many batches of latents."""
+    weights = [p.detach() for p in decoder.parameters() if p.dim() == 2]
+
+    def multiply() -> None:
+        for _ in range(times):
+            h = z
+            for weight in weights:
+                h = h @ weight.T
+
+    return multiply
+
+
+def importance_loop(vae: VAE, x: Tensor, samples: int, at_once: int) -> Callable[[], list[float]]:
+    """log p(x) by importance weighting, as one writes it by hand over the same networks.
+
+    Arguments:
+        vae: The VAE.
+        x: Binary pixels, of which 64 images are taken at a time.
+        samples: The number of samples of each image.
+        at_once: The number of samples that are taken at a time.
+    """
+    decoder = networks(vae)[1]
+
+    @torch.no_grad()
+    def loop() -> list[float]:
+        values = []
+        for some in x.split(64):
+            q_z, log_w = vae.posterior(some), []
+            for first in range(0, samples, at_once):
+                z = q_z.sample((min(at_once, samples - first),))
+                logits = decoder(z)
+                log_p = -F.binary_cross_entropy_with_logits(
+                    logits, some.expand_as(logits), reduction="none"
+                ).sum((-2, -1))
+                prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+                log_w.append(log_p + prior - q_z.log_prob(z))
+            values.append(torch.cat(log_w).logsumexp(0) - math.log(samples))
+        return torch.cat(values).tolist()
+
+    return loop

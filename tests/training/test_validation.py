@@ -1,0 +1,52 @@
+"""Pyro validates the first loss of each shape and mode, and explains a later one that is NaN."""
+
+import pytest
+import torch
+from pyro.infer.util import is_validation_enabled
+from torch import Tensor, nn
+
+from pyro_vae import VAE, fit, likelihoods, networks, posteriors, priors
+from pyro_vae.training import History, NonFiniteLoss
+
+
+class Seen(nn.Module):
+    """Notes whether Pyro validates, and passes on NaN for a mark."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+        self.seen: list[tuple[int, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append((len(x), is_validation_enabled()))
+        return self.layer(x + torch.where(x[..., :1] == 2.0, torch.nan, 0.0))
+
+
+def made() -> VAE:
+    return VAE(
+        priors.StandardNormal(2),
+        likelihoods.Gaussian(networks.MLP(2, (), (6,)), scale=0.5),
+        posteriors.Normal(Seen()),
+    )
+
+
+def test_the_first_loss_of_each_shape_and_mode_is_validated() -> None:
+    vae = made()
+
+    def freeze(pair: VAE, history: History) -> None:
+        pair.likelihood.eval()
+
+    fit(vae, torch.randn(20, 6), epochs=3, batch_size=8, compile=False, callbacks=[freeze])
+    first = [(8, True), (8, False), (4, True)]
+    # The callback changes a mode after the first epoch, and nothing after the second.
+    assert vae.posterior.network.seen == [*first, *first, (8, False), (8, False), (4, False)]
+    assert is_validation_enabled()
+
+
+def test_a_later_loss_is_explained_by_validation() -> None:
+    x, vae = torch.randn(80, 6), made()
+    fit(vae, x, epochs=1, batch_size=8, compile=False)
+    x[70, 0] = 2.0  # in the last batches of the order of seed 0, as the next line holds
+    with pytest.raises(NonFiniteLoss, match=r"batch ([2-9]|10): .*: .*Expected parameter loc"):
+        fit(vae, x, epochs=1, batch_size=8, compile=False)
