@@ -50,3 +50,21 @@ def test_a_later_loss_is_explained_by_validation() -> None:
     x[70, 0] = 2.0  # in the last batches of the order of seed 0, as the next line holds
     with pytest.raises(NonFiniteLoss, match=r"batch ([2-9]|10): .*: .*Expected parameter loc"):
         fit(vae, x, epochs=1, batch_size=8, compile=False)
+
+
+class Rare(nn.Module):
+    """NaN for one draw of z in some hundred, so that it comes with the noise of that loss alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 6)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layer(z) + torch.where(z[..., :1] > 3.0, torch.nan, 0.0)
+
+
+def test_the_explanation_is_of_the_same_noise() -> None:
+    vae = made()
+    vae.likelihood = likelihoods.Gaussian(Rare(), scale=0.5)
+    with pytest.raises(NonFiniteLoss, match="Expected parameter loc"):
+        fit(vae, torch.randn(4000, 6), epochs=5, batch_size=8, compile=False)
