@@ -85,3 +85,6 @@ def test_compiled_scores_say_where_nan_comes_from() -> None:
         next(vae.posterior.parameters()).fill_(math.nan)
         with pytest.raises(ValueError, match="posterior: Expected parameter loc"):
             scorer.draw((x,), 8)
+        z, log_q = scorer.draw((x,), 8, check=False)
+        with pytest.raises(ValueError, match="posterior: Expected parameter loc"):
+            scorer.check((x,), z, log_q)

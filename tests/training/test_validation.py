@@ -53,7 +53,9 @@ def test_a_later_loss_is_explained_by_validation() -> None:
 
 
 class Rare(nn.Module):
-    """NaN for one draw of z in some hundred, so that it comes with the noise of that loss alone."""
+    """NaN for one draw of z in some hundred, and so for the noise of one loss alone."""
+
+    out_shape = (6,)
 
     def __init__(self) -> None:
         super().__init__()
