@@ -326,7 +326,10 @@ def test_what_cannot_be_traced_trains_step_by_step(
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 def test_epochs_hold_memory_flat(way: str) -> None:
-    """All tensors that are alive after an epoch, 200 times."""
+    """All tensors that are alive after an epoch, 300 times.
+
+    The smaller last batch is compiled in its hundredth run, which adds a graph.
+    """
     alive: list[int] = []
 
     def count(pair: VAE, history: History) -> None:
@@ -334,5 +337,6 @@ def test_epochs_hold_memory_flat(way: str) -> None:
         tensors = [each for each in gc.get_objects() if isinstance(each, Tensor)]
         alive.append(sum(t.numel() for t in tensors))
 
-    fit(vae(), binary(60), epochs=200, batch_size=8, compile=True, callbacks=[count])
-    assert len(set(alive[5:])) == 1
+    fit(vae(), binary(60), epochs=300, batch_size=8, compile=True, callbacks=[count])
+    assert len(set(alive[5:99])) == 1
+    assert len(set(alive[101:])) == 1
