@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.utils.checks import check_count, check_seed
-from pyro_vae.utils.random import random_words
+from pyro_vae.utils.random import random_operator, random_words
 
 __all__ = [
     "PIXELS",
@@ -307,11 +307,12 @@ def _binary(levels: Tensor, generator: torch.Generator | None) -> Tensor:
     # difference to level / 255.
     words = torch.empty(-(-levels.numel() // 8), dtype=torch.int64, device=levels.device)
     words.random_(-(2**63), None, generator=generator)
-    random = words.view(torch.uint8)[: levels.numel()].view(levels.shape)
-    x = torch.lt(random, levels, out=torch.empty(levels.shape, device=levels.device))
-    ties = (random == levels).nonzero(as_tuple=True)
-    x[ties] = torch.bernoulli(levels[ties] / 255, generator=generator)
-    return x
+    flat = levels.flatten()
+    random = words.view(torch.uint8)[: len(flat)]
+    x = torch.lt(random, flat, out=torch.empty(len(flat), device=levels.device))
+    ties = (random == flat).nonzero().squeeze(1)
+    x.index_copy_(0, ties, torch.bernoulli(flat[ties] / 255, generator=generator))
+    return x.view(levels.shape)
 
 
 def fresh_pixels(levels: Tensor, pixels: Pixels) -> Tensor:
@@ -323,9 +324,17 @@ def fresh_pixels(levels: Tensor, pixels: Pixels) -> Tensor:
         levels: uint8 levels of any shape.
         pixels: One of the four kinds.
     """
-    if pixels == "binary" and levels.device.type != "cpu":
-        return _drawn_bits(levels)
+    if pixels == "binary":
+        return _binary_bits(levels) if levels.device.type == "cpu" else _drawn_bits(levels)
     return _TO_PIXELS[pixels](levels, None)
+
+
+# The number of ties is not known beforehand, so a traced graph holds the draw as one operator.
+_binary_bits = random_operator(
+    "binary_bits(Tensor levels) -> Tensor",
+    lambda levels: _binary(levels, None),
+    lambda levels: torch.empty(levels.shape, device=levels.device),
+)
 
 
 def _drawn_bits(levels: Tensor) -> Tensor:

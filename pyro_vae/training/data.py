@@ -219,15 +219,18 @@ class Prepared:
 
     def _check_levels(self, data: Tensor, support: Constraint) -> None:
         """Raises ValueError if some level in the data gives an x that is not scored."""
-        # One example for each level that occurs, with that level at all places: the draws of all
-        # epochs are made of these levels.
-        there = data.flatten().bincount(minlength=256).nonzero().to(torch.uint8)
-        every = there.view(-1, *[1] * (data.dim() - 1)).expand(-1, *data.shape[1:])
-        on = support.check(self._to_x(every)).view(len(every), -1).all(1)
-        if not on.all():
-            off = there[~on].flatten().tolist()
+        # One example for each level, with that level at all places: the draws of all epochs are
+        # made of the levels that occur.
+        every = torch.arange(256, dtype=torch.uint8, device=data.device)
+        examples = every.view(-1, *[1] * (data.dim() - 1)).expand(-1, *data.shape[1:])
+        on = support.check(self._to_x(examples)).view(len(every), -1).all(1)
+        if on.all():
+            return
+        there = data.flatten().bincount(minlength=256) > 0
+        off = every[there & ~on].tolist()
+        if off:
             raise ValueError(
                 f"pixels: got {self.pixels!r}, which this likelihood does not score at {len(off)} "
-                f"of the {len(on)} levels in {self.argument}, {off[0]} among them; expected x on "
-                f"{describe_support(support)}"
+                f"of the {int(there.sum())} levels in {self.argument}, {off[0]} among them; "
+                f"expected x on {describe_support(support)}"
             )

@@ -148,8 +148,6 @@ class WholeEpochs:
             self._say(_ONE_BY_ONE + "the data are not in memory")
         elif data.transform is not None:
             self._say(_ONE_BY_ONE + "transform= may do something else for each batch")
-        elif data.pixels == "binary" and source.data[0].device.type == "cpu":
-            self._say(_ONE_BY_ONE + "on a CPU, binary pixels are drawn outside of a graph")
         elif source.examples < source.batch_size:
             self._say(_ONE_BY_ONE + "an epoch is less than one batch")
         else:

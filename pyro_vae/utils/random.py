@@ -9,11 +9,27 @@ from torch import Tensor
 
 from pyro_vae.utils.checks import check_seed
 
-__all__ = ["Stream", "random_words", "seeded", "streams"]
+__all__ = ["Stream", "random_operator", "random_words", "seeded", "streams"]
 
-# Tensor.random_ over all integers is fast, but a traced graph cannot hold it: its name in torch,
-# ``random_.from``, is no Python.
 _library = torch.library.Library("pyro_vae", "FRAGMENT")
+
+
+def random_operator(
+    schema: str, draw: Callable[..., Tensor], empty: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """An operator that draws random numbers, which a traced graph holds as one node.
+
+    Arguments:
+        schema: The operator's name, arguments and result, in torch's notation.
+        draw: Draws from torch's global generators.
+        empty: The same without drawing; its result has the shape and type, and any values.
+    """
+    name = schema.partition("(")[0]
+    if not hasattr(torch.ops.pyro_vae, name):  # An operator outlives a reload.
+        _library.define(schema, tags=(torch.Tag.nondeterministic_seeded,))
+        _library.impl(name, draw, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"pyro_vae::{name}", empty)
+    return getattr(torch.ops.pyro_vae, name)
 
 
 def _empty_words(count: int, device: torch.device) -> Tensor:
@@ -24,18 +40,16 @@ def _random_words(count: int, device: torch.device) -> Tensor:
     return _empty_words(count, device).random_(-(2**63), None)
 
 
-if not hasattr(torch.ops.pyro_vae, "random_words"):  # The operator outlives a reload.
-    _library.define(
-        "random_words(int count, Device device) -> Tensor",
-        tags=(torch.Tag.nondeterministic_seeded,),
-    )
-    _library.impl("random_words", _random_words, "CompositeExplicitAutograd")
-    torch.library.register_fake("pyro_vae::random_words", _empty_words)
+# Tensor.random_ over all integers is fast, but a traced graph cannot hold it: its name in torch,
+# ``random_.from``, is no Python.
+_words = random_operator(
+    "random_words(int count, Device device) -> Tensor", _random_words, _empty_words
+)
 
 
 def random_words(count: int, device: torch.device) -> Tensor:
     """64 random bits in each of so many integers, from torch's generator of the device."""
-    return torch.ops.pyro_vae.random_words(count, device)
+    return _words(count, device)
 
 
 def seeded(
