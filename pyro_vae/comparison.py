@@ -1,7 +1,6 @@
 """The comparison of objectives, with the same initial parameters, batches and seeds."""
 
 import copy
-import csv
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,8 @@ from torch import nn
 
 from pyro_vae.datasets import Pixels, to_pixels
 from pyro_vae.evaluation import LogLikelihood, density_draw, estimated
-from pyro_vae.gradients import Gradient, measure, peak_of_step
-from pyro_vae.objectives import analytic_kl, check_elbo, schedule_of, trace_elbo
+from pyro_vae.gradients import Gradient, advanced, measure, peak_of_step
+from pyro_vae.objectives import analytic_kl, check_elbo, trace_elbo
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.plots import bands
 from pyro_vae.training import Callback, History, fit
@@ -24,7 +23,7 @@ from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
-from pyro_vae.utils.tables import markdown, mean_and_error
+from pyro_vae.utils.tables import markdown, mean_and_error, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,6 +54,7 @@ class Comparison:
             data and parameters, in bytes.
         steps: The number of training steps in an epoch.
         goal: A test -ELBO in nats per example; the table has the seconds of training up to it.
+        complete: Whether all seeds have run; False after an interruption.
 
     Example:
         >>> from pyro_vae.comparison import compare
@@ -72,6 +72,7 @@ class Comparison:
     peak_bytes: Mapping[str, int]
     steps: int
     goal: float
+    complete: bool = True
 
     def seconds_a_step(self, name: str) -> float:
         """Returns the median over epochs of the seconds of a training step.
@@ -142,7 +143,7 @@ class Comparison:
                 ends = [h.cost[-1], h.test_cost[-1], r.mean, r.mc_error, r.bias, above]
                 to_goal = "" if math.isnan(time) else time
                 rows.append([name, seed, *ends, sum(h.seconds), to_goal])
-        _write_csv(path, rows)
+        write_csv(path, rows)
 
     def save_gradients_csv(self, path: str | Path) -> None:
         """Writes a CSV file with a row for each gradient, with all digits."""
@@ -152,7 +153,7 @@ class Comparison:
             for name, by_part in by_name.items():
                 for part, gradient in by_part.items():
                     rows.append([epoch, name, part, *(getattr(gradient, c) for c in columns)])
-        _write_csv(path, rows)
+        write_csv(path, rows)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plots the mean and range of the test -ELBO over seeds against the epoch."""
@@ -228,9 +229,11 @@ def compare(
         on_run: Called after each run, for instance to report progress.
 
     Returns:
-        The histories, log-likelihoods, gradients and memory of all objectives.
+        The histories, log-likelihoods, gradients and memory of all objectives. After Ctrl-C, those
+        of the seeds on which all objectives have run.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C was pressed before all objectives had run on the first seed.
         TypeError: `vae_factory` is not a function that returns a pair, `objectives` is not a
             mapping to ELBOs, or an argument has the wrong type.
         ValueError: `objectives` or `seeds` is empty, a seed is given twice, an argument is out of
@@ -254,39 +257,48 @@ def compare(
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
     first = rows(batch, slice(batch_size))
-    for seed, (name, objective) in product(seeds, objectives.items()):
-        with seeded(seed):
-            vae = vae_factory()
-        check_pair(vae)
-        # Gradients and memory are measured in the first objective's first run.
-        callbacks = [] if measured.peaks else [measured.along(vae, first, pixels)]
-        history = fit(
-            vae,
-            train,
-            test=test,
-            epochs=epochs,
-            batch_size=batch_size,
-            objective=copy.deepcopy(objective),
-            pixels=pixels,
-            seed=seed,
-            callbacks=callbacks,
-        )
-        x, density_pixels = _scored(vae, test, pixels)
-        likelihood = estimated(vae, x, num_samples, seed=seed)
-        histories[name].append(history)
-        likelihoods[name].append(likelihood)
-        if on_run is not None:
-            on_run(name, seed, history, likelihood)
-    costs = [h.test_cost[-1] for h in next(iter(histories.values()))]
+    complete = False
+    try:
+        for seed, (name, objective) in product(seeds, objectives.items()):
+            with seeded(seed):
+                vae = vae_factory()
+            check_pair(vae)
+            # Gradients and memory are measured in the first objective's first run.
+            callbacks = [] if measured.peaks else [measured.along(vae, first, pixels)]
+            history = fit(
+                vae,
+                train,
+                test=test,
+                epochs=epochs,
+                batch_size=batch_size,
+                objective=copy.deepcopy(objective),
+                pixels=pixels,
+                seed=seed,
+                callbacks=callbacks,
+            )
+            if history.ended == "interrupted":
+                raise KeyboardInterrupt
+            x, density_pixels = _scored(vae, test, pixels)
+            likelihoods[name].append(estimated(vae, x, num_samples, seed=seed))
+            histories[name].append(history)
+            if on_run is not None:
+                on_run(name, seed, history, likelihoods[name][-1])
+        complete = True
+    except KeyboardInterrupt:
+        if not all(histories.values()):
+            raise
+    done = min(map(len, histories.values()))  # the seeds of which all runs are there
+    costs = [h.test_cost[-1] for h in next(iter(histories.values()))[:done]]
     return Comparison(
-        tuple(seeds),
-        histories,
-        likelihoods,
+        tuple(seeds)[:done],
+        {name: runs[:done] for name, runs in histories.items()},
+        {name: results[:done] for name, results in likelihoods.items()},
         density_pixels,
         measured.gradients,
         measured.peaks,
         steps,
         max(costs) if goal is None else goal,
+        complete,
     )
 
 
@@ -327,7 +339,7 @@ class _Measured:
 
         def measure_after(epoch: int) -> None:
             if epoch in self.epochs:
-                objectives = _after(epoch * self.steps, self.objectives)
+                objectives = advanced(self.objectives, epoch * self.steps)
                 self.gradients[epoch] = measure(vae, batch, objectives, self.draws)
 
         measure_after(0)
@@ -373,15 +385,6 @@ def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> 
         raise ValueError(f"seeds: got {list(seeds)}, expected each once")
 
 
-def _after(steps: int, objectives: Mapping[str, ELBO]) -> dict[str, ELBO]:
-    """Returns copies of the objectives, with their schedules moved on by a number of steps."""
-    after = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
-    for objective in after.values():
-        if (schedule := schedule_of(objective)) is not None:
-            schedule.taken += steps
-    return after
-
-
 def _seconds(times: Sequence[float]) -> str:
     """Formats the mean over the runs that reached the goal, and their number if not all did."""
     reached = [t for t in times if not math.isnan(t)]
@@ -389,8 +392,3 @@ def _seconds(times: Sequence[float]) -> str:
         return "not reached"
     mean = f"{sum(reached) / len(reached):.1f}"
     return mean if len(reached) == len(times) else f"{mean} ({len(reached)} of {len(times)})"
-
-
-def _write_csv(path: str | Path, rows: Sequence[Sequence[object]]) -> None:
-    with Path(path).open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)

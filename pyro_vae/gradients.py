@@ -20,7 +20,7 @@ from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
-__all__ = ["MIN_DRAWS", "Gradient", "check_draws", "measure"]
+__all__ = ["MIN_DRAWS", "Gradient", "advanced", "check_draws", "measure"]
 
 
 def __dir__() -> list[str]:
@@ -286,3 +286,12 @@ def _compared(sample: _Sample, first: _Sample) -> Gradient:
         bias=bias(every),
         bias_error=math.sqrt((len(own) - 1) / len(own) * spread),
     )
+
+
+def advanced(objectives: Mapping[str, ELBO], steps: int) -> dict[str, ELBO]:
+    """Copies of objectives, with their schedules moved on by a number of steps."""
+    copies = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
+    for objective in copies.values():
+        if (schedule := schedule_of(objective)) is not None:
+            schedule.taken += steps
+    return copies

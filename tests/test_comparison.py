@@ -2,18 +2,23 @@
 
 import csv
 import math
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from pyro_vae import log_likelihood, objectives, presets
+from pyro_vae import VAE, log_likelihood, objectives, presets
 from pyro_vae.comparison import Comparison, compare
 from pyro_vae.datasets import Dataset
+from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.gradients import Gradient
 from pyro_vae.training import History
 
-from .models import bernoulli_vae
+from .models import bernoulli_vae, binary
 
 
 def test_an_objective_against_itself(digits: Dataset) -> None:
@@ -40,6 +45,49 @@ def test_an_objective_against_itself(digits: Dataset) -> None:
     assert result.histories["one"][0].cost != result.histories["one"][1].cost
     assert "| 0.00 ± 0.00 |" in repr(result)
     assert result.pixels == "binary"
+
+
+@pytest.mark.parametrize("during", ["training", "between runs"])
+def test_ctrl_c_keeps_the_seeds_that_have_run(during: str) -> None:
+    """It is pressed in the sixth run, the second objective's third, or after the fifth."""
+    x = binary(40)
+    runs: list[tuple[str, int]] = []
+
+    class Pressed(nn.Module):
+        def forward(self) -> torch.distributions.Distribution:
+            if during == "training" and len(runs) == 5 and self.training:
+                os.kill(os.getpid(), signal.SIGINT)
+            return bernoulli_vae().prior()
+
+    def make() -> VAE:
+        vae = bernoulli_vae()
+        return VAE(Pressed(), vae.likelihood, vae.posterior)
+
+    def on_run(name: str, seed: int, history: History, result: LogLikelihood) -> None:
+        runs.append((name, seed))
+        if during == "between runs" and len(runs) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 40, "num_samples": 5, "draws": 20}
+    result = compare(make, x, x, seeds=(0, 1, 2, 3), on_run=on_run, **settings)
+    assert runs.pop() == ("trace_elbo", 2)
+    assert len(runs) == 4
+    assert not result.complete
+    assert result.seeds == (0, 1)
+    assert {len(each) for each in result.histories.values()} == {2}
+    assert {len(each) for each in result.log_likelihoods.values()} == {2}
+    whole = compare(make, x, x, seeds=(0, 1), **settings)  # presses nothing
+    assert whole.complete
+    for name, results in whole.log_likelihoods.items():
+        for one, other in zip(results, result.log_likelihoods[name], strict=True):
+            assert torch.equal(one.values, other.values)
+    runs.clear()
+
+    def at_once(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(make, x, x, seeds=(0, 1), on_run=at_once, **settings)
 
 
 def test_float_data_are_compared_as_they_are() -> None:

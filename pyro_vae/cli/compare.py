@@ -99,14 +99,17 @@ def compare(
     )
     settings = (
         f"{preset} on {data}, {chosen['pixels']} pixels, {chosen['z_dim']} latents, {epochs} "
-        f"epochs, {seeds} seeds, batch {batch_size}. The log-likelihood is that of {len(test)} "
-        f"test images with {result.pixels} pixels, from {num_samples} importance samples each."
+        f"epochs, {len(result.seeds)} seeds, batch {batch_size}. The log-likelihood is that of "
+        f"{len(test)} test images with {result.pixels} pixels, from {num_samples} importance "
+        "samples each."
     )
     goal_text = "which was asked for" if goal is not None else "where the first ends at worst"
     text = f"{settings} {_explained(result, goal_text, draws)}"
     _write(result, text, folder)
     say(text)
     say(f"written: {', '.join(str(folder / name) for name in _FILES)}")
+    if not result.complete:
+        raise KeyboardInterrupt
 
 
 def _check_free(folder: Path) -> None:

@@ -76,7 +76,7 @@ def train(
     callbacks: list[Callback] = [write]
     if tensorboard:
         callbacks.append(TensorBoard(folder / "tensorboard"))
-    fit(
+    history = fit(
         vae,
         labelled(vae, dataset.train, dataset.train_labels),
         test=labelled(vae, dataset.test, dataset.test_labels),
@@ -88,6 +88,8 @@ def train(
         precision=precision,  # type: ignore[arg-type]
         callbacks=callbacks,
     )
+    if history.ended == "interrupted":
+        raise KeyboardInterrupt
     say(f"run: {folder}")
 
 

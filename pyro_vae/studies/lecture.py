@@ -61,6 +61,8 @@ class Lecture(Study[Trained]):
         history = fit(
             vae, self.train, test=self.test, epochs=self.epochs, pixels="grey", seed=seed
         )
+        if history.ended == "interrupted":
+            raise KeyboardInterrupt
         return Trained(name, settings, history)
 
     def table(self, rows: Mapping[str, Trained | None], every: int = 5) -> str:

@@ -1,6 +1,8 @@
 """Training: the SVI loop, its data, history, callbacks and precision."""
 
 from pyro_vae.training.callbacks import Callback, TensorBoard
+from pyro_vae.training.early_stopping import EarlyStopping
+from pyro_vae.training.ending import StopTraining
 from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.fit import COMPILED_FROM, fit
 from pyro_vae.training.history import History
@@ -9,8 +11,10 @@ from pyro_vae.training.precision import program
 __all__ = [
     "COMPILED_FROM",
     "Callback",
+    "EarlyStopping",
     "History",
     "NonFiniteLoss",
+    "StopTraining",
     "TensorBoard",
     "fit",
     "program",

@@ -9,7 +9,12 @@ from pyro_vae.training.history import History
 __all__ = ["Callback", "TensorBoard"]
 
 Callback = Callable[[Pair, History], object]
-"""A function that :func:`fit` calls after each epoch with the pair and the history so far."""
+"""A function that :func:`fit` calls after each epoch with the pair and the history so far.
+
+It may raise :class:`StopTraining`. An object may have two further methods:
+``before_training(pair, columns)`` is called before the first step with the names of the history's
+columns, and ``after_training(pair, history)`` after the last, unless there was an error.
+"""
 
 
 class TensorBoard:

@@ -1,11 +1,8 @@
 """The training loop: a plain ``pyro.infer.SVI`` over data of any kind."""
 
-import math
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 import pyro.optim
 import torch
@@ -17,15 +14,16 @@ from pyro_vae.optim import Adam, Held, JointOptim, as_pyro
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.data import Prepared, Transform, as_given
-from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
-from pyro_vae.training.history import COLUMNS, History
+from pyro_vae.training.epoch_terms import EpochTerms
+from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction, is_fraction, split
+from pyro_vae.training.history import History
+from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.sources import BATCH_SIZE, Data, Source, source_of
 from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.modules import device_of, evaluating
-from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
@@ -40,8 +38,7 @@ COMPILED_FROM = 2000
 COMPILED_FROM_ON_GPU = 500
 """The same on a GPU, where uncompiled steps cost more in relation to compiled ones."""
 
-# The random streams of the test set and of a pair's first call; those of the epochs are 1, 2, ...
-_TEST, _SETUP = 0, 2**31 + 1
+_SETUP = 2**31 + 1  # the random stream of a pair's first call; those of the epochs are 1, 2, ...
 
 
 def fit(
@@ -49,6 +46,7 @@ def fit(
     train: Data,
     *,
     test: Data | None = None,
+    validation: Data | float | None = None,
     epochs: int,
     batch_size: int = BATCH_SIZE,
     objective: ELBO | None = None,
@@ -83,13 +81,17 @@ def fit(
             `transform`; a pair that is no VAE takes them as they are.
         test: Test data of any such kind. Their -ELBO is evaluated in eval mode after each epoch.
             Levels become x once, with the draw of ``datasets.binarize(test, seed)``.
+        validation: Data by which a training is ended or its rate is changed, of any kind that
+            `test` has; or a fraction of the training data, taken at random by the seed, which are
+            then not trained on.
         epochs: Number of passes over the training data.
         batch_size: Number of examples in a step. The last batch of an epoch may be smaller. Data
             that come in batches have a size of their own.
         objective: A Pyro ELBO. None takes ``objectives.trace_elbo()``.
         optim: A Pyro optimizer, or an optimizer of torch: a class, used with its default options,
             or an instance that holds the pair's parameters. None takes ``optim.Adam(lr=1e-3)``. A
-            schedule that is a ``ReduceLROnPlateau`` advances each epoch by the test cost.
+            schedule that is a ``ReduceLROnPlateau`` advances each epoch by the validation cost, or
+            by the test cost if there is none.
         pixels: How levels become x, see :func:`datasets.to_pixels`. Random pixels are drawn anew
             in each epoch.
         transform: A function from a batch, x or ``(x, *context)`` on the pair's device, to the
@@ -105,10 +107,13 @@ def fit(
             compiled.
         precision: ``"bf16"`` computes the networks in bfloat16, with parameters and densities in
             float32. The test set is always evaluated in float32.
-        callbacks: Functions of the pair and the history so far, called after each epoch.
+        callbacks: Functions of the pair and the history so far, called after each epoch, such as
+            :class:`EarlyStopping`. One that raises :class:`StopTraining` ends the training.
 
     Returns:
-        The history, in nats per example; see :class:`History`.
+        The history, in nats per example; see :class:`History`. Its attribute ``ended`` says
+        whether a callback or Ctrl-C ended the training. Ctrl-C ends it after the step, and the
+        history has the epochs before; a second one raises KeyboardInterrupt at once.
 
     Raises:
         TypeError, ValueError: An argument is out of range, or the data do not fit the pair or
@@ -131,20 +136,16 @@ def fit(
     objective = trace_elbo() if objective is None else objective
     chosen = Adam(lr=1e-3) if optim is None else as_pyro(optim)
     _check_settings(vae, epochs, batch_size, objective, seed, compile, callbacks)
-    _check_plateau(chosen, test)
+    if is_fraction(validation):
+        check_fraction(validation)
+    _check_plateau(chosen, test if validation is None else validation)
     check_precision(vae, precision)
 
-    sources = {
-        argument: source_of(
-            argument, data, batch_size=batch_size, seed=seed, epochs=epochs, device=device_of(vae)
-        )
-        for argument, data in (("train", train), ("test", test))
-        if data is not None
-    }
+    sources = _sources(train, validation, test, batch_size, seed, epochs, device_of(vae))
     _check_size(sources["train"], batch_size)
     _set_up(vae, sources["train"], chosen, seed, pixels, transform)
     data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
-    training, testing = data["train"], data.get("test")
+    training = data["train"]
     steps = training.source.steps
     objective = _with_terms(objective, compile, epochs * (steps or 0), training.device)
     test_loss = _test_loss(objective, training.device)
@@ -152,26 +153,34 @@ def fit(
     model, guide = program(vae, precision)
     svi = SVI(model, guide, chosen, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     whole = WholeEpochs(Stepwise(svi, training, terms), vae, model, guide, chosen)
-    history = History({name: [] for name in COLUMNS if test is not None or name != "test_cost"})
+    held_out = [HeldOut(data[name], test_loss, seed) for name in COLUMN_OF if name in data]
     total = None if steps is None else epochs * steps
-    with _training(vae), progress_bar(total, "batches") as progress:
-        for epoch in range(1, epochs + 1):
-            start = time.perf_counter()
-            progress.set_description(f"epoch {epoch}/{epochs}")
-            with seeded(seed, epoch, device=training.device):
-                whole.epoch(epoch, history, progress.update)
-            _check_parameters(vae, epoch, history)
-            seconds = time.perf_counter() - start
-            row = {"epoch": epoch, **terms.means()}
-            if testing is not None:
-                row["test_cost"] = _test_cost(vae, testing, test_loss, seed, epoch, history)
-                if isinstance(chosen, JointOptim):
-                    chosen.end_epoch(row["test_cost"])
-            history.append(row | {"seconds": seconds})
-            progress.set_postfix(cost=f"{row['cost']:.2f}")
-            for callback in callbacks:
-                callback(vae, history)
-    return history
+    device = training.device
+    loop = Loop(vae, whole, terms, chosen, held_out, callbacks, seed, device, total)
+    return loop.run(epochs)
+
+
+def _sources(
+    train: Data,
+    validation: Data | float | None,
+    test: Data | None,
+    batch_size: int,
+    seed: int | None,
+    epochs: int,
+    device: torch.device,
+) -> dict[str, Source]:
+    """The sources of all data, by argument."""
+    given: dict[str, Any] = {"train": train, "test": test, "validation": validation}
+    sources = {
+        argument: source_of(
+            argument, data, batch_size=batch_size, seed=seed, epochs=epochs, device=device
+        )
+        for argument, data in given.items()
+        if data is not None and not is_fraction(data)
+    }
+    if is_fraction(validation):
+        sources |= split(sources["train"], validation, seed)
+    return sources
 
 
 def _set_up(
@@ -212,11 +221,11 @@ def _set_up(
             )
 
 
-def _check_plateau(optim: pyro.optim.PyroOptim, test: object) -> None:
-    if isinstance(optim, JointOptim) and optim.needs_cost and test is None:
+def _check_plateau(optim: pyro.optim.PyroOptim, held_out: object) -> None:
+    if isinstance(optim, JointOptim) and optim.needs_cost and held_out is None:
         raise ValueError(
-            "schedule: got a ReduceLROnPlateau and no test data, expected test=, by whose cost it "
-            "advances"
+            "schedule: got a ReduceLROnPlateau and neither validation nor test data, expected "
+            "validation= or test=, by whose cost it advances"
         )
 
 
@@ -249,44 +258,6 @@ def _test_loss(objective: WithTerms, device: torch.device) -> ELBO:
     if isinstance(objective, Compiled) and device.type == "cuda":
         return Compiled(Trace_ELBO(), strict=False, by_inductor=False)
     return Trace_ELBO()
-
-
-@contextmanager
-def _training(vae: Pair) -> Iterator[None]:
-    """Puts a pair into train mode inside the block; afterwards each module has its mode back."""
-    modes = [(module, module.training) for module in vae.modules()]
-    vae.train()
-    vae.zero_grad()  # The first step would add the gradients of an earlier backward.
-    try:
-        yield
-    finally:
-        vae.zero_grad()
-        for module, training in modes:
-            module.training = training
-
-
-@torch.no_grad()
-def _test_cost(
-    pair: Pair, data: Prepared, elbo: ELBO, seed: int | None, epoch: int, history: History
-) -> float:
-    """The test set's -ELBO, in nats per example; raises NonFiniteLoss if it is not finite."""
-    cost, examples = 0.0, 0
-    with evaluating(pair), seeded(seed, _TEST, device=data.device):
-        for batch in data.fixed(seed):
-            cost += elbo.loss(pair.model, pair.guide, *batch)
-            examples += len(batch[0])
-    cost /= examples
-    if not math.isfinite(cost):
-        raise NonFiniteLoss(f"epoch {epoch}: the -ELBO of the test set is {cost}", history)
-    return cost
-
-
-def _check_parameters(vae: Pair, epoch: int, history: History) -> None:
-    """Raises NonFiniteLoss if a parameter is not finite after an epoch."""
-    for path, parameter in vae.named_parameters():
-        if not torch.isfinite(parameter).all():
-            message = f"epoch {epoch}: the parameter {path} is not finite after the last batch"
-            raise NonFiniteLoss(message, history)
 
 
 def _check_settings(

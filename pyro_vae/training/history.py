@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_vae import plots
-from pyro_vae.utils.tables import markdown
+from pyro_vae.training.ending import Ended
+from pyro_vae.utils.tables import markdown, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["COLUMNS", "History"]
 
-COLUMNS = ("epoch", "cost", "reconstruction", "kl", "test_cost", "seconds")
+COLUMNS = (
+    "epoch",
+    "cost",
+    "reconstruction",
+    "kl",
+    "validation_cost",
+    "test_cost",
+    "seconds",
+)
 """The columns of a history, in their order."""
 
 
@@ -32,13 +41,18 @@ class History(Mapping[str, list[float]]):
             samples as the cost. The lecture calls it "marginal loss".
         kl: The mean of :math:`KL(q, p)`, in nats per example, from the same samples or in closed
             form. For an ELBO, ``cost = reconstruction + kl``.
-        test_cost: The mean of -ELBO on the test set after the epoch, in nats per example, with one
-            sample for each example and the same noise in each epoch. The column is missing if
-            :func:`fit` got no test set.
-        seconds: Wall-clock time of the epoch's training, without the test set.
+        validation_cost: The mean of -ELBO on the validation set after the epoch, in nats per
+            example, with one sample for each example and the same noise in each epoch. The column
+            is missing if :func:`fit` got no validation set.
+        test_cost: The same of the test set.
+        seconds: Wall-clock time of the epoch's training, without validation and test set.
+        ended: How the training ended: ``"epochs"`` after all of them, ``"stopped"`` by a
+            callback, or ``"interrupted"`` by Ctrl-C; None before its end, and after
+            :meth:`load_csv`.
 
     Arguments:
         columns: The columns by name, of equal lengths.
+        ended: How the training ended.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -49,8 +63,9 @@ class History(Mapping[str, list[float]]):
         (2, 2)
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[float]]) -> None:
+    def __init__(self, columns: Mapping[str, Sequence[float]], ended: Ended | None = None) -> None:
         self._columns = {name: list(values) for name, values in columns.items()}
+        self.ended = ended
 
     def __getitem__(self, column: str) -> list[float]:
         return self._columns[column]
@@ -110,10 +125,7 @@ class History(Mapping[str, list[float]]):
             ...     print(History.load_csv(f"{folder}/metrics.csv").epoch)
             [1, 2]
         """
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self._columns)
-            writer.writerows(zip(*self._columns.values(), strict=True))
+        write_csv(path, [list(self), *zip(*self._columns.values(), strict=True)])
 
     @classmethod
     def load_csv(cls, path: str | Path) -> "History":
@@ -142,7 +154,7 @@ class History(Mapping[str, list[float]]):
 
     def __repr__(self) -> str:
         header, *rows = self._cells()
-        return markdown(header, rows)
+        return markdown(header, rows) + self._early("\n\n")
 
     def _repr_html_(self) -> str:
         header, *rows = self._cells()
@@ -150,8 +162,12 @@ class History(Mapping[str, list[float]]):
         body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
         return (
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            "<p>nats per example; seconds an epoch</p>"
+            f"<p>nats per example; seconds an epoch{self._early('; ')}</p>"
         )
+
+    def _early(self, separator: str) -> str:
+        """How the training ended, unless after all epochs."""
+        return f"{separator}{self.ended}" if self.ended in ("stopped", "interrupted") else ""
 
     def _cells(self) -> list[list[str]]:
         rows = [

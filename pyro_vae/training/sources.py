@@ -15,7 +15,7 @@ from pyro_vae.utils.checks import kind
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.random import Stream, seeded
 
-__all__ = ["BATCH_SIZE", "Data", "DefaultSize", "InMemory", "Source", "source_of"]
+__all__ = ["BATCH_SIZE", "Data", "DefaultSize", "InMemory", "Indexed", "Source", "source_of"]
 
 Data = Batch | np.ndarray | Dataset[Any] | Iterable[Any]
 """What :func:`fit` takes: a tensor, a NumPy array or memmap, a tuple of them, a torch ``Dataset``,
@@ -106,6 +106,19 @@ class Indexed(Source):
         """The order on the device of the data."""
         return order
 
+    def part(self, argument: str, index: Tensor) -> "Indexed":
+        """Some of the examples, as a source of its own.
+
+        Arguments:
+            argument: The name of the data in error messages.
+            index: The examples.
+        """
+
+        def take(places: Tensor) -> Examples:
+            return self.take(index[places])
+
+        return Indexed(argument, take, len(index), self.batch_size, self.seed)
+
 
 class InMemory(Indexed):
     """Tensors on the device where they are used.
@@ -131,6 +144,11 @@ class InMemory(Indexed):
     def moved(self, order: Tensor) -> Tensor:
         """The order on the device of the data."""
         return order.to(self.data[0].device)
+
+    def part(self, argument: str, index: Tensor) -> "InMemory":
+        """Some of the examples, as a source of its own."""
+        some = tuple(entry[index.to(entry.device)] for entry in self.given)
+        return InMemory(argument, some, self.batch_size, self.seed, self.data[0].device)
 
 
 class Streamed(Source):

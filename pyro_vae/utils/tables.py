@@ -1,8 +1,10 @@
 """Results as text: Markdown tables that read well on a terminal too, and one-line summaries."""
 
+import csv
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -47,3 +49,9 @@ def mean_and_error(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{mean:.2f}"
     return f"{mean:.2f} ± {statistics.stdev(values) / len(values) ** 0.5:.2f}"
+
+
+def write_csv(path: str | Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes rows, of which the first is the header, to a CSV file."""
+    with Path(path).open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)

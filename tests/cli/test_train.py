@@ -1,6 +1,8 @@
 """``pyro-vae train``: what a run holds, that it repeats, and what an interruption leaves."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,9 @@ def test_a_file_as_folder_is_refused_before_training(
         assert not captured.out
 
 
+@pytest.mark.parametrize("by_signal", [True, False])
 def test_an_interrupted_run_keeps_its_epochs_and_says_so(
+    by_signal: bool,
     tmp_path: Path,
     run: Run,
     short: None,
@@ -77,7 +81,9 @@ def test_an_interrupted_run_keeps_its_epochs_and_says_so(
         def __call__(self, vae: object, history: History) -> None:
             self.epochs += 1
             if self.epochs == 2:
-                raise KeyboardInterrupt
+                if not by_signal:
+                    raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(command, "TensorBoard", Stop)
     options = ("--epochs", 5, "--batch-size", 500, "--tensorboard", "--out", tmp_path)

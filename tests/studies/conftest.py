@@ -19,10 +19,10 @@ def reproduce(monkeypatch: pytest.MonkeyPatch) -> Command:
     short = replace(digits, train=digits.train[:600], test=digits.test[:100])
     monkeypatch.setattr(datasets, "load", lambda name, root=None: short)
 
-    def run(*arguments: object) -> str:
+    def run(*arguments: object, code: int = 0) -> str:
         given = ["reproduce", *map(str, arguments)]
         result = CliRunner().invoke(app, given, catch_exceptions=False)
-        assert result.exit_code == 0
+        assert result.exit_code == code
         return result.output
 
     return run

@@ -155,6 +155,8 @@ def compared(
         gradient_epochs=points,
         on_run=on_run,
     )
+    if not result.complete:
+        raise KeyboardInterrupt
     return Measured(
         name,
         dict(settings),
@@ -200,5 +202,7 @@ def gradients_along(
 
     if 0 in epochs:
         measure(0)
-    fit(vae, train, epochs=max(epochs), pixels="binary", seed=0, callbacks=[watch])
+    history = fit(vae, train, epochs=max(epochs), pixels="binary", seed=0, callbacks=[watch])
+    if history.ended == "interrupted":
+        raise KeyboardInterrupt
     return found

@@ -249,6 +249,8 @@ class VAEStudy(Study[Result]):
                 precision=self.precision,
                 callbacks=[curve.of(stage)] if curve else [],
             )
+            if history.ended == "interrupted":
+                raise KeyboardInterrupt
             seconds += sum(history.seconds)
         if curve is None:
             return _judged(name, vae, self.test, settings, seconds)

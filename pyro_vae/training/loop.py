@@ -1,0 +1,136 @@
+"""The loop over epochs: steps, held-out data, history, callbacks, and the ways to end it."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyro.optim
+import torch
+
+from pyro_vae.optim import JointOptim
+from pyro_vae.pair import Pair
+from pyro_vae.training.callbacks import Callback
+from pyro_vae.training.ending import Ended, Interrupted, Interruption, StopTraining
+from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
+from pyro_vae.training.held_out import COLUMN_OF, HeldOut
+from pyro_vae.training.history import COLUMNS, History
+from pyro_vae.training.whole_epochs import WholeEpochs
+from pyro_vae.utils.progress import progress_bar
+from pyro_vae.utils.random import seeded
+
+__all__ = ["Loop"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Loop:
+    """Trains a pair epoch by epoch.
+
+    Attributes:
+        pair: The pair.
+        steps: Takes the steps of an epoch.
+        terms: Sums the terms of the losses.
+        optim: The optimizer.
+        held_out: Test and validation data.
+        callbacks: Called after each epoch.
+        seed: The seed of the noise.
+        device: Where the noise is drawn.
+        total: The number of batches in all epochs, or None if it is unknown.
+    """
+
+    pair: Pair
+    steps: WholeEpochs
+    terms: EpochTerms
+    optim: pyro.optim.PyroOptim
+    held_out: Sequence[HeldOut]
+    callbacks: Sequence[Callback]
+    seed: int | None
+    device: torch.device
+    total: int | None
+
+    def run(self, epochs: int) -> History:
+        """Trains for so many epochs; returns the history of those that were finished.
+
+        Raises:
+            NonFiniteLoss: A loss or a parameter is not finite.
+        """
+        missing = {*COLUMN_OF.values()} - {each.column for each in self.held_out}
+        history = History({name: [] for name in COLUMNS if name not in missing})
+        for callback in self.callbacks:
+            if hasattr(callback, "before_training"):
+                callback.before_training(self.pair, list(history))
+        with _training(self.pair):
+            history.ended = self._epochs(epochs, history)
+            for callback in self.callbacks:
+                if hasattr(callback, "after_training"):
+                    callback.after_training(self.pair, history)
+        return history
+
+    def _epochs(self, epochs: int, history: History) -> Ended:
+        with Interruption() as interruption, progress_bar(self.total, "batches") as progress:
+
+            def done(steps: int) -> None:
+                progress.update(steps)
+                interruption.check()
+
+            for epoch in range(1, epochs + 1):
+                start = time.perf_counter()
+                progress.set_description(f"epoch {epoch}/{epochs}")
+                try:
+                    with seeded(self.seed, epoch, device=self.device):
+                        self.steps.epoch(epoch, history, done)
+                except Interrupted:
+                    _log.info("interrupted in epoch %d", epoch)
+                    return "interrupted"
+                except RuntimeError:
+                    if not interruption.requested:  # Ctrl-C ends a loader's workers, too.
+                        raise
+                    return "interrupted"
+                self._end_epoch(epoch, start, history)
+                progress.set_postfix(cost=f"{history.cost[-1]:.2f}")
+                reason = self._call(history)
+                if interruption.requested:
+                    return "interrupted"
+                if reason is not None:
+                    _log.info("stopped after epoch %d: %s", epoch, reason or "a callback")
+                    return "stopped"
+        return "epochs"
+
+    def _end_epoch(self, epoch: int, start: float, history: History) -> None:
+        """Checks the parameters and adds the row of an epoch, with the costs of held-out data."""
+        for path, parameter in self.pair.named_parameters():
+            if not torch.isfinite(parameter).all():
+                message = f"epoch {epoch}: the parameter {path} is not finite after the last batch"
+                raise NonFiniteLoss(message, history)
+        seconds = time.perf_counter() - start
+        costs = {each.column: each.cost(self.pair, epoch, history) for each in self.held_out}
+        if costs and isinstance(self.optim, JointOptim):
+            self.optim.end_epoch(next(iter(costs.values())))
+        history.append({"epoch": epoch, **self.terms.means(), **costs, "seconds": seconds})
+
+    def _call(self, history: History) -> str | None:
+        """Calls all callbacks; returns the reason if one of them stops the training."""
+        reason = None
+        for callback in self.callbacks:
+            try:
+                callback(self.pair, history)
+            except StopTraining as stop:
+                reason = str(stop) if reason is None else reason
+        return reason
+
+
+@contextmanager
+def _training(pair: Pair) -> Iterator[None]:
+    """Puts a pair into train mode inside the block; afterwards each module has its mode back."""
+    modes = [(module, module.training) for module in pair.modules()]
+    pair.train()
+    pair.zero_grad()  # The first step would add the gradients of an earlier backward.
+    try:
+        yield
+    finally:
+        pair.zero_grad()
+        for module, training in modes:
+            module.training = training
