@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyro.infer import ELBO
 from torch import nn
@@ -257,6 +257,7 @@ def compare(
     histories: dict[str, list[History]] = {name: [] for name in objectives}
     likelihoods: dict[str, list[LogLikelihood]] = {name: [] for name in objectives}
     first = rows(batch, slice(batch_size))
+    how: Any = {"test": test, "epochs": epochs, "batch_size": batch_size, "pixels": pixels}
     complete = False
     try:
         for seed, (name, objective) in product(seeds, objectives.items()):
@@ -265,17 +266,8 @@ def compare(
             check_pair(vae)
             # Gradients and memory are measured in the first objective's first run.
             callbacks = [] if measured.peaks else [measured.along(vae, first, pixels)]
-            history = fit(
-                vae,
-                train,
-                test=test,
-                epochs=epochs,
-                batch_size=batch_size,
-                objective=copy.deepcopy(objective),
-                pixels=pixels,
-                seed=seed,
-                callbacks=callbacks,
-            )
+            own = copy.deepcopy(objective)
+            history = fit(vae, train, objective=own, seed=seed, callbacks=callbacks, **how)
             if history.ended == "interrupted":
                 raise KeyboardInterrupt
             x, density_pixels = _scored(vae, test, pixels)

@@ -289,7 +289,18 @@ def _compared(sample: _Sample, first: _Sample) -> Gradient:
 
 
 def advanced(objectives: Mapping[str, ELBO], steps: int) -> dict[str, ELBO]:
-    """Copies of objectives, with their schedules moved on by a number of steps."""
+    """Copies of objectives, with their schedules moved on by a number of steps.
+
+    Arguments:
+        objectives: The objectives by name.
+        steps: The number of steps.
+
+    Example:
+        >>> from pyro_vae.gradients import advanced
+        >>> warm_up = objectives.warm_up(objectives.trace_elbo(), 10)
+        >>> int(advanced({"warm_up": warm_up}, 5)["warm_up"].taken)
+        5
+    """
     copies = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
     for objective in copies.values():
         if (schedule := schedule_of(objective)) is not None:

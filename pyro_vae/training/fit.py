@@ -176,7 +176,7 @@ def _sources(
             argument, data, batch_size=batch_size, seed=seed, epochs=epochs, device=device
         )
         for argument, data in given.items()
-        if data is not None and not is_fraction(data)
+        if argument == "train" or not (data is None or is_fraction(data))
     }
     if is_fraction(validation):
         sources |= split(sources["train"], validation, seed)

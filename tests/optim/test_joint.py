@@ -340,5 +340,5 @@ def test_a_plateau_advances_by_the_test_cost() -> None:
     fit(vae, x, test=x, epochs=1, batch_size=8, optim=again)
     assert again.optimizer is not None
     assert again.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 2**4)
-    with pytest.raises(ValueError, match="schedule: got a ReduceLROnPlateau and no test data"):
+    with pytest.raises(ValueError, match="schedule: got a ReduceLROnPlateau and neither"):
         fit(vae, x, epochs=1, batch_size=8, optim=optim.Adam(schedule=stalls))
