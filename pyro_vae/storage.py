@@ -1,17 +1,15 @@
 """Runs: a folder with a pair's configuration, its parameters, its history and its figures.
 
-| file                | content                                                               |
-|---------------------|-----------------------------------------------------------------------|
-| `config.json`       | what repeats the run: preset, training settings, versions             |
-| `model.safetensors` | parameters and buffers, without pickle                                |
-| `metrics.csv`       | the history, one row an epoch                                         |
-| `evaluation.json`   | the last evaluation, with a hash of the parameters that it belongs to |
-| `figures/*.png`     | pictures                                                              |
+| file                 | content                                                                  |
+|----------------------|--------------------------------------------------------------------------|
+| `config.json`        | what repeats the run: preset, training settings, versions                |
+| `model.safetensors`  | parameters and buffers, without pickle                                   |
+| `metrics.csv`        | the history, one row an epoch                                            |
+| `evaluations/*.json` | the evaluations, each with a hash of the parameters that it belongs to   |
+| `figures/*.png`      | pictures                                                                 |
 """
 
 import hashlib
-import json
-import os
 import platform
 from collections.abc import Mapping
 from difflib import SequenceMatcher
@@ -21,21 +19,36 @@ from typing import Any, TypeVar, overload
 import numpy
 import pyro
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_model
 
 from pyro_vae import presets
 from pyro_vae.pair import Pair, check_pair
+from pyro_vae.utils.files import writable
 from pyro_vae.utils.random import seeded
+from pyro_vae.utils.sealed import (
+    DamagedRun,
+    place_of,
+    read_tensors,
+    sealed_config,
+    sealed_tensors,
+    write_files,
+)
+from pyro_vae.utils.sealed import (
+    read_config as read_sealed,
+)
 from pyro_vae.vae import VAE
 from pyro_vae.version import __version__
 
 __all__ = [
     "CONFIG",
+    "EVALUATIONS",
     "FIGURES",
     "METRICS",
     "WEIGHTS",
+    "DamagedRun",
+    "add_evaluation",
     "check_free",
+    "check_savable",
+    "evaluations",
     "load",
     "read_config",
     "save",
@@ -47,8 +60,9 @@ def __dir__() -> list[str]:
     return __all__
 
 
-CONFIG, WEIGHTS, METRICS, FIGURES = "config.json", "model.safetensors", "metrics.csv", "figures"
-_FORMAT = 1
+CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.csv"
+EVALUATIONS, FIGURES = "evaluations", "figures"
+_FORMAT = 2
 
 Kind = TypeVar("Kind", bound=Pair)
 
@@ -62,7 +76,9 @@ def save(
 ) -> None:
     """Saves a VAE or another pair in a folder, as ``config.json`` and ``model.safetensors``.
 
-    Each file is written under another name and then renamed, so a failure keeps the old one.
+    Each file has a checksum of its content. It is written under another name, flushed to the disk
+    and renamed, so a failure keeps the old one. Tensors that are one are written once; views of
+    others, as in a tied decoder, are written by themselves.
 
     Arguments:
         vae: The pair. One from ``presets.build`` can be loaded without ``into=``.
@@ -71,22 +87,52 @@ def save(
         overwrite: Replaces a run in the folder.
 
     Raises:
-        TypeError: `vae` is not a pair.
+        TypeError: `vae` is not a pair, or see :func:`check_savable`.
         FileExistsError: The folder holds a run, and `overwrite` is False.
         NotADirectoryError: `folder` is a file.
 
     Example:
+        >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
         >>> with TemporaryDirectory() as folder:
         ...     save(vae, folder)
-        ...     print(sorted(os.listdir(folder)))
+        ...     print(sorted(path.name for path in Path(folder).iterdir()))
         ['config.json', 'model.safetensors']
     """
     check_pair(vae)
     folder = Path(folder)
+    check_folder(folder)
     if not overwrite:
         check_free(folder, ", or overwrite=True")
+    write_files(folder, _files(vae, training))
+
+
+def check_savable(vae: Pair, training: Mapping[str, Any] | None = None) -> None:
+    """Raises the error that :func:`save` would, for use before a long training.
+
+    Arguments:
+        vae: The pair.
+        training: Further settings for ``config.json``.
+
+    Raises:
+        TypeError: `vae` is not a pair, its state has entries that are no dense tensors, or
+            `training` has values that JSON has not.
+
+    Example:
+        >>> from pyro_vae.storage import check_savable
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> check_savable(vae, {"epochs": 3})
+        >>> check_savable(vae, {"epochs": {3}})
+        Traceback (most recent call last):
+        TypeError: training: got a set ({3}), expected values of JSON
+    """
+    check_pair(vae)
+    _files(vae, training)
+
+
+def _files(vae: Pair, training: Mapping[str, Any] | None) -> dict[str, bytes]:
+    """The content of the files of a run, the weights first."""
     config = {
         "format": _FORMAT,
         "name": vae.name,
@@ -95,13 +141,11 @@ def save(
         "training": None if training is None else dict(training),
         "versions": _versions(),
     }
-    text = json.dumps(config, indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    new = {name: folder / (name + ".new") for name in (WEIGHTS, CONFIG)}
-    save_model(vae, str(new[WEIGHTS]))
-    new[CONFIG].write_text(text)
-    for name, path in new.items():
-        os.replace(path, folder / name)
+    try:
+        sealed = sealed_config(config)
+    except TypeError as error:
+        raise TypeError(f"training: {error}") from error
+    return {WEIGHTS: sealed_tensors(vae.state_dict()), CONFIG: sealed}
 
 
 @overload
@@ -124,8 +168,9 @@ def load(folder: str | Path, into: Pair | None = None) -> Pair:
     Raises:
         TypeError: `into` is not a pair.
         FileNotFoundError: The folder holds no run.
-        ValueError: The configuration or the parameters are damaged or of another model, or `into`
-            is missing. `into` is unchanged then.
+        DamagedRun: A file is damaged, or was edited. It is a ValueError that names the file.
+        ValueError: The parameters are those of another model than `into`, or `into` is missing.
+            `into` is unchanged then.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -140,34 +185,46 @@ def load(folder: str | Path, into: Pair | None = None) -> Pair:
         check_pair(into, "into")
     folder = Path(folder)
     config = read_config(folder)
-    if into is None:
-        if config["preset"] is None:
-            raise ValueError(
-                "into: got None, expected the pair that receives the parameters: the one saved in "
-                f"{folder} is not one of presets.build, so its structure cannot be rebuilt"
-            )
-        try:
-            with seeded(0):
-                into = presets.build(**config["preset"])
-            into.name = config["name"]
-        except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"{folder / CONFIG}: damaged preset ({error})") from error
-    elif _same_torch(config["versions"]) and config["structure"] != _structure(into):
-        # Another torch may print the same modules differently, so its print is not compared;
-        # the names and shapes of the tensors are, below.
-        raise ValueError(
-            f"into: {_first_difference(_structure(into), config['structure'])} in the pair saved "
-            f"in {folder}, expected the same structure"
-        )
     path = folder / WEIGHTS
+    if into is None and config["preset"] is None:
+        raise ValueError(
+            "into: got None, expected the pair that receives the parameters: the one saved in "
+            f"{folder} is not one of presets.build, so its structure cannot be rebuilt"
+        )
+    # Another torch may print the same modules differently, so its print is not compared; the names
+    # and shapes of the tensors are, below.
+    own = None if into is None or not _same_torch(config["versions"]) else _structure(into)
+    if own is not None and own != config["structure"]:
+        raise ValueError(
+            f"into: {_first_difference(own, config['structure'])} in the pair saved in {folder}, "
+            "expected the same structure"
+        )
     if not path.exists():
         raise FileNotFoundError(f"{folder}: holds no {WEIGHTS}, expected a folder from save")
-    try:
-        saved = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: damaged, expected a safetensors file ({error})") from error
+    saved = read_tensors(path)
+    if into is None:
+        # The tensors bound what is built: a number in the configuration may be of any size.
+        with torch.device("meta"):
+            planned = _built(folder, config)
+        try:
+            _whole_state(path, saved, planned)
+        except ValueError as error:
+            raise DamagedRun(str(error)) from error
+        with seeded(0):
+            into = _built(folder, config)
     into.load_state_dict(_whole_state(path, saved, into))
     return into
+
+
+def _built(folder: Path, config: Mapping[str, Any]) -> VAE:
+    """The VAE of a configuration, with new parameters."""
+    try:
+        vae = presets.build(**config["preset"])
+        vae.name = config["name"]
+    except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedRun(f"{folder / CONFIG}: damaged preset ({reason})") from error
+    return vae
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -181,19 +238,55 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The folder holds no run.
-        ValueError: The configuration is damaged or of another format.
+        DamagedRun: The configuration is damaged, was edited, or has another format.
     """
     path = Path(folder) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{folder}: holds no run (no {CONFIG}), expected one from save")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged, expected JSON ({error})") from error
-    entries = {"format", "preset", "structure", "versions"}
-    if not isinstance(config, dict) or not entries <= set(config) or config["format"] != _FORMAT:
-        raise ValueError(f"{path}: not a configuration of format {_FORMAT}, expected one")
+    config = read_sealed(path)
+    entries = {"format", "name", "preset", "structure", "training", "versions"}
+    if set(config) != entries or config["format"] != _FORMAT:
+        raise DamagedRun(f"{path}: not a configuration of format {_FORMAT}, expected one")
     return config
+
+
+def add_evaluation(folder: str | Path, record: Mapping[str, Any]) -> Path:
+    """Adds an evaluation to a run, beside those that it has; returns its file.
+
+    Arguments:
+        folder: The folder of the run.
+        record: Values of JSON. NaN becomes null, and infinities ``"inf"`` and ``"-inf"``.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from pyro_vae.storage import add_evaluation, evaluations
+        >>> with TemporaryDirectory() as folder:
+        ...     for mean in (-150.2, -149.8):
+        ...         path = add_evaluation(folder, {"mean": mean})
+        ...     print(path.name, [record["mean"] for record in evaluations(folder)])
+        2.json [-150.2, -149.8]
+    """
+    files = _evaluation_files(folder)
+    name = f"{max(files, default=0) + 1}.json"
+    write_files(Path(folder) / EVALUATIONS, {name: sealed_config(writable(record))})
+    return Path(folder) / EVALUATIONS / name
+
+
+def evaluations(folder: str | Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, in their order.
+
+    Arguments:
+        folder: The folder of the run.
+
+    Raises:
+        DamagedRun: An evaluation is damaged, or was edited.
+    """
+    return [read_sealed(path) for _, path in sorted(_evaluation_files(folder).items())]
+
+
+def _evaluation_files(folder: str | Path) -> dict[int, Path]:
+    paths = (Path(folder) / EVALUATIONS).glob("*.json")
+    return {int(path.stem): path for path in paths if path.stem.isdecimal()}
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -208,13 +301,18 @@ def check_free(folder: str | Path, hint: str = "") -> None:
         folder: The folder, which need not exist.
         hint: The end of the FileExistsError's message.
     """
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise NotADirectoryError(f"{folder}: is a file, expected a new or an empty folder")
+    check_folder(folder)
     for name in (CONFIG, WEIGHTS, METRICS):
         if (Path(folder) / name).exists():
             raise FileExistsError(
                 f"{folder}: holds another run ({name}), expected a new or an empty folder{hint}"
             )
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises NotADirectoryError if a file is where a folder is to be."""
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder}: is a file, expected a new or an empty folder")
 
 
 def _is_as_built(vae: Pair) -> bool:
@@ -248,12 +346,12 @@ def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: Pair) -> dict[
     Tensors that share memory, such as those of a VampPrior and its posterior, are saved once.
     """
     own = vae.state_dict()
-    shared = {own[name].data_ptr(): tensor for name, tensor in saved.items() if name in own}
+    shared = {place_of(own[name]): tensor for name, tensor in saved.items() if name in own}
     made = {name for name in saved if name not in own and _is_made_later(name, vae)}
     problems = [f"unknown tensor {name}" for name in saved if name not in own and name not in made]
     state = {name: saved[name] for name in made}
     for name, tensor in own.items():
-        found = saved.get(name, shared.get(tensor.data_ptr()))
+        found = saved.get(name, None if tensor.is_meta else shared.get(place_of(tensor)))
         if found is None:
             problems.append(f"no tensor {name}")
         elif (found.shape, found.dtype) != (tensor.shape, tensor.dtype):

@@ -7,14 +7,20 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 import pyro_vae
 from pyro_vae import VAE, likelihoods, load, networks, posteriors, presets, priors, save
+from pyro_vae.storage import DamagedRun, check_savable, read_config
+from pyro_vae.utils.sealed import sealed_config
 
 from .models import bernoulli_vae
 
@@ -111,11 +117,11 @@ def test_what_a_preset_cannot_say_is_not_forgotten(tmp_path: Path) -> None:
     save(vae.double(), tmp_path / "double")
     with pytest.raises(ValueError, match="into: got None"):
         load(tmp_path / "double")
-    config = json.loads((tmp_path / "name" / "config.json").read_text())
-    for damage in ("pyro-mlp", {}, {**config["preset"], "colour": 1}):
-        text = json.dumps({**config, "preset": damage})
-        (tmp_path / "name" / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config.json: damaged preset"):
+    preset = read_config(tmp_path / "name")["preset"]
+    huge = ({"z_dim": 10**9}, {"z_dim": 10**30}, {"shape": [10**9]}, {"shape": [10**9, 10**9]})
+    for damage in ("pyro-mlp", {}, *({**preset, **odd} for odd in ({"colour": 1}, *huge))):
+        edit(tmp_path / "name", preset=damage)
+        with pytest.raises(DamagedRun, match=r"damaged preset|parameters of another model"):
             load(tmp_path / "name")
 
 
@@ -181,6 +187,13 @@ print(pyro_vae.__file__)
     assert config["versions"]["pyro_vae"] == pyro_vae.__version__
 
 
+def edit(folder: Path, **entries: Any) -> None:
+    """Changes a configuration, with its checksum."""
+    config = json.loads((folder / "config.json").read_text()) | entries
+    config.pop("sha256")
+    (folder / "config.json").write_bytes(sealed_config(config))
+
+
 def state(vae: VAE) -> Tensor:
     return torch.cat([p.detach().flatten() for p in vae.parameters()])
 
@@ -205,9 +218,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"into: got .* where there is .*expected the same s"):
             load(tmp_path, into=vae)
         # Without the structure, as from another version of torch, names and shapes must do.
-        config = json.loads((tmp_path / "config.json").read_text())
-        config["versions"]["torch"] = "1.0"
-        (tmp_path / "config.json").write_text(json.dumps(config))
+        edit(tmp_path, versions={"torch": "1.0"})
         with pytest.raises(ValueError, match="parameters of another model"):
             load(tmp_path, into=vae)
     save(bernoulli_vae().double(), tmp_path, overwrite=True)
@@ -217,9 +228,148 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: damaged"):
         load(tmp_path, into=vae)
-    (tmp_path / "config.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="not a configuration of format 1"):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DamagedRun, match=r"config.json: has no checksum"):
         load(tmp_path, into=vae)
+    save(bernoulli_vae(), tmp_path, overwrite=True)
+    edit(tmp_path, format=99)
+    with pytest.raises(DamagedRun, match="not a configuration of format 2"):
+        load(tmp_path, into=vae)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        folder = tmp_path / name.partition(".")[0]
+        save(presets.build("iwae-mlp", z_dim=1, shape=6), folder)
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        with pytest.raises(DamagedRun, match=f"{name}: is no file"):
+            load(folder)
+    (tmp_path / "file").write_text("")
+    for overwrite in (False, True):
+        with pytest.raises(NotADirectoryError, match="is a file, expected a new"):
+            save(bernoulli_vae(), tmp_path / "file", overwrite=overwrite)
+
+
+class Tied(nn.Module):
+    """An encoder and a decoder of one matrix, of which the decoder has a view."""
+
+    out_shape = (6,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(2, 6))
+        self.register_buffer("back", self.weight.detach().t())
+        self.register_buffer("part", self.weight.detach()[:1])
+        self.register_buffer("twin", self.weight.detach())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return nn.functional.linear(z, self.back)
+
+
+def test_views_and_tied_tensors_are_saved(tmp_path: Path) -> None:
+    def make() -> VAE:
+        encoder = posteriors.Normal(networks.MLP(6, (), 4))
+        return VAE(priors.StandardNormal(2), likelihoods.Bernoulli(Tied()), encoder)
+
+    vae, other = make(), make()
+    save(vae, tmp_path)
+    load(tmp_path, into=other)
+    assert torch.equal(state(vae), state(other))
+    network = other.likelihood.network
+    assert network.back.data_ptr() == network.twin.data_ptr() == network.weight.data_ptr()
+    assert torch.equal(network.back, network.weight.t())
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        names = [name.rpartition(".")[2] for name in file.keys()]  # noqa: SIM118
+    assert "twin" not in names
+    assert {"weight", "back", "part"} <= {*names}
+
+
+def test_numbers_of_numpy_are_written(tmp_path: Path) -> None:
+    shape = tuple(np.array([2, 3]))
+    vae = presets.build("iwae-mlp", z_dim=np.int64(2), shape=shape)
+    save(vae, tmp_path, training={"lr": np.float32(0.5), "deep": [{"n": np.int64(3)}]})
+    assert read_config(tmp_path)["training"] == {"lr": 0.5, "deep": [{"n": 3}]}
+    assert torch.equal(state(load(tmp_path)), state(vae))
+
+
+class Extra(nn.Module):
+    """A network with a state that is no tensor."""
+
+    out_shape = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+    def set_extra_state(self, state: Any) -> None:
+        pass
+
+
+def test_what_cannot_be_saved_is_known_before(tmp_path: Path) -> None:
+    vae = bernoulli_vae()
+    check_savable(vae)
+    assert not list(tmp_path.iterdir())
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(networks.MLP(2, (), 6)),
+        posteriors.Normal(Extra()),
+    )
+    for act in (check_savable, lambda vae: save(vae, tmp_path / "run")):
+        with pytest.raises(TypeError, match=r"_extra_state: got a dict, expected a dense tensor"):
+            act(vae)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(TypeError, match="training: got a set"):
+        check_savable(bernoulli_vae(), {"options": [{1}]})
+
+
+def mutated(content: bytes, random: Random) -> bytes:
+    """Content in which a bit is flipped, a part is lost, repeated or new, or a number changed."""
+    at, other = sorted(random.randrange(len(content) + 1) for _ in range(2))
+    kind = random.randrange(6)
+    if kind == 0:
+        place = random.randrange(len(content))
+        flipped = content[place] ^ (1 << random.randrange(8))
+        return content[:place] + bytes([flipped]) + content[place + 1 :]
+    if kind == 1:
+        return content[:at]
+    if kind == 2:
+        return content[:at] + content[other:]
+    if kind == 3:
+        return content[:other] + content[at:]
+    if kind == 4:
+        return content[:at] + random.randbytes(random.randrange(1, 9)) + content[at:]
+    digits = [i for i, byte in enumerate(content[:2000]) if 48 <= byte <= 57]
+    place = random.choice(digits)
+    return content[:place] + b"%d" % random.randrange(10**6) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_folders_load_the_right_numbers_or_are_refused(tmp_path: Path, count: int) -> None:
+    vae = presets.build("iwae-mlp", z_dim=1, shape=2)
+    random, right = Random(count), state(vae)
+    save(vae, tmp_path, training={"epochs": 3})
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    config = read_config(tmp_path)
+    refusals: list[tuple[Path, str]] = []
+    for _ in range(count):
+        path = random.choice(list(whole))
+        path.write_bytes(mutated(whole[path], random))
+        try:
+            assert read_config(tmp_path) == config
+            assert torch.equal(state(load(tmp_path)), right)
+        except DamagedRun as error:
+            refusals.append((path, str(error)))
+        path.write_bytes(whole[path])
+    # A mutation may be the file itself, or change a space of the JSON.
+    assert len(refusals) > 0.8 * count
+    assert all(str(path) in message for path, message in refusals)
 
 
 def test_names_of_priors_without_state_stay_out(tmp_path: Path) -> None:

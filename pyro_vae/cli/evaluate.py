@@ -27,7 +27,6 @@ from pyro_vae.evaluation import (
     log_likelihood,
 )
 from pyro_vae.utils.context import Batch, as_batch, rows
-from pyro_vae.utils.files import write_json
 from pyro_vae.utils.tables import markdown
 from pyro_vae.vae import VAE
 
@@ -47,7 +46,7 @@ def evaluate(
     pixels_seed: Annotated[int, typer.Option(help="Fixes the draw of the pixels.")] = 0,
     root: RootOption = None,
 ) -> None:
-    """Score the test set: ELBO and log-likelihood, and how far to trust it; evaluation.json."""
+    """Score the test set: ELBO and log-likelihood, and how far to trust it; evaluations/*.json."""
     vae, settings, dataset = open_run(run, root)
     digest = storage.weights_hash(run)
     images = first_of("examples", dataset.test, examples)
@@ -82,9 +81,7 @@ def evaluate(
         record[name] = {"mean": mean, "stderr": stderr, "mc_error": mc_error}
     columns = ("values", "elbo", "ess", "khat", "jackknife")
     record["per example"] = {name: getattr(result, name).tolist() for name in columns}
-    path = run / ("evaluation.json" if result.complete else "evaluation.partial.json")
-    write_json(path, record)
-    say(f"written: {path}")
+    say(f"written: {storage.add_evaluation(run, record)}")
     if not result.complete:
         raise KeyboardInterrupt
 

@@ -67,6 +67,8 @@ def train(
         "optimizer": "optim.Adam(lr=1e-3)",
     }
 
+    storage.check_savable(vae, settings)
+
     def write(vae: Pair, history: History) -> None:
         done = {**settings, "epochs_done": history.epoch[-1]}
         storage.save(vae, folder, training=done, overwrite=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyro_vae import plots
 from pyro_vae.training.ending import Ended
+from pyro_vae.utils.sealed import DamagedRun
 from pyro_vae.utils.tables import markdown, write_csv
 
 if TYPE_CHECKING:
@@ -135,21 +136,25 @@ class History(Mapping[str, list[float]]):
             path: The file.
 
         Raises:
-            ValueError: The columns are others, or the file is damaged.
+            DamagedRun: The columns are others, or the file is damaged. It is a ValueError.
         """
-        with Path(path).open(newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+        try:
+            with Path(path).open(newline="") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
+        except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
+            raise DamagedRun(f"{path}: damaged, expected a table of numbers ({error})") from error
         if "epoch" not in header or not set(header) <= set(COLUMNS):
-            raise ValueError(
+            raise DamagedRun(
                 f"{path}: got columns {header}, expected epoch and others of {list(COLUMNS)}"
             )
         try:
             values = [[float(cell) for cell in row] for row in rows]
             columns = dict(zip(header, zip(*values, strict=True), strict=True)) if rows else {}
-        except ValueError as error:
-            raise ValueError(f"{path}: damaged, expected a table of numbers ({error})") from error
+            epochs = [int(epoch) for epoch in columns.get("epoch", ())]
+        except (ValueError, OverflowError) as error:
+            raise DamagedRun(f"{path}: damaged, expected a table of numbers ({error})") from error
         history = cls({name: columns.get(name, ()) for name in header})
-        history._columns["epoch"] = [int(epoch) for epoch in history["epoch"]]
+        history._columns["epoch"] = list(epochs)
         return history
 
     def __repr__(self) -> str:

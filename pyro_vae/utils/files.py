@@ -14,7 +14,7 @@ from typing import Any
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Writes a value as JSON, and replaces the file whole: a failure leaves the former file."""
-    text = json.dumps(_writable(value), indent=indent, allow_nan=False)
+    text = json.dumps(writable(value), indent=indent, allow_nan=False)
     new = path.with_name(path.name + ".new")
     new.write_text(text + "\n")
     os.replace(new, path)
@@ -34,12 +34,12 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def _writable(value: Any) -> Any:
-    """The value with NaN as None and infinities as strings, at any depth."""
+def writable(value: Any) -> Any:
+    """A value with NaN as None and infinities as strings, at any depth."""
     if isinstance(value, Mapping):
-        return {key: _writable(entry) for key, entry in value.items()}
+        return {key: writable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_writable(entry) for entry in value]
+        return [writable(entry) for entry in value]
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return None if math.isnan(value) else str(value)

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
-from pyro_vae import datasets, load, log_likelihood
+from pyro_vae import datasets, load, log_likelihood, storage
 from pyro_vae.cli import evaluate as command
 from tests.cli.conftest import Run
 
 
 def evaluation(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    """The last one."""
+    for path in (folder / "evaluations").iterdir():
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    return storage.evaluations(folder)[-1]
 
 
 def test_the_record_of_an_evaluation(
@@ -65,6 +68,9 @@ def test_a_run_on_grey_pixels_is_judged_on_binary_ones(
     assert second["per example"]["values"] != first["per example"]["values"]
     assert run("evaluate", folder, "--examples", 2, "--num-samples", 2,
                "--estimator", "ais:3:2") == 0  # fmt: skip
+    every = storage.evaluations(folder)
+    assert every[:2] == [first, second]
+    assert [record["estimator"] for record in every] == ["importance", "importance", "ais"]
     settings = evaluation(folder)["estimator_settings"]
     assert settings == {"temperatures": 3, "leapfrog_steps": 2}
     capsys.readouterr()
@@ -84,8 +90,10 @@ def test_an_interrupted_evaluation_is_kept_as_a_partial_one(
 
     monkeypatch.setattr(command, "_scores", interrupted)
     assert run("evaluate", trained, "--num-samples", 5, "--examples", 10) == 130
-    assert not (trained / "evaluation.json").exists()
-    assert not json.loads((trained / "evaluation.partial.json").read_text())["complete"]
+    assert not evaluation(trained)["complete"]
+    monkeypatch.undo()
+    assert run("evaluate", trained, "--num-samples", 5, "--examples", 10) == 0
+    assert [record["complete"] for record in storage.evaluations(trained)] == [False, True]
 
 
 def test_a_damaged_run_is_one_line(

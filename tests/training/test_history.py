@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pyro_vae import fit
+from pyro_vae.storage import DamagedRun
 from pyro_vae.training import History, TensorBoard
 
 from ..models import bernoulli_vae, binary
@@ -28,9 +29,21 @@ def test_history_round_trips(tmp_path: Path) -> None:
     (tmp_path / "foreign.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="got columns"):
         History.load_csv(tmp_path / "foreign.csv")
-    (tmp_path / "damaged.csv").write_text("epoch,cost\n1,2\n3\n")
-    with pytest.raises(ValueError, match="damaged"):
-        History.load_csv(tmp_path / "damaged.csv")
+    path = tmp_path / "damaged.csv"
+    for damage in (
+        b"epoch,cost\n1,2\n3\n",
+        b"epoch\ninf\n",
+        b"epoch\nnan\n",
+        b"\xff\xfe",
+        b"epoch\n\0",
+    ):
+        path.write_bytes(damage)
+        with pytest.raises(DamagedRun, match=r"damaged.csv: damaged"):
+            History.load_csv(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DamagedRun, match=r"damaged.csv: damaged"):
+        History.load_csv(path)
 
 
 def test_tensorboard_writes_the_columns(tmp_path: Path) -> None:
