@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pyro_vae import (
 )
 from pyro_vae.cli import app
 from tests.conftest import needs_compiler
+from tests.trackers import Calls, mlflow, wandb
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -85,8 +87,18 @@ def test_python_blocks_run(
     monkeypatch.chdir(tmp_path)
     for long, short in SHORTER:
         code = re.sub(long, short, code)
+    calls: Calls = []
+    monkeypatch.setitem(sys.modules, "wandb", wandb(calls))
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow(calls))
     padded = "\n" * (line - 1) + code  # so that a traceback names the page's own line
     exec(compile(padded, str(ROOT / name), "exec"), {"__name__": "document"})
+    if calls:
+        named = [name for name, _ in calls]
+        assert named[-1] == "finish"
+        assert calls[named.index("config")][1]["objective"] == "Trace_ELBO"
+        values, step = calls[named.index("log")][1]
+        assert step == 1
+        assert set(values) == {"cost", "reconstruction", "kl", "seconds"}
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if name != "README.md"])

@@ -20,7 +20,7 @@ from pyro_vae.cli.options import (
     say,
 )
 from pyro_vae.pair import Pair
-from pyro_vae.training import Callback, History, TensorBoard, fit
+from pyro_vae.training import History, TensorBoard, fit
 
 ObjectiveOption = Annotated[str, typer.Option(help=f"One of {', '.join(objectives.names())}.")]
 SeedOption = Annotated[
@@ -75,9 +75,6 @@ def train(
         history.save_csv(folder / storage.METRICS)
         say(_epoch_line(history, epochs))
 
-    callbacks: list[Callback] = [write]
-    if tensorboard:
-        callbacks.append(TensorBoard(folder / "tensorboard"))
     history = fit(
         vae,
         labelled(vae, dataset.train, dataset.train_labels),
@@ -88,7 +85,8 @@ def train(
         pixels=chosen["pixels"],
         seed=seed,
         precision=precision,  # type: ignore[arg-type]
-        callbacks=callbacks,
+        callbacks=[write],
+        tracker=TensorBoard(folder / "tensorboard") if tensorboard else None,
     )
     if history.ended == "interrupted":
         raise KeyboardInterrupt

@@ -23,6 +23,7 @@ from pyro_vae.objectives.warm_up import Annealed as Annealed
 from pyro_vae.objectives.warm_up import schedule_of as schedule_of
 from pyro_vae.objectives.warm_up import warm_up
 from pyro_vae.objectives.weighted import beta
+from pyro_vae.objectives.wrapper import layers as layers
 
 __all__ = [
     "Traits",

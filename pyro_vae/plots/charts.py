@@ -23,6 +23,7 @@ _LABELS = {
     "cost": "cost (−ELBO), training",
     "reconstruction": "reconstruction, training",
     "kl": "KL, training",
+    "validation_cost": "−ELBO, validation",
     "test_cost": "−ELBO, test",
 }
 

@@ -1,12 +1,13 @@
 """Training: the SVI loop, its data, history, callbacks and precision."""
 
-from pyro_vae.training.callbacks import Callback, TensorBoard
+from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.early_stopping import EarlyStopping
 from pyro_vae.training.ending import StopTraining
 from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.fit import COMPILED_FROM, fit
 from pyro_vae.training.history import History
 from pyro_vae.training.precision import program
+from pyro_vae.training.trackers import TensorBoard, Tracker
 
 __all__ = [
     "COMPILED_FROM",
@@ -16,6 +17,7 @@ __all__ = [
     "NonFiniteLoss",
     "StopTraining",
     "TensorBoard",
+    "Tracker",
     "fit",
     "program",
 ]

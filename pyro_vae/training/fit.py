@@ -9,7 +9,7 @@ import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
 
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import Compiled, WithTerms, check_elbo, trace_elbo, traits
+from pyro_vae.objectives import Compiled, WithTerms, check_elbo, layers, trace_elbo, traits
 from pyro_vae.optim import Adam, Held, JointOptim, as_pyro
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training.callbacks import Callback
@@ -21,6 +21,7 @@ from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.sources import BATCH_SIZE, Data, Source, source_of
 from pyro_vae.training.stepwise import Stepwise
+from pyro_vae.training.trackers import Tracker, check_tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.modules import device_of, evaluating
@@ -57,6 +58,7 @@ def fit(
     compile: bool | Literal["auto"] = "auto",
     precision: Literal["float32", "bf16"] = "float32",
     callbacks: Sequence[Callback] = (),
+    tracker: Tracker | None = None,
 ) -> History:
     r"""Trains a VAE or another pair by stochastic variational inference, one step for each batch.
 
@@ -109,6 +111,8 @@ def fit(
             float32. The test set is always evaluated in float32.
         callbacks: Functions of the pair and the history so far, called after each epoch, such as
             :class:`EarlyStopping`. One that raises :class:`StopTraining` ends the training.
+        tracker: Is told of the settings, each row of the history and its curves, such as
+            :class:`TensorBoard`; see :class:`Tracker`.
 
     Returns:
         The history, in nats per example; see :class:`History`. Its attribute ``ended`` says
@@ -140,6 +144,7 @@ def fit(
         check_fraction(validation)
     _check_plateau(chosen, test if validation is None else validation)
     check_precision(vae, precision)
+    check_tracker(tracker)
 
     sources = _sources(train, validation, test, batch_size, seed, epochs, device_of(vae))
     _check_size(sources["train"], batch_size)
@@ -147,6 +152,7 @@ def fit(
     data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
     training = data["train"]
     steps = training.source.steps
+    settings = _settings(vae, training, epochs, objective, chosen, seed, precision)
     objective = _with_terms(objective, compile, epochs * (steps or 0), training.device)
     test_loss = _test_loss(objective, training.device)
     terms = EpochTerms(objective)
@@ -156,8 +162,33 @@ def fit(
     held_out = [HeldOut(data[name], test_loss, seed) for name in COLUMN_OF if name in data]
     total = None if steps is None else epochs * steps
     device = training.device
-    loop = Loop(vae, whole, terms, chosen, held_out, callbacks, seed, device, total)
-    return loop.run(epochs)
+    loop = Loop(vae, whole, terms, chosen, held_out, callbacks, tracker, seed, device, total)
+    return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
+
+
+def _settings(
+    pair: Pair,
+    data: Prepared,
+    epochs: int,
+    objective: ELBO,
+    optim: pyro.optim.PyroOptim,
+    seed: int | None,
+    precision: str,
+) -> dict[str, Any]:
+    """What a tracker is told of a training."""
+    return {
+        "pair": pair.name,
+        "parameters": sum(p.numel() for p in pair.parameters() if p.requires_grad),
+        "examples": data.source.examples,
+        "epochs": epochs,
+        "batch_size": getattr(data.source, "batch_size", None),
+        "objective": " of ".join(type(each).__name__ for each in layers(objective)),
+        "optimizer": getattr(optim.pt_optim_constructor, "__name__", None),
+        "pixels": data.pixels,
+        "seed": seed,
+        "precision": precision,
+        "device": str(data.device),
+    }
 
 
 def _sources(

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyro.optim
 import torch
@@ -16,6 +17,7 @@ from pyro_vae.training.ending import Ended, Interrupted, Interruption, StopTrain
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.held_out import COLUMN_OF, HeldOut
 from pyro_vae.training.history import COLUMNS, History
+from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
@@ -36,6 +38,7 @@ class Loop:
         optim: The optimizer.
         held_out: Test and validation data.
         callbacks: Called after each epoch.
+        tracker: Is told of the training, or None.
         seed: The seed of the noise.
         device: Where the noise is drawn.
         total: The number of batches in all epochs, or None if it is unknown.
@@ -47,12 +50,17 @@ class Loop:
     optim: pyro.optim.PyroOptim
     held_out: Sequence[HeldOut]
     callbacks: Sequence[Callback]
+    tracker: Tracker | None
     seed: int | None
     device: torch.device
     total: int | None
 
-    def run(self, epochs: int) -> History:
+    def run(self, epochs: int, settings: Mapping[str, Any]) -> History:
         """Trains for so many epochs; returns the history of those that were finished.
+
+        Arguments:
+            epochs: The number of epochs.
+            settings: The settings of the training, for the tracker.
 
         Raises:
             NonFiniteLoss: A loss or a parameter is not finite.
@@ -62,12 +70,30 @@ class Loop:
         for callback in self.callbacks:
             if hasattr(callback, "before_training"):
                 callback.before_training(self.pair, list(history))
-        with _training(self.pair):
+        with _training(self.pair), self._tracked(settings, history):
             history.ended = self._epochs(epochs, history)
             for callback in self.callbacks:
                 if hasattr(callback, "after_training"):
                     callback.after_training(self.pair, history)
         return history
+
+    @contextmanager
+    def _tracked(self, settings: Mapping[str, Any], history: History) -> Iterator[None]:
+        """Tells the tracker of the settings, and at the end the curves; closes it."""
+        if self.tracker is None:
+            yield
+            return
+        try:
+            self.tracker.config(settings)
+            yield
+            if history.epoch:
+                from matplotlib.figure import Figure  # slow to import
+
+                figure = Figure(layout="constrained")  # unknown to pyplot, which would keep it
+                history.plot(figure.subplots())
+                self.tracker.figure("history", figure, int(history.epoch[-1]))
+        finally:
+            self.tracker.close()
 
     def _epochs(self, epochs: int, history: History) -> Ended:
         with Interruption() as interruption, progress_bar(self.total, "batches") as progress:
@@ -109,7 +135,10 @@ class Loop:
         costs = {each.column: each.cost(self.pair, epoch, history) for each in self.held_out}
         if costs and isinstance(self.optim, JointOptim):
             self.optim.end_epoch(next(iter(costs.values())))
-        history.append({"epoch": epoch, **self.terms.means(), **costs, "seconds": seconds})
+        row = {**self.terms.means(), **costs, "seconds": seconds}
+        history.append({"epoch": epoch, **row})
+        if self.tracker is not None:
+            self.tracker.scalars(row, epoch)
 
     def _call(self, history: History) -> str | None:
         """Calls all callbacks; returns the reason if one of them stops the training."""

@@ -1,4 +1,4 @@
-"""Histories: columns, files, and TensorBoard."""
+"""Histories: columns and files."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from pyro_vae import fit
 from pyro_vae.storage import DamagedRun
-from pyro_vae.training import History, TensorBoard
+from pyro_vae.training import History
 
 from ..models import bernoulli_vae, binary
 
@@ -44,24 +44,3 @@ def test_history_round_trips(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(DamagedRun, match=r"damaged.csv: damaged"):
         History.load_csv(path)
-
-
-def test_tensorboard_writes_the_columns(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    history = fit(
-        bernoulli_vae(), binary(), test=binary(), epochs=2, batch_size=4,
-        callbacks=[TensorBoard(tmp_path)],
-    )  # fmt: skip
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert set(events.Tags()["scalars"]) == {
-        "avg_loss",
-        "reconstruction",
-        "kl",
-        "test_cost",
-        "seconds",
-    }
-    scalars = events.Scalars("avg_loss")
-    assert [s.step for s in scalars] == [1, 2]
-    assert [s.value for s in scalars] == pytest.approx(history.cost, rel=1e-6)
