@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.compile import RandomState, Record, Recording, Repeated, read_later
 from pyro_vae.objectives import LossGraph
 from pyro_vae.optim import Held, JointOptim
+from pyro_vae.training.ending import Interrupted
 
 __all__ = ["Captured", "FirstRunFails", "NotRecorded", "Step", "reason"]
 
@@ -141,11 +142,13 @@ class Captured:
         self._now = torch.zeros(len(self._groups), device=self._device)
         self._rates = torch.zeros(0, len(self._groups), device=self._device)
         self._index = torch.zeros(1, dtype=torch.long, device=self._device)
+        self._launched = 0  # steps of this epoch
 
     def epoch(self, count: int, done: Callable[[int], object]) -> None:
         """Takes the steps of an epoch.
 
-        If it raises, pair, optimizer, schedule and random generators are as they were before.
+        If it raises one of the first three, pair, optimizer, schedule and random generators are as
+        they were before.
 
         Arguments:
             count: The number of full batches.
@@ -155,8 +158,10 @@ class Captured:
             NotRecorded: A step cannot be recorded.
             FirstRunFails: See :meth:`Step.gradients`.
             FloatingPointError: A sum of losses is not finite.
+            Interrupted: `done` raises it. The steps that were launched have been taken.
         """
         kept = _Kept(self._tensors, self._optim)
+        self._launched = 0
         try:
             self._set_rates(count + (self.rest is not None))
             with self._rates_on_device():
@@ -165,28 +170,50 @@ class Captured:
             self._recordings.clear()
             kept.restore()
             raise
+        except Interrupted:
+            kept.restore_rates()  # The schedule is ahead, at the epoch's end.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for _ in range(self._launched if isinstance(self._optim, JointOptim) else 0):
+                    self._optim.advance()
+            raise
 
     def _take(self, count: int, done: Callable[[int], object]) -> None:
+        waiting: deque[tuple[Callable[[], Tensor], int]] = deque()
+        try:
+            self._launch(count, waiting, done)
+            while waiting:
+                self._wait(*waiting.popleft(), done)
+        except Interrupted:  # What was launched is taken, and has to be finite.
+            self._wait(read_later(self.sums), 0, lambda steps: None)
+            raise
+
+    def _launch(
+        self,
+        count: int,
+        waiting: deque[tuple[Callable[[], Tensor], int]],
+        done: Callable[[int], object],
+    ) -> None:
+        """Launches the steps of an epoch, and waits for those that are far behind."""
         key = self._places()
         if key != self._key:
             self._recordings.clear()
             warm_up = min(_WARM_UP, count)
             for _ in range(warm_up):
                 self._work(self.step)
+            self._launched += warm_up
             done(warm_up)
             count -= warm_up
             self._key = self._places()  # The optimizer has made its state by now.
-        waiting: deque[tuple[Callable[[], Tensor], int]] = deque()
         for step, number in self._parts(count):
             if step.graph.has_run:
                 self._recording(step, number).replay()
             else:
                 self._work(step)
+            self._launched += number
             waiting.append((read_later(self.sums), number))
             if len(waiting) > _AHEAD:
                 self._wait(*waiting.popleft(), done)
-        while waiting:
-            self._wait(*waiting.popleft(), done)
 
     def _parts(self, count: int) -> Iterator[tuple[Step, int]]:
         """Yields the parts of an epoch: a step, and the number of those in one recording."""
@@ -329,8 +356,12 @@ class _Kept:
                 tensor.copy_(value)
         self._optimizer.state.clear()
         self._optimizer.state.update(self._states)
+        self.restore_rates()
+        self._random.restore()
+
+    def restore_rates(self) -> None:
+        """Puts the options of the optimizer, its rates among them, and the schedule back."""
         for group, options in zip(self._optimizer.param_groups, self._options, strict=True):
             group.update(options)
         if self._scheduler is not None:
             self._scheduler.load_state_dict(self._schedule)
-        self._random.restore()

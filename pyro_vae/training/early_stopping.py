@@ -5,6 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pyro_vae.pair import Pair
 from pyro_vae.training.ending import StopTraining
 from pyro_vae.training.history import History
@@ -29,8 +32,8 @@ class EarlyStopping:
         column: The column of the history.
 
     Attributes:
-        best: The lowest cost, or infinity before the first epoch.
-        best_epoch: The epoch that had it, or 0.
+        best: The cost of the best epoch, or infinity before the first epoch.
+        best_epoch: The best epoch, or 0.
 
     Raises:
         TypeError, ValueError: An argument is out of range. By :func:`fit`, before the first step:
@@ -69,7 +72,11 @@ class EarlyStopping:
 
     def _reset(self) -> None:
         self.best, self.best_epoch = math.inf, 0
+        self._reset_state()
+
+    def _reset_state(self) -> None:
         self._state: dict[str, Any] | None = None
+        self._buffers: dict[str, Tensor] = {}
 
     def before_training(self, vae: Pair, columns: Sequence[str]) -> None:
         """Forgets an earlier training; raises ValueError if the history will have no column."""
@@ -92,14 +99,19 @@ class EarlyStopping:
             self.best, self.best_epoch = cost, epoch
             if self.restore_best:
                 self._state = copy.deepcopy(vae.state_dict())
+                self._buffers = {name: b.detach().clone() for name, b in vae.named_buffers()}
         elif epoch - self.best_epoch >= self.patience:
             raise StopTraining(
                 f"{self.column} has not fallen by more than {self.min_delta:g} in "
                 f"{self.patience} epochs"
             )
 
+    @torch.no_grad()
     def after_training(self, vae: Pair, history: History) -> None:
         """Gives the pair the parameters and buffers of the best epoch."""
         if self._state is not None:
             vae.load_state_dict(self._state)
-            self._state = None
+            for name, buffer in vae.named_buffers():  # A state lacks those that are not saved.
+                if name in self._buffers:
+                    buffer.copy_(self._buffers[name])
+            self._reset_state()

@@ -1,9 +1,12 @@
 """How a training ends before its last epoch: a callback stops it, or a user interrupts it."""
 
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = ["Ended", "Interrupted", "Interruption", "StopTraining"]
 
@@ -31,10 +34,11 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """A context in which the first Ctrl-C waits for the end of a step; a second one does not.
+    """A context in which processes that are begun, such as a loader's workers, ignore Ctrl-C.
 
-    Outside the main thread, and where the program handles the signal in another way than Python,
-    nothing changes.
+    In :meth:`waiting`, the first Ctrl-C is kept until :meth:`check`; a second one is not. Outside
+    the main thread, and where the program handles the signal in another way than Python, nothing
+    changes.
 
     Attributes:
         requested: Whether Ctrl-C was pressed.
@@ -42,7 +46,18 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
-        self._installed = False
+        self._waits = False
+        self._process = os.getpid()
+        self._before: Any = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A context in which the first Ctrl-C waits for :meth:`check`."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
 
     def check(self) -> None:
         """Raises Interrupted if Ctrl-C was pressed."""
@@ -50,12 +65,12 @@ class Interruption:
             raise Interrupted
 
     def __enter__(self) -> "Interruption":
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        ):
+        before = signal.getsignal(signal.SIGINT)
+        ours = isinstance(getattr(before, "__self__", None), Interruption)
+        main = threading.current_thread() is threading.main_thread()
+        if main and (ours or before is signal.default_int_handler):
+            self._before = before
             signal.signal(signal.SIGINT, self._handle)
-            self._installed = True
         return self
 
     def __exit__(
@@ -64,10 +79,15 @@ class Interruption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        # A handler that a callback has set in the meantime stays.
+        if self._before is not None and signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if os.getpid() != self._process:
+            return
+        again, self.requested = self.requested, True
+        if again or not self._waits:
             raise KeyboardInterrupt
-        self.requested = True
+        if self._before is not signal.default_int_handler:  # A training inside of a callback.
+            self._before(number, frame)

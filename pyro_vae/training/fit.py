@@ -1,7 +1,7 @@
 """The training loop: a plain ``pyro.infer.SVI`` over data of any kind."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import pyro.optim
@@ -14,6 +14,7 @@ from pyro_vae.optim import Adam, Held, JointOptim, as_pyro
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.data import Prepared, Transform, as_given
+from pyro_vae.training.ending import Interruption
 from pyro_vae.training.epoch_terms import EpochTerms
 from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction, is_fraction, split
 from pyro_vae.training.history import History
@@ -23,7 +24,7 @@ from pyro_vae.training.sources import BATCH_SIZE, Data, Source, source_of
 from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.trackers import Tracker, check_tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
-from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -149,7 +150,8 @@ def fit(
     sources = _sources(train, validation, test, batch_size, seed, epochs, device_of(vae))
     _check_size(sources["train"], batch_size)
     _set_up(vae, sources["train"], chosen, seed, pixels, transform)
-    data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
+    with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
+        data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
     training = data["train"]
     steps = training.source.steps
     settings = _settings(vae, training, epochs, objective, chosen, seed, precision)
@@ -202,6 +204,12 @@ def _sources(
 ) -> dict[str, Source]:
     """The sources of all data, by argument."""
     given: dict[str, Any] = {"train": train, "test": test, "validation": validation}
+    for argument in ("test", "validation"):
+        if getattr(train, "persistent_workers", False) and given[argument] is train:
+            raise ValueError(
+                f"{argument}: got the loader that train has, with persistent_workers=True, of "
+                "which torch makes one iterator, expected a loader of its own"
+            )
     sources = {
         argument: source_of(
             argument, data, batch_size=batch_size, seed=seed, epochs=epochs, device=device
@@ -307,6 +315,8 @@ def _check_settings(
     check_seed(seed)
     if not isinstance(compile, bool) and compile != "auto":
         raise ValueError(f'compile: got {compile!r}, expected True, False or "auto"')
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: got {kind(callbacks)}, expected a list of functions")
     for callback in callbacks:
-        if not callable(callback):
+        if not callable(callback) or isinstance(callback, type):
             raise TypeError(f"callbacks: got {callback!r} among them, expected only functions")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -103,21 +103,19 @@ class Loop:
                 interruption.check()
 
             for epoch in range(1, epochs + 1):
-                start = time.perf_counter()
                 progress.set_description(f"epoch {epoch}/{epochs}")
-                try:
-                    with seeded(self.seed, epoch, device=self.device):
-                        self.steps.epoch(epoch, history, done)
-                except Interrupted:
-                    _log.info("interrupted in epoch %d", epoch)
-                    return "interrupted"
-                except RuntimeError:
-                    if not interruption.requested:  # Ctrl-C ends a loader's workers, too.
-                        raise
-                    return "interrupted"
-                self._end_epoch(epoch, start, history)
-                progress.set_postfix(cost=f"{history.cost[-1]:.2f}")
-                reason = self._call(history)
+                with interruption.waiting():
+                    try:
+                        self._epoch(epoch, history, done)
+                    except Interrupted:
+                        self._check_parameters(f"interrupted in epoch {epoch}", history)
+                        return "interrupted"
+                    except (RuntimeError, OSError, EOFError) as error:
+                        if not (interruption.requested and _is_of_a_worker(error)):
+                            raise
+                        return "interrupted"
+                    progress.set_postfix(cost=f"{history.cost[-1]:.2f}")
+                    reason = self._call(history)
                 if interruption.requested:
                     return "interrupted"
                 if reason is not None:
@@ -125,12 +123,12 @@ class Loop:
                     return "stopped"
         return "epochs"
 
-    def _end_epoch(self, epoch: int, start: float, history: History) -> None:
-        """Checks the parameters and adds the row of an epoch, with the costs of held-out data."""
-        for path, parameter in self.pair.named_parameters():
-            if not torch.isfinite(parameter).all():
-                message = f"epoch {epoch}: the parameter {path} is not finite after the last batch"
-                raise NonFiniteLoss(message, history)
+    def _epoch(self, epoch: int, history: History, done: Callable[[int], object]) -> None:
+        """Takes the steps of an epoch and adds its row, with the costs of held-out data."""
+        start = time.perf_counter()
+        with seeded(self.seed, epoch, device=self.device):
+            self.steps.epoch(epoch, history, done)
+        self._check_parameters(f"epoch {epoch}", history)
         seconds = time.perf_counter() - start
         costs = {each.column: each.cost(self.pair, epoch, history) for each in self.held_out}
         if costs and isinstance(self.optim, JointOptim):
@@ -139,6 +137,13 @@ class Loop:
         history.append({"epoch": epoch, **row})
         if self.tracker is not None:
             self.tracker.scalars(row, epoch)
+
+    def _check_parameters(self, place: str, history: History) -> None:
+        """Raises NonFiniteLoss unless all parameters are finite."""
+        for path, parameter in self.pair.named_parameters():
+            if not torch.isfinite(parameter).all():
+                message = f"{place}: the parameter {path} is not finite after the last batch"
+                raise NonFiniteLoss(message, history)
 
     def _call(self, history: History) -> str | None:
         """Calls all callbacks; returns the reason if one of them stops the training."""
@@ -163,3 +168,9 @@ def _training(pair: Pair) -> Iterator[None]:
         pair.zero_grad()
         for module, training in modes:
             module.training = training
+
+
+def _is_of_a_worker(error: Exception) -> bool:
+    """Whether an error says that a loader's worker has ended, as workers do by Ctrl-C."""
+    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return lost or "DataLoader worker" in str(error)

@@ -160,6 +160,7 @@ class Streamed(Source):
         collated: Joins so many examples to a batch; None takes batches as they are.
         seed: The seed of what the iterable draws, such as a loader's order.
         epochs: The number of times that it will be iterated.
+        shuffled: Whether epoch 1 is the first, as in training; else epoch 0 is.
     """
 
     examples = None
@@ -171,6 +172,7 @@ class Streamed(Source):
         collated: int | None,
         seed: int | None,
         epochs: int,
+        shuffled: bool = True,
     ) -> None:
         if epochs > 1 and isinstance(iterable, Iterator):
             raise ValueError(
@@ -183,28 +185,32 @@ class Streamed(Source):
         self.collated = collated
         self.seed = seed
         self.steps = _length(iterable, collated)
+        self._first = int(shuffled)
         self._begun: tuple[Stream, Iterator[Any], Examples] | None = None
 
     def first(self) -> Examples:
-        """The first batch of epoch 1, which begins here."""
+        """The first batch of the first epoch, which begins here in training."""
         if self._begun is None:
-            stream, iterator = self._begin(1)
+            stream, iterator = self._begin(self._first)
             with stream:
                 batch = next(iterator, None)
             if batch is None:
                 raise ValueError(f"{self.argument}: got no batches, expected at least one")
-            self._begun = stream, iterator, _examples(self.argument, batch)
+            begun = stream, iterator, _examples(self.argument, batch)
+            if not self._first and not isinstance(self.iterable, Iterator):
+                return begun[2]  # Held-out data start anew each time, so that all times are alike.
+            self._begun = begun
         return self._begun[2]
 
     def epoch(self, number: int) -> Iterator[Examples]:
         """Yields the batches of a new iteration."""
-        if self._begun is not None and number <= 1:
+        given = self._begun is not None and number == self._first
+        if self._begun is not None and given:
             stream, iterator, batch = self._begun
             self._begun = None
             yield batch
         else:
             stream, iterator = self._begin(number)
-        given = self._begun is None and number <= 1
         while True:
             with stream:
                 item = next(iterator, None)
@@ -279,7 +285,7 @@ def source_of(
             "(x, *context) of them, a torch Dataset, a DataLoader, or another iterable of batches"
         )
     if isinstance(data, IterableDataset):
-        return Streamed(argument, data, batch_size, seed, epochs)
+        return Streamed(argument, data, batch_size, seed, epochs, argument == "train")
     if isinstance(data, Dataset):
         return Indexed(argument, *_map_style(argument, data), batch_size, seed)
     if not isinstance(batch_size, DefaultSize) and argument == "train":
@@ -287,7 +293,7 @@ def source_of(
             f"batch_size: got {batch_size} with {kind(data)} as {argument}, which gives batches "
             "already, expected none"
         )
-    return Streamed(argument, data, None, seed, epochs)
+    return Streamed(argument, data, None, seed, epochs, argument == "train")
 
 
 class _Batches:

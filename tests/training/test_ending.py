@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_vae import VAE, fit
-from pyro_vae.training import EarlyStopping, History, StopTraining
+from pyro_vae import VAE, fit, likelihoods, networks, optim, posteriors, priors
+from pyro_vae.training import EarlyStopping, History, NonFiniteLoss, StopTraining
 
 from ..conftest import needs_compiler
 from ..models import bernoulli_vae, binary, parameters
@@ -116,6 +117,58 @@ def test_ctrl_c_in_a_callback_keeps_its_epoch(compile: bool) -> None:
     assert torch.equal(parameters(vae), parameters(twin))
 
 
+def test_an_interrupted_pair_is_finite_or_an_error_says_so() -> None:
+    adam = optim.from_torch(torch.optim.SGD, lr=1e-3)
+
+    class Bad(Pressing):
+        def __iter__(self) -> Iterator[Tensor]:
+            for batch in super().__iter__():
+                if self.epochs == 2 and adam.optimizer is not None:
+                    adam.optimizer.param_groups[0]["lr"] = float("inf")
+                yield batch
+
+    message = "interrupted in epoch 2: the parameter .* is not finite"
+    with pytest.raises(NonFiniteLoss, match=message) as error:
+        fit(bernoulli_vae(), Bad(list(binary(40).split(8)), 0), epochs=5, optim=adam)
+    assert error.value.history.epoch == [1]
+
+
+def test_an_error_after_ctrl_c_is_raised() -> None:
+    class Failing(Pressing):
+        def __iter__(self) -> Iterator[Tensor]:
+            for batch in super().__iter__():
+                if self.epochs == 2:
+                    raise RuntimeError("a bug of the user's")
+                yield batch
+
+    with pytest.raises(RuntimeError, match="a bug of the user's"):
+        fit(bernoulli_vae(), Failing(list(binary(40).split(8)), 0), epochs=5)
+
+
+def test_a_training_inside_a_callback_ends_with_the_outer_one() -> None:
+    ends: list[str | None] = []
+
+    def inner(vae: VAE, history: History) -> None:
+        batches = Pressing(list(binary(40).split(8)), 2)
+        ends.append(fit(bernoulli_vae(), batches, epochs=9).ended)
+
+    handler = signal.getsignal(signal.SIGINT)
+    history = fit(bernoulli_vae(), binary(8), epochs=9, batch_size=8, callbacks=[inner])
+    assert ends == [history.ended] == ["interrupted"]
+    assert history.epoch == [1]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_handler_of_a_callback_stays() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    ignore = after(1, lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    try:
+        fit(bernoulli_vae(), binary(8), epochs=2, batch_size=8, callbacks=[ignore])
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_another_thread_and_another_handler_are_left_alone() -> None:
     caught: list[int] = []
 
@@ -140,22 +193,52 @@ def test_another_thread_and_another_handler_are_left_alone() -> None:
     assert ends == ["epochs"]
 
 
-def test_a_loader_whose_workers_are_interrupted_too() -> None:
+@pytest.mark.parametrize(
+    ("during", "persistent"),
+    [
+        ("validation", True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("validation", False), ("train", True), ("train", False))
+        ),
+    ],
+)
+def test_a_loader_whose_workers_are_interrupted_too(during: str, persistent: bool) -> None:
     """A terminal sends Ctrl-C to the whole group of processes, a loader's workers among them."""
-    code = """
-import os, signal, torch
-from torch.utils.data import DataLoader, TensorDataset
+    code = f"""
+import os, signal, time, torch
+from torch.utils.data import DataLoader, Dataset
 from pyro_vae import fit, presets
+
+class Pressing(Dataset):
+    def __init__(self, presses):
+        self.presses = presses
+    def __len__(self):
+        return 64
+    def __getitem__(self, index):
+        if self.presses and index == 40 and os.path.exists("armed"):
+            os.remove("armed")
+            os.killpg(os.getpgrp(), signal.SIGINT)
+            time.sleep(0.2)
+        return torch.ones(6)
+
+def arm(vae, history):
+    open("armed", "w").close()
+
 os.setpgrp()
-def press(vae, history):
-    os.killpg(os.getpgrp(), signal.SIGINT)
 vae = presets.build("pyro-mlp", z_dim=2, shape=6)
-data = TensorDataset(torch.ones(64, 6))
-loader = DataLoader(data, 8, num_workers=2, persistent_workers=True)
-print(fit(vae, loader, epochs=50, callbacks=[press]).ended)
+options = dict(batch_size=8, num_workers=2, persistent_workers={persistent})
+train = DataLoader(Pressing("{during}" == "train"), **options)
+validation = DataLoader(Pressing("{during}" == "validation"), **options)
+history = fit(vae, train, validation=validation, epochs=50, callbacks=[arm])
+print(history.ended, len(history.epoch))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert run.stdout == "interrupted\n", run.stderr
+    with TemporaryDirectory() as folder:
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=folder
+        )
+    # An evaluation is finished, and its epoch is kept.
+    assert run.stdout == f"interrupted {1 if during == 'train' else 2}\n", run.stderr
     assert "Traceback" not in run.stderr
 
 
@@ -214,6 +297,29 @@ def test_the_best_parameters_come_back_however_a_training_ends(restore: bool) ->
         assert torch.equal(parameters(vae), weights[0 if restore else -1])
 
 
+def test_buffers_that_are_not_saved_come_back_too() -> None:
+    class Counting(networks.MLP):
+        calls: Tensor
+
+        def __init__(self) -> None:
+            super().__init__(1, (), 6)
+            self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+        def forward(self, z: Tensor) -> Tensor:
+            self.calls += self.training
+            return super().forward(z)
+
+    network = Counting()
+    posterior = posteriors.Normal(networks.MLP(6, (), 2))
+    vae = VAE(priors.StandardNormal(1), likelihoods.Bernoulli(network), posterior)
+    counts: list[float] = []
+    keep = lambda vae, history: counts.append(network.calls.item())  # noqa: E731
+    stopping = EarlyStopping(2, 1e3)
+    x = binary(40)
+    fit(vae, x, validation=x, epochs=9, batch_size=8, callbacks=[stopping, keep])
+    assert network.calls.item() == counts[0] < counts[-1]
+
+
 def test_a_second_training_starts_anew() -> None:
     vae, stopping = bernoulli_vae(), EarlyStopping(2, 1e3)
     for _ in range(2):
@@ -246,6 +352,11 @@ def test_wrong_arguments_are_named() -> None:
                 callbacks=[EarlyStopping(1, column=column), lambda *_: steps.append(1)],
             )
     assert not steps
+    with pytest.raises(TypeError, match="callbacks: got an EarlyStopping, expected a list"):
+        fit(bernoulli_vae(), binary(8), epochs=1, callbacks=EarlyStopping(1))
+    for kind in (EarlyStopping, StopTraining):
+        with pytest.raises(TypeError, match="among them, expected only functions"):
+            fit(bernoulli_vae(), binary(8), epochs=1, callbacks=[kind])
 
 
 def test_a_loader_may_be_stopped() -> None:

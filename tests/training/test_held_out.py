@@ -1,5 +1,6 @@
 """Validation data: their -ELBO, and shares of the training data that are not trained on."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,31 @@ def test_wrong_validation_is_named() -> None:
         trained(x, validation=x[:, :3])
     with pytest.raises(ValueError, match="validation"):
         trained(x, validation=x + 0.5)
+
+
+class Drawn(torch.utils.data.IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(40):
+            yield (torch.rand(6) > 0.5).float()
+
+
+@pytest.mark.parametrize("argument", ["validation", "test"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DataLoader(TensorDataset(binary(40)), 8, shuffle=True),
+        lambda: DataLoader(TensorDataset(binary(40)), 8, num_workers=1, persistent_workers=True),
+        Drawn,
+    ],
+)
+def test_random_streams_are_alike_after_each_epoch(make: Callable[[], Any], argument: str) -> None:
+    rest = optim.from_torch(torch.optim.SGD, lr=0.0)
+    _, history = trained(binary(40), epochs=3, optim=rest, **{argument: make()})
+    assert len(set(history[f"{argument}_cost"])) == 1
+
+
+def test_a_loader_with_one_iterator_serves_one_purpose() -> None:
+    loader = DataLoader(TensorDataset(binary(40)), 8, num_workers=1, persistent_workers=True)
+    for argument in ("validation", "test"):
+        with pytest.raises(ValueError, match=f"{argument}: got the loader that train has"):
+            fit(bernoulli_vae(), loader, epochs=1, **{argument: loader})

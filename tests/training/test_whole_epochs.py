@@ -4,6 +4,8 @@ import copy
 import gc
 import importlib
 import logging
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -321,6 +323,30 @@ def test_what_cannot_be_traced_trains_step_by_step(
         history = fit(pair, binary(28), epochs=2, batch_size=8)
     assert len(history.cost) == 2
     assert sum("reads a tensor's value" in r.getMessage() for r in caplog.records) == 1
+
+
+@pytest.mark.parametrize("at", [1, 12])
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_ctrl_c_leaves_the_schedule_where_the_steps_are(way: str, at: int) -> None:
+    """It is pressed in a step; recorded steps end together, as those of a warm-up do."""
+    steps = 0
+
+    class Pressing(torch.optim.SGD):
+        def step(self, *args: Any) -> None:  # type: ignore[override]
+            nonlocal steps
+            super().step(*args)
+            steps += 1
+            if steps == at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    rates = optim.from_torch(Pressing, lr=1e-3, schedule=lambda o: ExponentialLR(o, 0.9))
+    history = fit(vae(), binary(64), epochs=5, batch_size=8, compile=True, optim=rates)
+    assert history.ended == "interrupted"
+    assert len(history.epoch) == (at - 1) // 8
+    assert steps == {"program": at, "recorded": 3 if at < 8 else 16}[way]
+    assert rates.optimizer is not None
+    assert rates.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 0.9**steps)
+    fit(vae(), binary(64), epochs=1, batch_size=8, compile=True)
 
 
 @pytest.mark.slow
