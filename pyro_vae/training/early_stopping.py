@@ -76,7 +76,7 @@ class EarlyStopping:
 
     def _reset_state(self) -> None:
         self._state: dict[str, Any] | None = None
-        self._buffers: dict[str, Tensor] = {}
+        self._unsaved: dict[str, Tensor] = {}
 
     def before_training(self, vae: Pair, columns: Sequence[str]) -> None:
         """Forgets an earlier training; raises ValueError if the history will have no column."""
@@ -99,7 +99,7 @@ class EarlyStopping:
             self.best, self.best_epoch = cost, epoch
             if self.restore_best:
                 self._state = copy.deepcopy(vae.state_dict())
-                self._buffers = {name: b.detach().clone() for name, b in vae.named_buffers()}
+                self._unsaved = {name: b.detach().clone() for name, b in vae.named_buffers()}
         elif epoch - self.best_epoch >= self.patience:
             raise StopTraining(
                 f"{self.column} has not fallen by more than {self.min_delta:g} in "
@@ -112,6 +112,6 @@ class EarlyStopping:
         if self._state is not None:
             vae.load_state_dict(self._state)
             for name, buffer in vae.named_buffers():  # A state lacks those that are not saved.
-                if name in self._buffers:
-                    buffer.copy_(self._buffers[name])
+                if name in self._unsaved:
+                    buffer.copy_(self._unsaved[name])
             self._reset_state()
