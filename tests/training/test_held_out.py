@@ -169,3 +169,14 @@ def test_a_loader_with_one_iterator_serves_one_purpose() -> None:
     for argument in ("validation", "test"):
         with pytest.raises(ValueError, match=f"{argument}: got the loader that train has"):
             fit(bernoulli_vae(), loader, epochs=1, **{argument: loader})
+
+
+def test_two_purposes_may_share_a_loader_that_is_not_trained_on() -> None:
+    data = TensorDataset(binary(40))
+    rest = optim.from_torch(torch.optim.SGD, lr=0.0)
+    costs = []
+    for persistent in (False, True):
+        loader = DataLoader(data, 8, num_workers=1, persistent_workers=persistent)
+        history = trained(binary(40), validation=loader, test=loader, optim=rest)[1]
+        costs.append((history.validation_cost, history.test_cost))
+    assert costs[0] == costs[1]
