@@ -193,16 +193,9 @@ def test_another_thread_and_another_handler_are_left_alone() -> None:
     assert ends == ["epochs"]
 
 
-@pytest.mark.parametrize(
-    ("during", "persistent"),
-    [
-        ("validation", True),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("validation", False), ("train", True), ("train", False))
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("during", ["train", "validation"])
 def test_a_loader_whose_workers_are_interrupted_too(during: str, persistent: bool) -> None:
     """A terminal sends Ctrl-C to the whole group of processes, a loader's workers among them."""
     code = f"""
