@@ -27,13 +27,11 @@ from pyro_vae.utils.random import seeded
 from pyro_vae.utils.sealed import (
     DamagedRun,
     place_of,
-    read_tensors,
     sealed_config,
     sealed_tensors,
+    unsealed_config,
+    unsealed_tensors,
     write_files,
-)
-from pyro_vae.utils.sealed import (
-    read_config as read_sealed,
 )
 from pyro_vae.vae import VAE
 from pyro_vae.version import __version__
@@ -201,7 +199,7 @@ def load(folder: str | Path, into: Pair | None = None) -> Pair:
         )
     if not path.exists():
         raise FileNotFoundError(f"{folder}: holds no {WEIGHTS}, expected a folder from save")
-    saved = read_tensors(path)
+    saved = unsealed_tensors(path)
     if into is None:
         # The tensors bound what is built: a number in the configuration may be of any size.
         with torch.device("meta"):
@@ -243,7 +241,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.exists():
         raise FileNotFoundError(f"{folder}: holds no run (no {CONFIG}), expected one from save")
-    config = read_sealed(path)
+    config = unsealed_config(path)
     entries = {"format", "name", "preset", "structure", "training", "versions"}
     if set(config) != entries or config["format"] != _FORMAT:
         raise DamagedRun(f"{path}: not a configuration of format {_FORMAT}, expected one")
@@ -281,7 +279,7 @@ def evaluations(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         DamagedRun: An evaluation is damaged, or was edited.
     """
-    return [read_sealed(path) for _, path in sorted(_evaluation_files(folder).items())]
+    return [unsealed_config(path) for _, path in sorted(_evaluation_files(folder).items())]
 
 
 def _evaluation_files(folder: str | Path) -> dict[int, Path]:

@@ -107,12 +107,12 @@ class Loop:
                 with interruption.waiting():
                     try:
                         self._epoch(epoch, history, done)
-                    except Interrupted:
-                        self._check_parameters(f"interrupted in epoch {epoch}", history)
-                        return "interrupted"
-                    except (RuntimeError, OSError, EOFError) as error:
-                        if not (interruption.requested and _is_of_a_worker(error)):
+                    except (Interrupted, RuntimeError, OSError, EOFError) as error:
+                        if not isinstance(error, Interrupted) and not (
+                            interruption.requested and _is_of_a_worker(error)
+                        ):
                             raise
+                        self._check_parameters(f"interrupted in epoch {epoch}", history)
                         return "interrupted"
                     progress.set_postfix(cost=f"{history.cost[-1]:.2f}")
                     reason = self._call(history)

@@ -160,7 +160,6 @@ class Streamed(Source):
         collated: Joins so many examples to a batch; None takes batches as they are.
         seed: The seed of what the iterable draws, such as a loader's order.
         epochs: The number of times that it will be iterated.
-        shuffled: Whether epoch 1 is the first, as in training; else epoch 0 is.
     """
 
     examples = None
@@ -172,7 +171,6 @@ class Streamed(Source):
         collated: int | None,
         seed: int | None,
         epochs: int,
-        shuffled: bool = True,
     ) -> None:
         if epochs > 1 and isinstance(iterable, Iterator):
             raise ValueError(
@@ -185,7 +183,7 @@ class Streamed(Source):
         self.collated = collated
         self.seed = seed
         self.steps = _length(iterable, collated)
-        self._first = int(shuffled)
+        self._first = int(argument == "train")  # Held-out data are in epoch 0 each time.
         self._begun: tuple[Stream, Iterator[Any], Examples] | None = None
 
     def first(self) -> Examples:
@@ -198,7 +196,7 @@ class Streamed(Source):
                 raise ValueError(f"{self.argument}: got no batches, expected at least one")
             begun = stream, iterator, _examples(self.argument, batch)
             if not self._first and not isinstance(self.iterable, Iterator):
-                return begun[2]  # Held-out data start anew each time, so that all times are alike.
+                return begun[2]  # They start anew each time, so that all times are alike.
             self._begun = begun
         return self._begun[2]
 
@@ -285,7 +283,7 @@ def source_of(
             "(x, *context) of them, a torch Dataset, a DataLoader, or another iterable of batches"
         )
     if isinstance(data, IterableDataset):
-        return Streamed(argument, data, batch_size, seed, epochs, argument == "train")
+        return Streamed(argument, data, batch_size, seed, epochs)
     if isinstance(data, Dataset):
         return Indexed(argument, *_map_style(argument, data), batch_size, seed)
     if not isinstance(batch_size, DefaultSize) and argument == "train":
@@ -293,7 +291,7 @@ def source_of(
             f"batch_size: got {batch_size} with {kind(data)} as {argument}, which gives batches "
             "already, expected none"
         )
-    return Streamed(argument, data, None, seed, epochs, argument == "train")
+    return Streamed(argument, data, None, seed, epochs)
 
 
 class _Batches:

@@ -18,10 +18,10 @@ from pyro_vae.utils.checks import kind
 __all__ = [
     "DamagedRun",
     "place_of",
-    "read_config",
-    "read_tensors",
     "sealed_config",
     "sealed_tensors",
+    "unsealed_config",
+    "unsealed_tensors",
     "write_files",
 ]
 
@@ -46,15 +46,16 @@ def sealed_config(config: Mapping[str, Any]) -> bytes:
     return (text + "\n").encode()
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def unsealed_config(path: Path) -> dict[str, Any]:
     """Reads what :func:`sealed_config` made, without its checksum.
 
     Raises:
         DamagedRun: The file is damaged or was edited.
     """
+    _check_file(path)
     try:
-        config = json.loads(_content(path))
-    except (ValueError, RecursionError) as error:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
         raise DamagedRun(f"{path}: damaged, expected JSON ({_line(error)})") from error
     if not isinstance(config, dict) or _CHECKSUM not in config:
         raise DamagedRun(f"{path}: has no checksum, expected a file that this package has written")
@@ -96,13 +97,13 @@ def sealed_tensors(state: Mapping[str, Any]) -> bytes:
     return packed(tensors, {_CHECKSUM: _tensors_checksum(tensors)})
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def unsealed_tensors(path: Path) -> dict[str, Tensor]:
     """Reads what :func:`sealed_tensors` made.
 
     Raises:
         DamagedRun: The file is damaged or has no checksum.
     """
-    _content(path, whole=False)
+    _check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             checksum = (file.metadata() or {}).get(_CHECKSUM)
@@ -164,14 +165,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             os.close(descriptor)
 
 
-def _content(path: Path, whole: bool = True) -> bytes:
-    """The bytes of a file; raises DamagedRun if there is something else in its place."""
+def _check_file(path: Path) -> None:
+    """Raises DamagedRun if there is something else in a file's place."""
     if not path.is_file():
         raise DamagedRun(f"{path}: is no file, expected one")
-    try:
-        return path.read_bytes() if whole else b""
-    except OSError as error:
-        raise DamagedRun(f"{path}: cannot be read ({error})") from error
 
 
 def _line(error: BaseException) -> str:
