@@ -319,4 +319,7 @@ def _check_settings(
         raise TypeError(f"callbacks: got {kind(callbacks)}, expected a list of functions")
     for callback in callbacks:
         if not callable(callback) or isinstance(callback, type):
-            raise TypeError(f"callbacks: got {callback!r} among them, expected only functions")
+            raise TypeError(
+                f"callbacks: got {callback!r} among them, expected only functions; a tracker, such "
+                "as TensorBoard, is given as tracker="
+            )
