@@ -320,6 +320,6 @@ def _check_settings(
     for callback in callbacks:
         if not callable(callback) or isinstance(callback, type):
             raise TypeError(
-                f"callbacks: got {callback!r} among them, expected only functions; a tracker, such "
-                "as TensorBoard, is given as tracker="
+                f"callbacks: got {callback!r} among them, expected only functions; a tracker, "
+                "such as TensorBoard, is given as tracker="
             )
