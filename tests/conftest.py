@@ -1,6 +1,7 @@
 """What all tests share: one thread a worker, a fixed seed, small data, and the full MNIST."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import matplotlib
@@ -55,6 +56,14 @@ def code(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     return datasets.load("digits")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal. A shell lets processes in its background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
