@@ -54,14 +54,15 @@ class NumPyro:
     def _binary(self, key: Any, x: Any) -> Any:
         return jax.random.bernoulli(key, x).astype(x.dtype)
 
-    def _epoch(self, state: Any, key: Any) -> Any:
-        batches = len(self._data) // self._size
-        order = jax.random.permutation(key, len(self._data))
+    def _epoch(self, state: Any, key: Any, data: Any) -> Any:
+        # Data that are no argument would be a constant, which XLA folds for minutes.
+        batches = len(data) // self._size
+        order = jax.random.permutation(key, len(data))
 
         def step(i: Any, carried: Any) -> Any:
             loss, state = carried
             index = jax.lax.dynamic_slice_in_dim(order, i * self._size, self._size)
-            x = self._binary(jax.random.fold_in(key, i), self._data[index])
+            x = self._binary(jax.random.fold_in(key, i), data[index])
             state, cost = self._svi.update(state, x)
             return loss + cost, state
 
@@ -74,7 +75,7 @@ class NumPyro:
     def epoch(self) -> float:
         """Trains for an epoch, on a fresh draw of binary pixels; the cost per example."""
         self._key, key = jax.random.split(self._key)
-        loss, self._state = self._train(self._state, key)
+        loss, self._state = self._train(self._state, key, self._data)
         return float(loss) / len(self._data)
 
     def test_cost(self, x: Tensor) -> float:

@@ -1,6 +1,8 @@
 """Pairs on a GPU: the same laws, with data from the CPU and all work on the device."""
 
 import copy
+import importlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyro.infer import SVI
 from torch import Tensor
+from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import Pair, elbo, fit, load, log_likelihood, objectives, optim, save
@@ -87,6 +91,39 @@ def test_sources_give_the_same_weights(tmp_path: Path) -> None:
         return torch.bernoulli(batch[0] / 255), batch[1]
 
     fit(copy.deepcopy(start), (levels, y), epochs=1, batch_size=32, transform=drawn)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_epochs_are_recorded(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With the weights of steps one by one, and of the same epochs again."""
+    whole = importlib.import_module("pyro_vae.training.whole_epochs")
+    x, start = binary(200).cuda(), bernoulli_vae().to("cuda")
+    found = []
+    for way in ("recorded", "recorded again", "one by one"):
+        vae = copy.deepcopy(start)
+        with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, whole.__name__):
+            if way == "one by one":
+                patch.setattr(whole, "recorder", lambda device: None)
+            rate = optim.Adam(lr=1e-2, schedule=lambda adam: ExponentialLR(adam, 0.99))
+            objective = objectives.compiled(OBJECTIVES[name]())
+            fit(vae, x, epochs=4, batch_size=16, objective=objective, optim=rate)
+        recorded = "an epoch is one program, whose steps are recorded as CUDA graphs"
+        assert caplog.messages[-1] == (recorded if way != "one by one" else recorded[:25])
+        found.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2], rtol=1e-4, atol=1e-5)
+
+
+def test_steps_by_hand_are_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    x, vae = binary(16).cuda(), bernoulli_vae().to("cuda")
+    objective = objectives.compiled(objectives.trace_elbo())
+    svi = SVI(vae.model, vae.guide, optim.Adam(lr=1e-3), objective)
+    graph = importlib.import_module("pyro_vae.compile.graph")
+    with caplog.at_level(logging.INFO, graph.__name__):
+        losses = [svi.step(x) for _ in range(30)]
+    assert not [line for line in caplog.messages if "not recorded" in line]
+    assert all(np.isfinite(losses))
+    assert losses[-1] < losses[0]
 
 
 def test_evaluation_agrees_with_closed_forms() -> None:

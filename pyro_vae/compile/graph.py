@@ -25,7 +25,14 @@ from pyro_vae.compile.capture import Attributes, RandomState, Substitution, Watc
 from pyro_vae.compile.guards import Modules, inputs, is_input, layout
 from pyro_vae.compile.inductor import compile_graph
 from pyro_vae.compile.recording import Recording, Repeated, Replayed, recorder
-from pyro_vae.compile.trace import NotCompiled, NotStatic, lift, reading_no_values, trace
+from pyro_vae.compile.trace import (
+    NotCompiled,
+    NotStatic,
+    lift,
+    reading_no_values,
+    trace,
+    varying,
+)
 
 __all__ = ["Graph", "Program"]
 
@@ -66,6 +73,8 @@ class Graph:
 
     Attributes:
         captured: The tensors that the program reads besides its arguments.
+        varying: Those of them that can change, and whose values matter. They have to be on the
+            device of the arguments for a recording.
         parameters: The parameters of Pyro that the program reads, by name.
         size: Number of nodes of the graph.
         has_run: Whether the compiled code has run once.
@@ -88,6 +97,7 @@ class Graph:
         try:
             traced = self._trace(given, args, kwargs)
             self.captured = [*lift(traced), *self.captured]
+            self.varying = varying(traced, self.captured)
             self._compiled: Callable[..., Any] = traced
             if by_inductor:
                 with torch.no_grad(), torch.random.fork_rng(cuda_devices(self.captured)):
@@ -151,7 +161,7 @@ class Graph:
 
     def _recorder(self, given: list[Tensor]) -> type[Recording] | type[Repeated] | None:
         """What records the code; None unless all that it reads is on one GPU."""
-        devices = {tensor.device for tensor in (*self.captured, *given)}
+        devices = {tensor.device for tensor in (*self.varying, *given)}
         return recorder(devices.pop()) if len(devices) == 1 and given else None
 
     def fixed(self, args: Any, kwargs: Any) -> Callable[[], list[Tensor]]:

@@ -51,6 +51,7 @@ class Recording:
     ) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._device = device
+        self._work = work  # The tensors that it reads live as long as the recording.
         with torch.cuda.device(device), torch.cuda.graph(self._graph, pool=pool):
             self.result = work()
         self.pool = self._graph.pool()

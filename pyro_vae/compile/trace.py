@@ -20,7 +20,15 @@ from pyro_vae.compile.capture import cuda_devices
 from pyro_vae.compile.inductor import DECOMPOSITIONS
 from pyro_vae.compile.partition import compile_in_two
 
-__all__ = ["NotCompiled", "NotStatic", "compiled_function", "lift", "reading_no_values", "trace"]
+__all__ = [
+    "NotCompiled",
+    "NotStatic",
+    "compiled_function",
+    "lift",
+    "reading_no_values",
+    "trace",
+    "varying",
+]
 
 
 class NotCompiled(RuntimeError):
@@ -79,6 +87,25 @@ def lift(traced: GraphModule) -> list[Tensor]:
         graph.erase_node(node)
     traced.recompile()
     return list(tensors)
+
+
+def varying(traced: GraphModule, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors among the first inputs of a graph whose values decide its results.
+
+    The others are not used, or are literals of the program, such as ``torch.tensor(0.0)``, of
+    which each run takes a copy: nobody else has them, so they never change.
+
+    Arguments:
+        traced: The graph.
+        tensors: Its first inputs.
+    """
+    literal = torch.ops.aten.lift_fresh_copy.default
+    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    return [
+        tensor
+        for tensor, node in zip(tensors, inputs, strict=False)
+        if not all(user.target is literal for user in node.users)
+    ]
 
 
 def compiled_function(

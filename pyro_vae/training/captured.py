@@ -129,7 +129,8 @@ class Captured:
         self._key: object = None
         steps = [step] if rest is None else [step, rest]
         self._tensors = list(dict.fromkeys(t for s in steps for t in s.graph.captured))
-        away = [tuple(t.shape) for t in self._tensors if t.device != self._device]
+        varying = [t for s in steps for t in s.graph.varying]
+        away = [tuple(t.shape) for t in varying if t.device != self._device]
         if away:
             raise NotRecorded(
                 f"model or guide reads a tensor of shape {away[0]} on another device"
