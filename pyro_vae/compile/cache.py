@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
@@ -29,6 +29,10 @@ class Cache(Generic[Code]):
         repeats: The most times that code is made for one key, if the code kept no longer holds.
         evicts: Removes the least recently used key if the cache is full. If False, a full cache
             takes no further keys.
+        described: Describes a key, or a kind, as a text for the state.
+
+    A cache has a state, which says for which keys there is code. In another process, a cache that
+    has got it makes that code at its first request, so that the same requests are met by code.
 
     Attributes:
         made: How many times code was made, by key.
@@ -43,17 +47,21 @@ class Cache(Generic[Code]):
         eager: bool = False,
         repeats: int = 1,
         evicts: bool = False,
+        described: Callable[[Hashable], str] = repr,
     ) -> None:
         self.size = size
         self.patience = patience
         self.eager = eager
         self.repeats = repeats
         self.evicts = evicts
+        self.described = described
         self.made: Counter[Hashable] = Counter()
         self.reasons: dict[Hashable, str] = {}
         self._codes: dict[Hashable, list[Code]] = {}
         self._kinds: dict[Hashable, Hashable] = {}
         self._waiting: Counter[Hashable] = Counter()
+        self._due: Counter[Hashable] = Counter()  # how many codes of a loaded state to make
+        self._loaded: dict[str, dict[str, Any]] = {}  # a loaded state, by described key
 
     def get(
         self,
@@ -76,6 +84,8 @@ class Cache(Generic[Code]):
         """
         if kind in self.reasons:
             return None
+        if self._loaded:
+            self._adopt(key)
         known = self._codes.get(key, [])
         for code in known:
             if holds(code):
@@ -89,15 +99,72 @@ class Cache(Generic[Code]):
         self.made[key] += 1
         self._codes[key] = [*known[1 - _KEPT :], code]
         self._kinds[key] = kind
-        while len(self._codes) > self.size:
+        while len(self._codes) + self._loaded_codes() > self.size:
+            loaded = next((text for text, e in self._loaded.items() if e["codes"]), None)
+            if loaded is not None:  # They were used before all others.
+                del self._loaded[loaded]
+                continue
             oldest = next(iter(self._codes))
             del self._codes[oldest], self._kinds[oldest], self.made[oldest]
         return code
 
+    def _has(self, kind: Hashable) -> bool:
+        """Whether there is code of a kind, or will be by a loaded state."""
+        if kind in self._kinds.values():
+            return True
+        return bool(self._loaded) and self.described(kind) in {
+            entry["kind"] for entry in self._loaded.values()
+        }
+
+    # Its state.
+
+    def state(self, of: Callable[[Hashable], bool]) -> list[dict[str, Any]]:
+        """Which keys have code, and which wait for it, as values of JSON.
+
+        Arguments:
+            of: Whether a key belongs to the state.
+        """
+        kept = [
+            {
+                "key": self.described(key),
+                "kind": self.described(self._kinds[key]),
+                "made": self.made[key],
+                "codes": len(codes),
+                "waiting": self._waiting[key],
+            }
+            for key, codes in self._codes.items()
+            if of(key)
+        ]
+        waiting = [
+            {"key": self.described(key), "kind": "", "made": 0, "codes": 0, "waiting": count}
+            for key, count in self._waiting.items()
+            if key not in self._codes and of(key)
+        ]
+        return [*self._loaded.values(), *kept, *waiting]
+
+    def load_state(self, state: Sequence[dict[str, Any]]) -> None:
+        """Loads a state; it is used as keys are requested."""
+        self._loaded = {entry["key"]: entry for entry in state}
+
+    def _loaded_codes(self) -> int:
+        return sum(entry["codes"] > 0 for entry in self._loaded.values())
+
+    def _adopt(self, key: Hashable) -> None:
+        """Takes over what a loaded state says of a key."""
+        entry = self._loaded.pop(self.described(key), None)
+        if entry is not None:
+            self.made[key] = entry["made"] - entry["codes"]
+            self._due[key] = entry["codes"]
+            if entry["waiting"]:
+                self._waiting[key] = entry["waiting"]
+
     def _is_time(self, key: Hashable, kind: Hashable, uses: int) -> bool:
         """Counts a request for a key without code; returns whether to make its code now."""
-        full = len(self._codes) >= self.size
-        if self.eager and not full and kind not in self._kinds.values():
+        if self._due[key]:
+            self._due[key] -= 1
+            return True
+        full = len(self._codes) + self._loaded_codes() >= self.size
+        if self.eager and not full and not self._has(kind):
             return True
         self._waiting[key] += uses
         if self._waiting[key] <= self.patience or (full and not self.evicts):

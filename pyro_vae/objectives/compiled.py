@@ -4,6 +4,7 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -128,6 +129,19 @@ class Compiled(WithTerms):
     def __getstate__(self) -> dict[str, Any]:
         # Compiled code belongs to its process, so a copy or a pickle starts without any.
         return vars(self) | {"_cache": _cache(), "compile_seconds": 0.0}
+
+    def code_state(self, model: Any, guide: Any) -> dict[str, Any]:
+        """For which arguments these programs run compiled, as values of JSON."""
+
+        def own(key: Any) -> bool:
+            return key[1:3] == (model, guide)
+
+        return {"given_up": self._given_up, "codes": self._cache.state(own)}
+
+    def load_code_state(self, state: Mapping[str, Any]) -> None:
+        """Lets the same arguments run compiled from now on, and others not, as in a state."""
+        self._given_up = state["given_up"]
+        self._cache.load_state(state["codes"])
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number, in nats, without gradients."""
@@ -286,7 +300,15 @@ class Compiled(WithTerms):
 
 
 def _cache() -> Cache[LossGraph]:
-    return Cache(_GRAPHS, _PATIENCE, eager=True, repeats=_REPEATS, evicts=True)
+    return Cache(
+        _GRAPHS, _PATIENCE, eager=True, repeats=_REPEATS, evicts=True, described=_described
+    )
+
+
+def _described(key: Any) -> str:
+    """A key, or a kind, without model and guide, which belong to a process."""
+    kind, _, _, *rest = key
+    return repr((kind, *rest))
 
 
 class _WithGradients(torch.autograd.Function):

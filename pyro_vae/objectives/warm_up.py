@@ -1,5 +1,6 @@
 """KL annealing: an ELBO whose KL has a weight that changes with the steps."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -107,6 +108,14 @@ class Annealed(Weighted):
             torch.full_like(self.taken, self.end),
             (self.taken / self.steps).clamp(max=1.0),
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The number of losses with gradients so far."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Loads a state from :meth:`state_dict`."""
+        self.taken.copy_(state["taken"])
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number, in nats; adds its gradient to those of the parameters."""

@@ -218,9 +218,15 @@ class JointOptim(PyroOptim):
         if not params:
             return
         store = pyro.get_param_store()
-        named = sorted((store.param_name(p) or "", i) for i, p in enumerate(params))
-        params = [params[i] for _, i in named]
-        self._names.update(zip(params, (name for name, _ in named), strict=True))
+        # The order decides how the norm of a gradient is rounded: that of a loaded state stays.
+        order = list(self._state_waiting_to_be_consumed.get("parameters", {}))
+        names = [store.param_name(p) or "" for p in params]
+        named = sorted(
+            (order.index(name) if name in order else len(order), name, i)
+            for i, name in enumerate(names)
+        )
+        params = [params[i] for *_, i in named]
+        self._names.update(zip(params, (name for _, name, _ in named), strict=True))
         if self.optimizer is None:
             self.optimizer, self.scheduler = self._make(params)
         else:
@@ -232,22 +238,26 @@ class JointOptim(PyroOptim):
         waiting = self._state_waiting_to_be_consumed
         if self.optimizer is None or not waiting:
             return
-        states = waiting["parameters"]
+        group, states = self.optimizer.param_groups[0], waiting["parameters"]
+        if waiting["options"]:
+            group.update(waiting["options"])
+            waiting["options"] = {}
         for parameter in params:
             name = self._names[parameter]
             if name in states:
-                self.optimizer.state[parameter] = _fitted(name, states.pop(name), parameter)
-        if waiting["options"]:
-            self.optimizer.param_groups[0].update(waiting["options"])
-            waiting["options"] = {}
+                state = _fitted(name, states.pop(name), parameter, group)
+                self.optimizer.state[parameter] = state
         if self.scheduler is not None and waiting["schedule"] is not None:
             self.scheduler.load_state_dict(waiting["schedule"])
             waiting["schedule"] = None
 
 
-def _fitted(name: str, state: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+def _fitted(
+    name: str, state: dict[str, Any], parameter: Tensor, options: dict[str, Any]
+) -> dict[str, Any]:
     """A copy of a parameter's state on its device; raises ValueError if the shapes differ."""
     fitted = {}
+    on_device = options.get("capturable") or options.get("fused")  # as torch keeps step counts
     for key, value in state.items():
         if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
             raise ValueError(
@@ -256,8 +266,10 @@ def _fitted(name: str, state: dict[str, Any], parameter: Tensor) -> dict[str, An
             )
         if isinstance(value, Tensor) and value.dim():
             fitted[key] = torch.empty_like(parameter, dtype=_dtype(value, parameter)).copy_(value)
+        elif isinstance(value, Tensor):
+            fitted[key] = value.to(parameter.device) if on_device else value.clone()
         else:
-            fitted[key] = value.clone() if isinstance(value, Tensor) else value
+            fitted[key] = value
     return fitted
 
 

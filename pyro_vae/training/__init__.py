@@ -1,6 +1,7 @@
 """Training: the SVI loop, its data, history, callbacks and precision."""
 
 from pyro_vae.training.callbacks import Callback
+from pyro_vae.training.checkpoints import CheckpointError, load_checkpoint
 from pyro_vae.training.early_stopping import EarlyStopping
 from pyro_vae.training.ending import StopTraining
 from pyro_vae.training.epoch_terms import NonFiniteLoss
@@ -12,6 +13,7 @@ from pyro_vae.training.trackers import TensorBoard, Tracker
 __all__ = [
     "COMPILED_FROM",
     "Callback",
+    "CheckpointError",
     "EarlyStopping",
     "History",
     "NonFiniteLoss",
@@ -19,6 +21,7 @@ __all__ = [
     "TensorBoard",
     "Tracker",
     "fit",
+    "load_checkpoint",
     "program",
 ]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_vae.compile import RandomState, Record, Recording, Repeated, read_later
 from pyro_vae.objectives import LossGraph
 from pyro_vae.optim import Held, JointOptim
+from pyro_vae.training.between import Between
 from pyro_vae.training.ending import Interrupted
 
 __all__ = ["Captured", "FirstRunFails", "NotRecorded", "Step", "reason"]
@@ -145,15 +146,15 @@ class Captured:
         self._index = torch.zeros(1, dtype=torch.long, device=self._device)
         self._launched = 0  # steps of this epoch
 
-    def epoch(self, count: int, done: Callable[[int], object]) -> None:
-        """Takes the steps of an epoch.
+    def epoch(self, count: int, done: Between) -> None:
+        """Takes the steps of an epoch, or those that are left of it.
 
         If it raises one of the first three, pair, optimizer, schedule and random generators are as
         they were before.
 
         Arguments:
             count: The number of full batches.
-            done: Called with numbers of steps that are done.
+            done: Is told of the steps that are done, and takes checkpoints between them.
 
         Raises:
             NotRecorded: A step cannot be recorded.
@@ -161,10 +162,11 @@ class Captured:
             FloatingPointError: A sum of losses is not finite.
             Interrupted: `done` raises it. The steps that were launched have been taken.
         """
-        kept = _Kept(self._tensors, self._optim)
+        kept = self._kept = _Kept(self._tensors, self._optim)
         self._launched = 0
+        self._total = count + (self.rest is not None)
         try:
-            self._set_rates(count + (self.rest is not None))
+            self._set_rates(self._total)
             with self._rates_on_device():
                 self._take(count, done)
         except (NotRecorded, FirstRunFails, FloatingPointError):
@@ -172,28 +174,42 @@ class Captured:
             kept.restore()
             raise
         except Interrupted:
-            kept.restore_rates()  # The schedule is ahead, at the epoch's end.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                for _ in range(self._launched if isinstance(self._optim, JointOptim) else 0):
-                    self._optim.advance()
+            self._set_schedule()
             raise
 
-    def _take(self, count: int, done: Callable[[int], object]) -> None:
+    def _set_schedule(self) -> None:
+        """Puts the schedule, which is ahead at the epoch's end, to the steps taken so far."""
+        self._kept.restore_rates()
+        self._advance(self._launched)
+
+    def _advance(self, steps: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # The schedule is not where the optimizer is.
+            for _ in range(steps if isinstance(self._optim, JointOptim) else 0):
+                self._optim.advance()
+
+    def _write(self, done: Between) -> None:
+        """Writes a checkpoint, when all that was launched is done."""
+        self._set_schedule()
+        done.write()
+        self._advance(self._total - self._launched)
+        self._use_rates_on_device()
+
+    def _take(self, count: int, done: Between) -> None:
         waiting: deque[tuple[Callable[[], Tensor], int]] = deque()
         try:
             self._launch(count, waiting, done)
             while waiting:
                 self._wait(*waiting.popleft(), done)
         except Interrupted:  # What was launched is taken, and has to be finite.
-            self._wait(read_later(self.sums), 0, lambda steps: None)
+            self._check(read_later(self.sums))
             raise
 
     def _launch(
         self,
         count: int,
         waiting: deque[tuple[Callable[[], Tensor], int]],
-        done: Callable[[int], object],
+        done: Between,
     ) -> None:
         """Launches the steps of an epoch, and waits for those that are far behind."""
         key = self._places()
@@ -202,8 +218,8 @@ class Captured:
             warm_up = min(_WARM_UP, count)
             for _ in range(warm_up):
                 self._work(self.step)
-            self._launched += warm_up
-            done(warm_up)
+            self._count(warm_up, done)
+            done.passed(warm_up)
             count -= warm_up
             self._key = self._places()  # The optimizer has made its state by now.
         for step, number in self._parts(count):
@@ -211,10 +227,17 @@ class Captured:
                 self._recording(step, number).replay()
             else:
                 self._work(step)
-            self._launched += number
+            self._count(number, done)
             waiting.append((read_later(self.sums), number))
-            if len(waiting) > _AHEAD:
+            due = done.is_due(done.steps)
+            while waiting and (due or len(waiting) > _AHEAD):
                 self._wait(*waiting.popleft(), done)
+            if due:
+                self._write(done)
+
+    def _count(self, steps: int, done: Between) -> None:
+        self._launched += steps
+        done.count(steps)
 
     def _parts(self, count: int) -> Iterator[tuple[Step, int]]:
         """Yields the parts of an epoch: a step, and the number of those in one recording."""
@@ -250,12 +273,13 @@ class Captured:
         _, *gradients = step.gradients()
         step.update(gradients, advance=False)
 
-    def _wait(
-        self, read: Callable[[], Tensor], number: int, done: Callable[[int], object]
-    ) -> None:
+    def _wait(self, read: Callable[[], Tensor], number: int, done: Between) -> None:
+        self._check(read)
+        done.passed(number)
+
+    def _check(self, read: Callable[[], Tensor]) -> None:
         if not read().isfinite().all():
             raise FloatingPointError("a sum of losses is not finite")
-        done(number)
 
     # The optimizer, as work on the device alone.
 
@@ -296,13 +320,11 @@ class Captured:
         optim, options = self._optim, self._options()
         rates = [[group["lr"] for group in self._groups]]
         if isinstance(optim, JointOptim) and optim.scheduler and not optim.needs_cost:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # The schedule is ahead of the optimizer.
-                for _ in range(steps):
-                    optim.advance()
-                    rates.append([group["lr"] for group in self._groups])
-                    if self._options() != options:
-                        raise NotRecorded("the schedule changes more than rates")
+            for _ in range(steps):
+                self._advance(1)
+                rates.append([group["lr"] for group in self._groups])
+                if self._options() != options:
+                    raise NotRecorded("the schedule changes more than rates")
             rates.pop()
         values = torch.tensor(rates, dtype=self._now.dtype, device=self._device)
         if values.shape != self._rates.shape:
@@ -318,12 +340,15 @@ class Captured:
         """Lets the optimizer read its rates from the device; callbacks see numbers again."""
         rates = [group["lr"] for group in self._groups]
         try:
-            for index, group in enumerate(self._groups):
-                group["lr"] = self._now[index]
+            self._use_rates_on_device()
             yield
         finally:
             for group, rate in zip(self._groups, rates, strict=True):
                 group["lr"] = rate
+
+    def _use_rates_on_device(self) -> None:
+        for index, group in enumerate(self._groups):
+            group["lr"] = self._now[index]
 
 
 class _Kept:

@@ -18,7 +18,7 @@ from pyro_vae.contracts import (
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
 from pyro_vae.pair import Pair
-from pyro_vae.training.sources import InMemory, Source
+from pyro_vae.training.sources import START, InMemory, Place, Source
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
@@ -97,9 +97,9 @@ class Prepared:
         with torch.no_grad(), seeded(0, device=self.device):
             self._check_first(self._to_batch(first))
 
-    def epoch(self, number: int) -> Iterator[Examples]:
+    def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; random pixels are drawn anew."""
-        for given in self.source.epoch(number):
+        for given in self.source.epoch(number, place):
             batch = self.batch(given)
             self._check_next(batch)
             yield batch
@@ -116,12 +116,8 @@ class Prepared:
         Data in memory have the draw of ``datasets.binarize(data, seed)``.
         """
         source = self.source
-        if isinstance(source, InMemory) and self.transform is None:
-            if self._kept is None:
-                x = source.given[0]
-                with seeded(seed, device=x.device):  # The device on which binarize would draw.
-                    x = self._to_x(x).to(self.device)
-                self._kept = x, *source.data[1:]
+        self.keep(seed)
+        if isinstance(source, InMemory) and self._kept is not None:
             for first in range(0, len(self._kept[0]), source.batch_size):
                 yield rows(self._kept, slice(first, first + source.batch_size))
             return
@@ -131,6 +127,15 @@ class Prepared:
             self._check_next(batch)
             yield batch
         self._is_checked = True
+
+    def keep(self, seed: int | None) -> None:
+        """Makes data in memory to the x that :meth:`fixed` gives, unless that has been done."""
+        source = self.source
+        if isinstance(source, InMemory) and self.transform is None and self._kept is None:
+            x = source.given[0]
+            with seeded(seed, device=x.device):  # The device on which binarize would draw.
+                x = self._to_x(x).to(self.device)
+            self._kept = x, *source.data[1:]
 
     def _to_batch(self, given: Examples) -> Examples:
         return as_given(given, self.pair, self.pixels, self.transform)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -105,6 +105,20 @@ class EarlyStopping:
                 f"{self.column} has not fallen by more than {self.min_delta:g} in "
                 f"{self.patience} epochs"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch so far, with its parameters, for a checkpoint."""
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "state": None if self._state is None else dict(self._state),
+            "unsaved": self._unsaved,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Loads a state from :meth:`state_dict`."""
+        self.best, self.best_epoch = state["best"], state["best_epoch"]
+        self._state, self._unsaved = state["state"], state["unsaved"]
 
     @torch.no_grad()
     def after_training(self, vae: Pair, history: History) -> None:

@@ -1,6 +1,7 @@
 """The cost, reconstruction and KL of an epoch."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -51,6 +52,15 @@ class EpochTerms:
         """Starts a new epoch."""
         self.cost = self.reconstruction = self.kl = 0.0
         self.examples = 0
+
+    def state(self) -> list[float]:
+        """The sums so far."""
+        return [self.cost, self.reconstruction, self.kl, self.examples]
+
+    def load_state(self, state: Sequence[float]) -> None:
+        """Goes on with the sums of :meth:`state`."""
+        self.cost, self.reconstruction, self.kl = state[:3]
+        self.examples = int(state[3])
 
     def means(self) -> dict[str, float]:
         """The epoch's columns of the history, in nats per example."""

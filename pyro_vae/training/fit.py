@@ -1,7 +1,7 @@
 """The training loop: a plain ``pyro.infer.SVI`` over data of any kind."""
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pyro.optim
@@ -9,25 +9,34 @@ import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO
 
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import Compiled, WithTerms, check_elbo, layers, trace_elbo, traits
-from pyro_vae.optim import Adam, Held, JointOptim, as_pyro
-from pyro_vae.pair import Pair, check_pair
+from pyro_vae.objectives import Compiled, WithTerms, layers, trace_elbo, traits
+from pyro_vae.optim import Adam, as_pyro
+from pyro_vae.pair import Pair
+from pyro_vae.training.arguments import (
+    check_plateau,
+    check_settings,
+    check_size,
+    set_up,
+    sources_of,
+)
 from pyro_vae.training.callbacks import Callback
-from pyro_vae.training.data import Prepared, Transform, as_given
+from pyro_vae.training.checkpoints import (
+    Settings,
+    State,
+)
+from pyro_vae.training.data import Prepared, Transform
 from pyro_vae.training.ending import Interruption
 from pyro_vae.training.epoch_terms import EpochTerms
-from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction, is_fraction, split
+from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
-from pyro_vae.training.sources import BATCH_SIZE, Data, Source, source_of
+from pyro_vae.training.resumption import resumption_of
+from pyro_vae.training.sources import BATCH_SIZE, Data
 from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.trackers import Tracker, check_tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
-from pyro_vae.utils.checks import check_count, check_seed, kind
-from pyro_vae.utils.modules import device_of, evaluating
-from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE
+from pyro_vae.utils.modules import device_of
 
 __all__ = ["COMPILED_FROM", "fit"]
 
@@ -39,8 +48,6 @@ COMPILED_FROM = 2000
 
 COMPILED_FROM_ON_GPU = 500
 """The same on a GPU, where uncompiled steps cost more in relation to compiled ones."""
-
-_SETUP = 2**31 + 1  # the random stream of a pair's first call; those of the epochs are 1, 2, ...
 
 
 def fit(
@@ -60,6 +67,9 @@ def fit(
     precision: Literal["float32", "bf16"] = "float32",
     callbacks: Sequence[Callback] = (),
     tracker: Tracker | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: str = "1 epoch",
+    resume: bool = False,
 ) -> History:
     r"""Trains a VAE or another pair by stochastic variational inference, one step for each batch.
 
@@ -114,6 +124,18 @@ def fit(
             :class:`EarlyStopping`. One that raises :class:`StopTraining` ends the training.
         tracker: Is told of the settings, each row of the history and its curves, such as
             :class:`TensorBoard`; see :class:`Tracker`.
+        checkpoint: A folder for checkpoints of the training: the last two, and the best by
+            validation cost, else by test cost. Each is one file, written aside, flushed to the
+            disk and renamed, with a checksum. Training that is killed at any moment goes on from
+            the last one, see `resume`. :func:`load_checkpoint` reads the parameters.
+        checkpoint_every: ``"1 epoch"``, ``"500 steps"``, ``"10 min"`` or the like. A checkpoint is
+            written at the end and after an interruption too, and after an epoch that is the best
+            so far. Streams of data cannot go on within an epoch, so theirs are written after
+            epochs.
+        resume: Goes on from the last checkpoint, or begins if there is none. The result is that of
+            a training without a break, bit for bit on the same machine, but for the seconds; the
+            random generators of torch, NumPy and Python are put back too. All settings have to be
+            the same, but for `epochs`, which may grow, and `checkpoint_every`.
 
     Returns:
         The history, in nats per example; see :class:`History`. Its attribute ``ended`` says
@@ -124,12 +146,17 @@ def fit(
         TypeError, ValueError: An argument is out of range, or the data do not fit the pair or
             are off the set that it scores. Data in memory are checked before the first step, and
             those that come in batches at each batch.
+        FileExistsError: `checkpoint` holds checkpoints, and `resume` is False.
+        DamagedRun: All checkpoints are damaged. It is a ValueError.
+        CheckpointError: A checkpoint cannot be written; it is an OSError. Those before are as
+            they were.
         RuntimeError: ``compile=True``, and model or guide cannot be compiled.
         NonFiniteLoss: A loss or a parameter became NaN or infinite. The message names the epoch,
             the batch and the term; the step of such a loss is not taken.
 
     Warns:
-        UserWarning: There are fewer examples than `batch_size`, so each epoch is one batch.
+        UserWarning: There are fewer examples than `batch_size`, so each epoch is one batch. The
+            last checkpoint is damaged, so that the one before is used.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -140,31 +167,42 @@ def fit(
     """
     objective = trace_elbo() if objective is None else objective
     chosen = Adam(lr=1e-3) if optim is None else as_pyro(optim)
-    _check_settings(vae, epochs, batch_size, objective, seed, compile, callbacks)
-    if is_fraction(validation):
-        check_fraction(validation)
-    _check_plateau(chosen, test if validation is None else validation)
+    check_settings(vae, epochs, batch_size, objective, seed, compile, callbacks)
+    check_fraction(validation)
+    check_plateau(chosen, test if validation is None else validation)
     check_precision(vae, precision)
     check_tracker(tracker)
 
-    sources = _sources(train, validation, test, batch_size, seed, epochs, device_of(vae))
-    _check_size(sources["train"], batch_size)
-    _set_up(vae, sources["train"], chosen, seed, pixels, transform)
+    device = device_of(vae)
+    resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)
+    begin = 1 if resumption is None else resumption.first_epoch
+    sources = sources_of(train, validation, test, batch_size, seed, epochs, device, begin)
+    if resumption is not None:
+        resumption.load_loaders(sources)
+    check_size(sources["train"], batch_size)
+    set_up(vae, sources["train"], chosen, seed, pixels, transform)
     with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
         data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
     training = data["train"]
-    steps = training.source.steps
     settings = _settings(vae, training, epochs, objective, chosen, seed, precision)
-    objective = _with_terms(objective, compile, epochs * (steps or 0), training.device)
-    test_loss = _test_loss(objective, training.device)
-    terms = EpochTerms(objective)
+    before = None
+    if resumption is not None:
+        plain = {"pixels": pixels, "seed": seed, "compile": compile, "precision": precision}
+        parts = objective, chosen, transform, callbacks
+        before = resumption.check(Settings.of(vae, sources, *parts, plain))
+    total = None if training.source.steps is None else epochs * training.source.steps
+    objective = _with_terms(objective, compile, total or 0, device, before)
+    test_loss, terms = _test_loss(objective, training.device), EpochTerms(objective)
     model, guide = program(vae, precision)
     svi = SVI(model, guide, chosen, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     whole = WholeEpochs(Stepwise(svi, training, terms), vae, model, guide, chosen)
     held_out = [HeldOut(data[name], test_loss, seed) for name in COLUMN_OF if name in data]
-    total = None if steps is None else epochs * steps
-    device = training.device
-    loop = Loop(vae, whole, terms, chosen, held_out, callbacks, tracker, seed, device, total)
+    if resumption is not None:
+        state = State(vae, chosen, (objective, test_loss), (model, guide), callbacks)
+        resumption.attach(state, whole)
+    loop = Loop(
+        vae, whole, terms, chosen, held_out, callbacks, tracker, seed, device, total, resumption
+    )
     return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
 
 
@@ -193,100 +231,21 @@ def _settings(
     }
 
 
-def _sources(
-    train: Data,
-    validation: Data | float | None,
-    test: Data | None,
-    batch_size: int,
-    seed: int | None,
-    epochs: int,
-    device: torch.device,
-) -> dict[str, Source]:
-    """The sources of all data, by argument."""
-    given: dict[str, Any] = {"train": train, "test": test, "validation": validation}
-    for argument in ("test", "validation"):
-        if getattr(train, "persistent_workers", False) and given[argument] is train:
-            raise ValueError(
-                f"{argument}: got the loader that train has, with persistent_workers=True, of "
-                "which torch makes one iterator, expected a loader of its own"
-            )
-    sources = {
-        argument: source_of(
-            argument, data, batch_size=batch_size, seed=seed, epochs=epochs, device=device
-        )
-        for argument, data in given.items()
-        if argument == "train" or not (data is None or is_fraction(data))
-    }
-    if is_fraction(validation):
-        sources |= split(sources["train"], validation, seed)
-    return sources
-
-
-def _set_up(
-    pair: Pair,
-    source: Source,
-    optim: pyro.optim.PyroOptim,
-    seed: int | None,
-    pixels: Pixels | None,
-    transform: Transform | None,
-) -> None:
-    """Makes the parameters that a pair makes in its first call, and checks a torch optimizer."""
-    before = {id(p) for p in pair.parameters()}
-    if not isinstance(pair, VAE):
-        with evaluating(pair), seeded(seed, _SETUP, device=device_of(pair)):
-            with torch.no_grad():
-                first = as_given(source.first(), pair, pixels, transform)
-            try:
-                pair.setup(*first)
-            except RuntimeError as error:
-                reason = str(error).splitlines()[0]
-                raise ValueError(
-                    f"train: got a first batch on which model or guide fails ({reason}), expected "
-                    "shapes and dtypes that they take"
-                ) from error
-    if isinstance(optim, Held):
-        held = {id(p) for group in optim.optimizer.param_groups for p in group["params"]}
-        own = {id(p): name for name, p in pair.named_parameters()}
-        if not held & own.keys():
-            raise ValueError(
-                "optim: got a torch optimizer that holds none of the pair's parameters, expected "
-                "one of pair.parameters()"
-            )
-        new = [name for key, name in own.items() if key not in before | held]
-        if new:
-            raise ValueError(
-                f"optim: got a torch optimizer that was made before the parameter {new[0]}, "
-                "expected one made after pair.setup(x)"
-            )
-
-
-def _check_plateau(optim: pyro.optim.PyroOptim, held_out: object) -> None:
-    if isinstance(optim, JointOptim) and optim.needs_cost and held_out is None:
-        raise ValueError(
-            "schedule: got a ReduceLROnPlateau and neither validation nor test data, expected "
-            "validation= or test=, by whose cost it advances"
-        )
-
-
-def _check_size(source: Source, batch_size: int) -> None:
-    """Warns if an epoch has less than one batch of the size that was asked for."""
-    examples = source.examples
-    if examples is not None and examples < batch_size:
-        warnings.warn(
-            f"batch_size: got {batch_size} for {examples} training examples, so each epoch is "
-            f"one batch of {examples}",
-            stacklevel=3,
-        )
-
-
 def _with_terms(
-    objective: ELBO, compile: bool | Literal["auto"], steps: int, device: torch.device
+    objective: ELBO,
+    compile: bool | Literal["auto"],
+    steps: int,
+    device: torch.device,
+    before: bool | None = None,
 ) -> WithTerms:
-    """The objective with its terms, compiled if requested or worth it."""
+    """The objective with its terms, compiled if requested or worth it.
+
+    A training that goes on is compiled if it was before.
+    """
     if isinstance(objective, WithTerms):
         return objective
     enough = COMPILED_FROM_ON_GPU if device.type == "cuda" else COMPILED_FROM
-    pays = steps >= enough and traits(objective).is_static
+    pays = steps >= enough and traits(objective).is_static if before is None else before
     if compile is True or (compile == "auto" and pays):
         return Compiled(objective, strict=compile is True)
     return WithTerms(objective)
@@ -297,29 +256,3 @@ def _test_loss(objective: WithTerms, device: torch.device) -> ELBO:
     if isinstance(objective, Compiled) and device.type == "cuda":
         return Compiled(Trace_ELBO(), strict=False, by_inductor=False)
     return Trace_ELBO()
-
-
-def _check_settings(
-    vae: Pair,
-    epochs: int,
-    batch_size: int,
-    objective: ELBO,
-    seed: int | None,
-    compile: object,
-    callbacks: Sequence[Callback],
-) -> None:
-    check_pair(vae)
-    check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
-    check_elbo(objective, "objective")
-    check_seed(seed)
-    if not isinstance(compile, bool) and compile != "auto":
-        raise ValueError(f'compile: got {compile!r}, expected True, False or "auto"')
-    if not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks: got {kind(callbacks)}, expected a list of functions")
-    for callback in callbacks:
-        if not callable(callback) or isinstance(callback, type):
-            raise TypeError(
-                f"callbacks: got {callback!r} among them, expected only functions; a tracker, "
-                "such as TensorBoard, is given as tracker="
-            )

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -41,14 +41,23 @@ class HeldOut:
     elbo: ELBO
     seed: int | None
 
+    def __post_init__(self) -> None:
+        self.data.keep(self.seed)  # Without a seed, a resumed training draws the same pixels.
+
     @property
     def column(self) -> str:
         """The column of the history."""
         return COLUMN_OF[self.data.argument]
 
     @torch.no_grad()
-    def cost(self, pair: Pair, epoch: int, history: History) -> float:
+    def cost(self, pair: Pair, epoch: int, history: History, check: Callable[[], object]) -> float:
         """The -ELBO in eval mode, in nats per example.
+
+        Arguments:
+            pair: The pair.
+            epoch: The epoch.
+            history: The history of the epochs before.
+            check: Called before each batch; it may raise an error to end this.
 
         Raises:
             NonFiniteLoss: It is not finite.
@@ -56,6 +65,7 @@ class HeldOut:
         cost, examples, name = 0.0, 0, self.data.argument
         with evaluating(pair), seeded(self.seed, _STREAMS[name], device=self.data.device):
             for batch in self.data.fixed(self.seed):
+                check()
                 cost += self.elbo.loss(pair.model, pair.guide, *batch)
                 examples += len(batch[0])
         cost /= examples
@@ -70,7 +80,9 @@ def is_fraction(validation: object) -> TypeGuard[float]:
 
 
 def check_fraction(fraction: Any) -> None:
-    """Raises TypeError or ValueError unless a fraction is a number between 0 and 1."""
+    """Raises TypeError or ValueError for a number that is no fraction; other things are data."""
+    if not is_fraction(fraction):
+        return
     if isinstance(fraction, bool):
         raise TypeError(f"validation: got {fraction}, expected a fraction, data or None")
     if not 0 < fraction < 1:

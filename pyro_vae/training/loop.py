@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro.optim
@@ -12,11 +12,14 @@ import torch
 
 from pyro_vae.optim import JointOptim
 from pyro_vae.pair import Pair
+from pyro_vae.training.between import Between
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.ending import Ended, Interrupted, Interruption, StopTraining
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.held_out import COLUMN_OF, HeldOut
 from pyro_vae.training.history import COLUMNS, History
+from pyro_vae.training.resumption import Resumption
+from pyro_vae.training.sources import START, Place
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.progress import progress_bar
@@ -42,6 +45,7 @@ class Loop:
         seed: The seed of the noise.
         device: Where the noise is drawn.
         total: The number of batches in all epochs, or None if it is unknown.
+        resumption: Writes checkpoints, and goes on from one; or None.
     """
 
     pair: Pair
@@ -54,6 +58,11 @@ class Loop:
     seed: int | None
     device: torch.device
     total: int | None
+    resumption: Resumption | None
+    history: History = field(init=False)
+    _interruption: Interruption = field(init=False)
+    _between: Between = field(init=False)
+    _epoch_start: float = field(init=False)
 
     def run(self, epochs: int, settings: Mapping[str, Any]) -> History:
         """Trains for so many epochs; returns the history of those that were finished.
@@ -66,19 +75,21 @@ class Loop:
             NonFiniteLoss: A loss or a parameter is not finite.
         """
         missing = {*COLUMN_OF.values()} - {each.column for each in self.held_out}
-        history = History({name: [] for name in COLUMNS if name not in missing})
+        self.history = History({name: [] for name in COLUMNS if name not in missing})
         for callback in self.callbacks:
             if hasattr(callback, "before_training"):
-                callback.before_training(self.pair, list(history))
-        with _training(self.pair), self._tracked(settings, history):
-            history.ended = self._epochs(epochs, history)
+                callback.before_training(self.pair, list(self.history))
+        with _training(self.pair), self._tracked(settings):
+            if self.resumption is not None:
+                self.history = self.resumption.begin(self.history)
+            self.history.ended = self._epochs(epochs)
             for callback in self.callbacks:
                 if hasattr(callback, "after_training"):
-                    callback.after_training(self.pair, history)
-        return history
+                    callback.after_training(self.pair, self.history)
+        return self.history
 
     @contextmanager
-    def _tracked(self, settings: Mapping[str, Any], history: History) -> Iterator[None]:
+    def _tracked(self, settings: Mapping[str, Any]) -> Iterator[None]:
         """Tells the tracker of the settings, and at the end the curves; closes it."""
         if self.tracker is None:
             yield
@@ -86,74 +97,119 @@ class Loop:
         try:
             self.tracker.config(settings)
             yield
-            if history.epoch:
+            if self.history.epoch:
                 from matplotlib.figure import Figure  # slow to import
 
                 figure = Figure(layout="constrained")  # unknown to pyplot, which would keep it
-                history.plot(figure.subplots())
-                self.tracker.figure("history", figure, int(history.epoch[-1]))
+                self.history.plot(figure.subplots())
+                self.tracker.figure("history", figure, int(self.history.epoch[-1]))
         finally:
             self.tracker.close()
 
-    def _epochs(self, epochs: int, history: History) -> Ended:
-        with Interruption() as interruption, progress_bar(self.total, "batches") as progress:
+    def _epochs(self, epochs: int) -> Ended:
+        done = len(self.history.epoch)
+        if self.history.ended == "stopped":
+            return "stopped"
+        with Interruption() as self._interruption, progress_bar(self.total, "batches") as progress:
 
-            def done(steps: int) -> None:
+            def passed(steps: int) -> None:
                 progress.update(steps)
-                interruption.check()
+                self._interruption.check()
 
-            for epoch in range(1, epochs + 1):
+            self._between = Between(passed)
+            if self.resumption is not None:
+                self._between.is_due, self._between.write = self.resumption.is_due, self._write
+                progress.update(self.resumption.steps)
+            for epoch in range(done + 1, epochs + 1):
                 progress.set_description(f"epoch {epoch}/{epochs}")
-                with interruption.waiting():
+                with self._interruption.waiting():
                     try:
-                        self._epoch(epoch, history, done)
+                        self._epoch(epoch)
                     except (Interrupted, RuntimeError, OSError, EOFError) as error:
                         if not isinstance(error, Interrupted) and not (
-                            interruption.requested and _is_of_a_worker(error)
+                            self._interruption.requested and _is_of_a_worker(error)
                         ):
                             raise
-                        self._check_parameters(f"interrupted in epoch {epoch}", history)
+                        self._check_parameters(f"interrupted in epoch {epoch}")
                         return "interrupted"
-                    progress.set_postfix(cost=f"{history.cost[-1]:.2f}")
-                    reason = self._call(history)
-                if interruption.requested:
-                    return "interrupted"
-                if reason is not None:
-                    _log.info("stopped after epoch %d: %s", epoch, reason or "a callback")
-                    return "stopped"
+                    progress.set_postfix(cost=f"{self.history.cost[-1]:.2f}")
+                    ended = self._call(epoch, last=epoch == epochs)
+                if ended is not None:
+                    return ended
         return "epochs"
 
-    def _epoch(self, epoch: int, history: History, done: Callable[[int], object]) -> None:
+    def _epoch(self, epoch: int) -> None:
         """Takes the steps of an epoch and adds its row, with the costs of held-out data."""
-        start = time.perf_counter()
-        with seeded(self.seed, epoch, device=self.device):
-            self.steps.epoch(epoch, history, done)
-        self._check_parameters(f"epoch {epoch}", history)
-        seconds = time.perf_counter() - start
-        costs = {each.column: each.cost(self.pair, epoch, history) for each in self.held_out}
+        place, seconds = START, 0.0
+        before: Sequence[float] = (0.0, 0.0, 0.0)
+        self.terms.reset()
+        if self.resumption is not None:
+            place, before, seconds = self.resumption.enter(epoch, self.terms)
+        self._between.batches = place.batches
+        self._epoch_start = time.perf_counter() - seconds
+        self._steps(epoch, place, before)
+        self._check_parameters(f"epoch {epoch}")
+        seconds = time.perf_counter() - self._epoch_start
+        check = self._interruption.check
+        try:
+            costs = {
+                each.column: each.cost(self.pair, epoch, self.history, check)
+                for each in self.held_out
+            }
+        except Interrupted:  # All steps of the epoch are taken.
+            self._write()
+            raise
         if costs and isinstance(self.optim, JointOptim):
             self.optim.end_epoch(next(iter(costs.values())))
         row = {**self.terms.means(), **costs, "seconds": seconds}
-        history.append({"epoch": epoch, **row})
+        self.history.append({"epoch": epoch, **row})
         if self.tracker is not None:
             self.tracker.scalars(row, epoch)
 
-    def _check_parameters(self, place: str, history: History) -> None:
+    def _steps(self, epoch: int, place: Place, before: Sequence[float]) -> None:
+        """Takes the steps of an epoch; if it is interrupted, writes a checkpoint."""
+        with seeded(self.seed, epoch, device=self.device):
+            try:
+                self.steps.epoch(epoch, self.history, self._between, place, before)
+            except Interrupted:
+                self._write()
+                raise
+
+    def _write(self) -> None:
+        """Writes a checkpoint between two steps of an epoch."""
+        if self.resumption is not None and self.steps.steps.data.source.has_places:
+            epoch = len(self.history.epoch) + 1
+            self._check_parameters(f"epoch {epoch}, batch {self._between.batches}")
+            seconds = time.perf_counter() - self._epoch_start
+            between = self._between
+            self.resumption.write(between.batches, between.steps, seconds, self.history)
+
+    def _check_parameters(self, place: str) -> None:
         """Raises NonFiniteLoss unless all parameters are finite."""
         for path, parameter in self.pair.named_parameters():
             if not torch.isfinite(parameter).all():
                 message = f"{place}: the parameter {path} is not finite after the last batch"
-                raise NonFiniteLoss(message, history)
+                raise NonFiniteLoss(message, self.history)
 
-    def _call(self, history: History) -> str | None:
-        """Calls all callbacks; returns the reason if one of them stops the training."""
+    def _call(self, epoch: int, last: bool) -> Ended | None:
+        """Calls all callbacks, and writes a checkpoint; returns how the training ends here."""
         reason = None
         for callback in self.callbacks:
             try:
-                callback(self.pair, history)
+                callback(self.pair, self.history)
             except StopTraining as stop:
                 reason = str(stop) if reason is None else reason
-        return reason
+        interrupted = self._interruption.requested
+        if reason is not None:
+            _log.info("stopped after epoch %d: %s", epoch, reason or "a callback")
+        ended: Ended | None = (
+            "stopped" if reason is not None else "interrupted" if interrupted else None
+        )
+        if self.resumption is not None:
+            self.resumption.end_epoch(
+                self._between.steps, self.history, ended, always=last or ended is not None
+            )
+        return ended
 
 
 @contextmanager

@@ -3,14 +3,22 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from pyro_vae.training.reading import (
+    as_examples,
+    as_tensor,
+    joined,
+    length_of,
+    rows_of_dataset,
+    rows_on_disk,
+)
 from pyro_vae.utils.checks import kind
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.random import Stream, seeded
@@ -32,6 +40,26 @@ BATCH_SIZE = DefaultSize(128)
 """The number of examples in a batch, for data that are not in batches yet."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A place in an epoch, between two batches, at which a training goes on.
+
+    Attributes:
+        batches: The number of batches before it.
+        loader: The state of the random stream of what gives the batches, or None.
+        noise: Puts the random generators of the noise back; called after the epoch's order is
+            drawn, which may take its numbers from them.
+    """
+
+    batches: int = 0
+    loader: Tensor | None = None
+    noise: Callable[[], object] = lambda: None
+
+
+START = Place()
+"""The start of an epoch."""
+
+
 class Source(ABC):
     """Batches of data as they are given, as tuples of tensors ``(x, *context)``.
 
@@ -39,19 +67,28 @@ class Source(ABC):
         argument: The name of the data in error messages.
         examples: The number of examples in an epoch, or None if it is unknown.
         steps: The number of batches in an epoch, or None if it is unknown.
+        has_places: Whether an epoch can go on after any batch.
     """
 
     argument: str
     examples: int | None
     steps: int | None
+    has_places = False
 
     @abstractmethod
     def first(self) -> Examples:
         """The first batch, for checks; it is still given by :meth:`epoch`."""
 
     @abstractmethod
-    def epoch(self, number: int) -> Iterator[Examples]:
+    def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; those of epoch 0 are in the data's order."""
+
+    def loader_state(self) -> Any:
+        """The random state of what gives the batches, between two of them."""
+        return None
+
+    def load_loader_state(self, state: Any) -> None:  # noqa: B027
+        """Puts a state from :meth:`loader_state` back, between two epochs."""
 
 
 class Indexed(Source):
@@ -63,7 +100,10 @@ class Indexed(Source):
         examples: The number of examples.
         batch_size: The number of examples in a batch; the last one may have fewer.
         seed: The seed of the order.
+        is_fixed: Whether the same indices always give the same examples.
     """
+
+    has_places = True
 
     def __init__(
         self,
@@ -72,6 +112,7 @@ class Indexed(Source):
         examples: int,
         batch_size: int,
         seed: int | None,
+        is_fixed: bool = False,
     ) -> None:
         if not examples:
             raise ValueError(f"{argument}: got an empty data set, expected at least one example")
@@ -80,20 +121,29 @@ class Indexed(Source):
         self.examples: int = examples
         self.batch_size = batch_size
         self.seed = seed
+        self.is_fixed = is_fixed
         self.steps: int = math.ceil(examples / batch_size)
+        self._stream: Stream | None = None
 
     def first(self) -> Examples:
         """The first examples of the data."""
         return self.take(torch.arange(min(self.batch_size, self.examples), device="cpu"))
 
-    def epoch(self, number: int) -> Iterator[Examples]:
+    def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches in a new order, or in that of the data for epoch 0."""
         order = self.order(number)
-        stream = Stream(self.seed, number, _LOADER)
-        for index in self.moved(order).split(self.batch_size):
+        stream = self._stream = Stream(self.seed, number, _LOADER)
+        if place.loader is not None:
+            stream.state = place.loader
+        place.noise()
+        for index in self.moved(order).split(self.batch_size)[place.batches :]:
             with stream:
                 batch = self.take(index)
             yield batch
+
+    def loader_state(self) -> Tensor | None:
+        """The state of the random stream of the examples."""
+        return None if self._stream is None else self._stream.state
 
     def order(self, number: int) -> Tensor:
         """The order of the examples in an epoch, as indices."""
@@ -117,7 +167,7 @@ class Indexed(Source):
         def take(places: Tensor) -> Examples:
             return self.take(index[places])
 
-        return Indexed(argument, take, len(index), self.batch_size, self.seed)
+        return Indexed(argument, take, len(index), self.batch_size, self.seed, self.is_fixed)
 
 
 class InMemory(Indexed):
@@ -139,7 +189,11 @@ class InMemory(Indexed):
         self.given = given
         self.data = tuple(entry.detach().to(device) for entry in given)
         size = len(given[0]) if given[0].dim() else 0
-        super().__init__(argument, lambda index: rows(self.data, index), size, batch_size, seed)
+
+        def take(index: Tensor) -> Examples:
+            return rows(self.data, index)
+
+        super().__init__(argument, take, size, batch_size, seed, is_fixed=True)
 
     def moved(self, order: Tensor) -> Tensor:
         """The order on the device of the data."""
@@ -160,6 +214,7 @@ class Streamed(Source):
         collated: Joins so many examples to a batch; None takes batches as they are.
         seed: The seed of what the iterable draws, such as a loader's order.
         epochs: The number of times that it will be iterated.
+        begin: The number of the first epoch of a training.
     """
 
     examples = None
@@ -171,6 +226,7 @@ class Streamed(Source):
         collated: int | None,
         seed: int | None,
         epochs: int,
+        begin: int = 1,
     ) -> None:
         if epochs > 1 and isinstance(iterable, Iterator):
             raise ValueError(
@@ -182,8 +238,8 @@ class Streamed(Source):
         self.iterable = iterable
         self.collated = collated
         self.seed = seed
-        self.steps = _length(iterable, collated)
-        self._first = int(argument == "train")  # Held-out data are in epoch 0 each time.
+        self.steps = length_of(iterable, collated)
+        self._first = begin if argument == "train" else 0  # Others are in epoch 0 each time.
         self._begun: tuple[Stream, Iterator[Any], Examples] | None = None
 
     def first(self) -> Examples:
@@ -194,13 +250,13 @@ class Streamed(Source):
                 batch = next(iterator, None)
             if batch is None:
                 raise ValueError(f"{self.argument}: got no batches, expected at least one")
-            begun = stream, iterator, _examples(self.argument, batch)
+            begun = stream, iterator, as_examples(self.argument, batch)
             if not self._first and not isinstance(self.iterable, Iterator):
                 return begun[2]  # They start anew each time, so that all times are alike.
             self._begun = begun
         return self._begun[2]
 
-    def epoch(self, number: int) -> Iterator[Examples]:
+    def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches of a new iteration."""
         given = self._begun is not None and number == self._first
         if self._begun is not None and given:
@@ -215,31 +271,34 @@ class Streamed(Source):
             if item is None:
                 break
             given = True
-            yield _examples(self.argument, item)
+            yield as_examples(self.argument, item)
         if not given:
             raise ValueError(
                 f"{self.argument}: got no batches in epoch {number}, expected an iterable that "
                 "starts anew in each epoch"
             )
 
+    def loader_state(self) -> list[Tensor]:
+        """The states of a loader's own random generators."""
+        return [generator.get_state() for generator in self._generators()]
+
+    def load_loader_state(self, state: Sequence[Tensor]) -> None:
+        """Puts the states of a loader's own random generators back."""
+        for generator, own in zip(self._generators(), state, strict=True):
+            generator.set_state(own)
+
+    def _generators(self) -> list[torch.Generator]:
+        """The random generators that the user gave to a loader and its samplers."""
+        batches = getattr(self.iterable, "batch_sampler", None)
+        samplers = getattr(self.iterable, "sampler", None), getattr(batches, "sampler", None)
+        found = [getattr(each, "generator", None) for each in (self.iterable, batches, *samplers)]
+        return list(dict.fromkeys(each for each in found if isinstance(each, torch.Generator)))
+
     def _begin(self, number: int) -> tuple[Stream, Iterator[Any]]:
         stream = Stream(self.seed, number, _LOADER)
         with stream:
             iterator = iter(self.iterable)
-        return stream, iterator if self.collated is None else _joined(iterator, self.collated)
-
-
-def _joined(examples: Iterator[Any], size: int) -> Iterator[Any]:
-    while some := list(islice(examples, size)):
-        yield default_collate(some)
-
-
-def _length(iterable: Any, collated: int | None) -> int | None:
-    try:
-        length = len(iterable)
-    except (TypeError, NotImplementedError):
-        return None
-    return length if collated is None else math.ceil(length / collated)
+        return stream, iterator if self.collated is None else joined(iterator, self.collated)
 
 
 def source_of(
@@ -250,6 +309,7 @@ def source_of(
     seed: int | None,
     epochs: int,
     device: torch.device,
+    begin: int = 1,
 ) -> Source:
     """The source of some data.
 
@@ -259,6 +319,7 @@ def source_of(
         batch_size: The number of examples in a batch.
         seed: The seed of the order, and of what a loader draws.
         epochs: The number of epochs.
+        begin: The number of the first epoch.
         device: Where tensors and arrays in memory are kept.
 
     Raises:
@@ -273,8 +334,8 @@ def source_of(
     if isinstance(data, Tensor | np.ndarray | tuple | list):
         entries = data if isinstance(data, tuple | list) else (data,)
         if any(isinstance(entry, np.memmap) for entry in entries):
-            return Indexed(argument, *_mapped(argument, entries), batch_size, seed)
-        arrays = tuple(_tensor(argument, entry) for entry in entries)
+            return Indexed(argument, *rows_on_disk(argument, entries), batch_size, seed, True)
+        arrays = tuple(as_tensor(argument, entry) for entry in entries)
         given = as_batch(arrays[0] if len(arrays) == 1 else arrays, argument)
         return InMemory(argument, given, batch_size, seed, device)
     if isinstance(data, Mapping | str | bytes) or not isinstance(data, Dataset | Iterable):
@@ -283,15 +344,15 @@ def source_of(
             "(x, *context) of them, a torch Dataset, a DataLoader, or another iterable of batches"
         )
     if isinstance(data, IterableDataset):
-        return Streamed(argument, data, batch_size, seed, epochs)
+        return Streamed(argument, data, batch_size, seed, epochs, begin)
     if isinstance(data, Dataset):
-        return Indexed(argument, *_map_style(argument, data), batch_size, seed)
+        return Indexed(argument, *rows_of_dataset(argument, data), batch_size, seed)
     if not isinstance(batch_size, DefaultSize) and argument == "train":
         raise ValueError(
             f"batch_size: got {batch_size} with {kind(data)} as {argument}, which gives batches "
             "already, expected none"
         )
-    return Streamed(argument, data, None, seed, epochs)
+    return Streamed(argument, data, None, seed, epochs, begin)
 
 
 class _Batches:
@@ -305,92 +366,3 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
-
-
-def _mapped(argument: str, entries: Sequence[Any]) -> tuple[Callable[[Tensor], Examples], int]:
-    """Takes rows of arrays, some of which are on disk."""
-    size = len(entries[0]) if entries[0].ndim else 0
-    if not size:
-        raise ValueError(f"{argument}: got an empty data set, expected at least one example")
-    as_batch(tuple(_tensor(argument, entry[:1]) for entry in entries), argument)
-    for index, entry in enumerate(entries[1:]):
-        if len(entry) != size:
-            raise ValueError(
-                f"context: got {len(entry)} rows as entry {index}, expected {size}: one for each "
-                "example"
-            )
-
-    def take(index: Tensor) -> Examples:
-        # Rows in the order of the file, which is read once for each, and then in that asked for.
-        places = index.numpy()
-        ranks = places.argsort()
-        back = torch.from_numpy(ranks.argsort())
-        return tuple(
-            _tensor(argument, entry[places[ranks]])[back]
-            if isinstance(entry, np.ndarray)
-            else entry[index.to(entry.device)]
-            for entry in entries
-        )
-
-    return take, size
-
-
-def _map_style(argument: str, dataset: Dataset[Any]) -> tuple[Callable[[Tensor], Examples], int]:
-    """Takes examples of a map-style data set, joined by torch's ``default_collate``."""
-    if not hasattr(dataset, "__len__"):
-        raise TypeError(
-            f"{argument}: got {kind(dataset)} without __len__, expected a map-style Dataset with "
-            "one, or an IterableDataset"
-        )
-
-    def take(index: Tensor) -> Examples:
-        places = index.tolist()
-        fetch = getattr(dataset, "__getitems__", None)
-        found = fetch(places) if fetch is not None else [dataset[place] for place in places]
-        try:
-            return _examples(argument, default_collate(found))
-        except (TypeError, RuntimeError) as error:
-            if isinstance(error, TypeError) and str(error).startswith(argument):
-                raise
-            raise TypeError(
-                f"{argument}: cannot join the examples of {type(dataset).__name__} to a batch "
-                f"({error}), expected tensors, arrays or numbers of equal shapes"
-            ) from error
-
-    return take, len(dataset)
-
-
-def _tensor(argument: str, entry: Any) -> Any:
-    """An array as a tensor that shares its memory if it can be written; anything else as it is."""
-    if not isinstance(entry, np.ndarray | np.generic):
-        return entry
-    if isinstance(entry, np.ma.MaskedArray):
-        raise TypeError(
-            f"{argument}: got a masked array, expected an array without a mask: a mask can be an "
-            "entry of the context"
-        )
-    try:
-        array = np.asarray(entry)
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-            array = array.copy()
-        return torch.from_numpy(array)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{argument}: got an array of {entry.dtype}, expected numbers that torch has ({error})"
-        ) from error
-
-
-def _examples(argument: str, batch: Any) -> Examples:
-    """A batch of a stream as a tuple of tensors."""
-    if isinstance(batch, tuple | list):
-        batch = tuple(_tensor(argument, entry) for entry in batch)
-    elif isinstance(batch, np.ndarray):
-        batch = _tensor(argument, batch)
-    if not isinstance(batch, Tensor | tuple):
-        raise TypeError(
-            f"{argument}: got {kind(batch)} as a batch, expected a tensor x, or a tuple "
-            "(x, *context) of tensors; a collate_fn of the loader can make one"
-        )
-    return as_batch(batch, argument)

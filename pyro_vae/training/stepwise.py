@@ -7,6 +7,7 @@ from pyro.infer import SVI
 from pyro_vae.training.data import Prepared
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.history import History
+from pyro_vae.training.sources import START, Place
 from pyro_vae.utils.context import Examples
 
 __all__ = ["Stepwise"]
@@ -26,19 +27,26 @@ class Stepwise:
         self.data = data
         self.terms = terms
 
-    def epoch(self, number: int, history: History, done: Callable[[int], object]) -> None:
+    def epoch(
+        self,
+        number: int,
+        history: History,
+        done: Callable[[int], object],
+        place: Place = START,
+    ) -> None:
         """Takes a step for each batch of an epoch.
 
         Arguments:
             number: The epoch, from 1.
             history: The history of the epochs before.
             done: Called after each step, with the number of steps since its last call.
+            place: Where the epoch goes on.
 
         Raises:
             NonFiniteLoss: A loss is not finite.
         """
         self.terms.mode = tuple(module.training for module in self.data.pair.modules())
-        for index, batch in enumerate(self.data.epoch(number), start=1):
+        for index, batch in enumerate(self.data.epoch(number, place), place.batches + 1):
             self.step(f"epoch {number}, batch {index}", batch, history)
             done(1)
 

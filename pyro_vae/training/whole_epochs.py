@@ -1,8 +1,8 @@
 """Epochs as one program: batches, pixels, losses and gradients come from one compiled graph."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import pyro.optim
 import torch
@@ -12,11 +12,12 @@ from pyro_vae.compile import RandomState, Repeated, recorder
 from pyro_vae.datasets import Pixels, fresh_pixels
 from pyro_vae.objectives import Compiled, LossGraph, schedule_of
 from pyro_vae.pair import Pair
+from pyro_vae.training.between import Between
 from pyro_vae.training.captured import Captured, FirstRunFails, NotRecorded, Step, reason
 from pyro_vae.training.data import as_given
 from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.history import History
-from pyro_vae.training.sources import InMemory
+from pyro_vae.training.sources import START, InMemory, Place
 from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.utils.context import Examples, rows
 
@@ -37,7 +38,7 @@ class _Taking:
     """
 
     size: int
-    pair: Pair
+    pair: Pair = field(repr=False)
     pixels: Pixels | None
 
     def batch(self, *args: Tensor) -> Examples:
@@ -85,45 +86,77 @@ class WholeEpochs:
         self._captured: Captured | None = None
         self._args: tuple[Tensor, ...] = ()
         self._unrecorded = _PROGRAM
+        self._in_recording = False
         self._whole = self._is_possible()
         record = recorder(self._source.data[0].device) if self._whole else None
         self._records = record is not None
         self._record = record or Repeated
 
-    def epoch(self, number: int, history: History, done: Callable[[int], object]) -> None:
-        """Takes the steps of an epoch, see :meth:`Stepwise.epoch`."""
-        self.steps.terms.reset()
-        graph = self._graph()
+    def epoch(
+        self,
+        number: int,
+        history: History,
+        done: Between,
+        place: Place = START,
+        before: Sequence[float] = (0.0, 0.0, 0.0),
+    ) -> None:
+        """Takes the steps of an epoch, see :meth:`Stepwise.epoch`.
+
+        Arguments:
+            number: The epoch, from 1.
+            history: The history of the epochs before.
+            done: Is told of the steps that are done, and takes checkpoints between them.
+            place: Where the epoch goes on.
+            before: The sums of recorded steps before that place, see :meth:`sums`.
+        """
+        self._in_recording = False
+        steps = self.steps.data.source.steps
+        if steps is not None and place.batches >= steps:  # All have been taken.
+            place.noise()
+            self._add(before, self._source.examples if any(before) else 0)
+            return
+        graph = self._graph(place)
         if graph is None:
-            self.steps.epoch(number, history, done)
+            self.steps.epoch(number, history, done, place)
             return
         source = self._source
         order, taken, sums, *_ = self._args
         random = RandomState(self._args)
         order.copy_(source.order(number), non_blocking=True)
-        taken.zero_()
-        sums.zero_()
+        place.noise()
+        start = min(place.batches * source.batch_size, source.examples)
+        taken.fill_(start)
+        sums.copy_(torch.tensor(before, dtype=sums.dtype))
         step = Step(graph, self._args, self.optim)
         try:
-            if self._records and self._run_recorded(step, done):
-                self.steps.terms.add(*sums.tolist())
-                self.steps.terms.examples += int(taken)
+            if self._records and self._run_recorded(step, done, place.batches):
+                self._add(sums.tolist(), int(taken))
             else:
-                taken.zero_()
-                self._run(step, number, history, done)
+                taken.fill_(start)
+                self._add(before, start if any(before) else 0)
+                self._run(step, number, history, done, place.batches)
         except FirstRunFails as error:
             self._whole = False
             self._say(_ONE_BY_ONE + str(error))
             self._objective.give_up(error.error)
             random.restore()
-            self.steps.epoch(number, history, done)
+            self.steps.epoch(number, history, done, place)
             return
         rest = order[int(taken) :]
         if len(rest):
             batch = self.steps.data.batch(rows(source.data, rest))
-            place = f"epoch {number}, batch {len(order) // source.batch_size + 1}"
-            self.steps.step(place, batch, history)
+            last = f"epoch {number}, batch {len(order) // source.batch_size + 1}"
+            self.steps.step(last, batch, history)
             done(1)
+
+    def _add(self, sums: Sequence[float], examples: int) -> None:
+        """Adds the sums of recorded steps to the terms of the epoch."""
+        self.steps.terms.add(*sums)
+        self.steps.terms.examples += examples
+
+    def sums(self) -> list[float]:
+        """The sums of losses and terms of recorded steps that are not in the terms yet."""
+        return self._args[2].tolist() if self._in_recording else [0.0, 0.0, 0.0]
 
     # Which way.
 
@@ -164,14 +197,16 @@ class WholeEpochs:
             return True
         return False
 
-    def _graph(self) -> LossGraph | None:
+    def _graph(self, place: Place) -> LossGraph | None:
         """The graph of a step, which is made in the first epoch; None if there is none."""
         if not self._whole:
             return None
         objective, source = self._objective, self._source
         taking = _Taking(source.batch_size, self.pair, self.steps.data.pixels)
+        # An epoch that goes on has asked before.
+        uses = 0 if place.batches else source.steps
         try:
-            graph = objective.step_graph(*self.programs, self._args, taking, source.steps)
+            graph = objective.step_graph(*self.programs, self._args, taking, uses)
         except Exception as error:  # If the pair is the cause, its first step raises it again.
             self._whole = False
             self._say(_ONE_BY_ONE + reason(error))
@@ -192,13 +227,14 @@ class WholeEpochs:
         step: Step,
         number: int,
         history: History,
-        done: Callable[[int], object],
+        done: Between,
+        before: int,
     ) -> None:
-        """Takes the steps, and checks each loss before its step."""
+        """Takes the steps after some, and checks each loss before its step."""
         if not self._records:
             self._say(self._unrecorded)
         terms, size = self.steps.terms, self._source.batch_size
-        for index in range(1, self._source.examples // size + 1):
+        for index in range(before + 1, self._source.examples // size + 1):
             values, *gradients = step.gradients()
             terms.place = f"epoch {number}, batch {index}"
             try:
@@ -209,24 +245,31 @@ class WholeEpochs:
             terms.examples += size
             done(1)
 
-    def _run_recorded(self, step: Step, done: Callable[[int], object]) -> bool:
-        """Takes the steps as recorded; returns whether it has, and all losses were finite.
+    def _run_recorded(self, step: Step, done: Between, before: int) -> bool:
+        """Takes the steps after some as recorded; whether it has, and all losses were finite.
 
         If it has not, everything is as it was before.
         """
         source, sums = self._source, self._args[2]
+        counted = done.batches, done.steps
         try:
             if self._captured is None or self._captured.step.graph is not step.graph:
                 self._captured = Captured(step, self._rest(), sums, self._record)
-            self._captured.epoch(source.examples // source.batch_size, done)
+            self._in_recording = True
+            count = max(0, source.examples // source.batch_size - before)
+            self._captured.epoch(count, done)
         except NotRecorded as error:
             self._captured, self._records = None, False
             self._unrecorded = f"{_PROGRAM}, whose steps are not recorded: {error}"
+            self._in_recording = False
+            done.batches, done.steps = counted
             return False
         except FloatingPointError:
-            self._captured = None
+            self._captured, self._in_recording = None, False
+            done.batches, done.steps = counted
             self._say("a sum of losses is not finite, so the epoch is repeated to find its batch")
             return False
+        self._in_recording = False
         self._say(f"{_PROGRAM}, whose steps are recorded as CUDA graphs")
         return True
 

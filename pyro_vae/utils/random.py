@@ -1,6 +1,6 @@
 """Streams of random numbers that integers fix, drawn from torch's global generators."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
@@ -9,7 +9,15 @@ from torch import Tensor
 
 from pyro_vae.utils.checks import check_seed
 
-__all__ = ["Stream", "random_operator", "random_words", "seeded", "streams"]
+__all__ = [
+    "Stream",
+    "generator_states",
+    "random_operator",
+    "random_words",
+    "seeded",
+    "set_generator_states",
+    "streams",
+]
 
 _library = torch.library.Library("pyro_vae", "FRAGMENT")
 
@@ -136,6 +144,21 @@ def _mix(words: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence([len(words), *words]).generate_state(1, np.uint64)[0])
 
 
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's global generators, that of the CPU and that of a device."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def set_generator_states(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Puts the generators back to states from :func:`generator_states`."""
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[device.type], device)
+
+
 class Stream:
     """A random stream that continues where it was left, each time that its context is entered.
 
@@ -146,6 +169,9 @@ class Stream:
     Arguments:
         seed: An int from 0 to 2**32 - 1; None leaves the generator as it is.
         key: Further integers; each tuple gives a stream of its own.
+
+    Attributes:
+        state: Where the stream was left; None without a seed.
 
     Example:
         >>> from pyro_vae.utils.random import Stream
@@ -158,19 +184,19 @@ class Stream:
     """
 
     def __init__(self, seed: int | None, *key: int) -> None:
-        self._state: torch.Tensor | None = None
+        self.state: torch.Tensor | None = None
         self._outer: torch.Tensor | None = None
         if seed is not None:
             with seeded(seed, *key):
-                self._state = torch.get_rng_state()
+                self.state = torch.get_rng_state()
 
     def __enter__(self) -> "Stream":
-        if self._state is not None:
+        if self.state is not None:
             self._outer = torch.get_rng_state()
-            torch.set_rng_state(self._state)
+            torch.set_rng_state(self.state)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._outer is not None:
-            self._state = torch.get_rng_state()
+            self.state = torch.get_rng_state()
             torch.set_rng_state(self._outer)

@@ -19,13 +19,15 @@ __all__ = [
     "DamagedRun",
     "place_of",
     "sealed_config",
+    "sealed_state",
     "sealed_tensors",
     "unsealed_config",
+    "unsealed_state",
     "unsealed_tensors",
     "write_files",
 ]
 
-_CHECKSUM = "sha256"
+_CHECKSUM, _STATE = "sha256", "state"
 
 
 class DamagedRun(ValueError):
@@ -83,6 +85,23 @@ def sealed_tensors(state: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError: An entry is no tensor, or is sparse or quantized.
     """
+    tensors = _dense(state)
+    return packed(tensors, {_CHECKSUM: _tensors_checksum(tensors)})
+
+
+def sealed_state(config: Any, tensors: Mapping[str, Tensor]) -> bytes:
+    """Values of JSON and tensors as one file, with one checksum.
+
+    Raises:
+        TypeError: A tensor is sparse or quantized.
+    """
+    text, tensors = json.dumps(config), _dense(tensors)
+    checksum = _tensors_checksum(tensors, text)
+    return packed(tensors, {_STATE: text, _CHECKSUM: checksum})
+
+
+def _dense(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a state on the CPU, without those that are one with another."""
     tensors: dict[str, Tensor] = {}
     seen: set[tuple[object, ...]] = set()
     for name, tensor in state.items():
@@ -94,7 +113,7 @@ def sealed_tensors(state: Mapping[str, Any]) -> bytes:
         seen.add(place)
         # Views of other tensors, as in a tied decoder, get memory of their own.
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return packed(tensors, {_CHECKSUM: _tensors_checksum(tensors)})
+    return tensors
 
 
 def unsealed_tensors(path: Path) -> dict[str, Tensor]:
@@ -103,20 +122,37 @@ def unsealed_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         DamagedRun: The file is damaged or has no checksum.
     """
+    return _read_tensors(path)[1]
+
+
+def unsealed_state(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """Reads what :func:`sealed_state` made.
+
+    Raises:
+        DamagedRun: The file is damaged or has no checksum.
+    """
+    text, tensors = _read_tensors(path)
+    if text is None:
+        raise DamagedRun(f"{path}: holds no state, expected a checkpoint")
+    return json.loads(text), tensors
+
+
+def _read_tensors(path: Path) -> tuple[str | None, dict[str, Tensor]]:
     _check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
-            checksum = (file.metadata() or {}).get(_CHECKSUM)
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise DamagedRun(
             f"{path}: damaged, expected a safetensors file ({_line(error)})"
         ) from error
+    checksum, text = metadata.get(_CHECKSUM), metadata.get(_STATE)
     if checksum is None:
         raise DamagedRun(f"{path}: has no checksum, expected a file that this package has written")
-    if checksum != _tensors_checksum(tensors):
+    if checksum != _tensors_checksum(tensors, text):
         raise DamagedRun(f"{path}: damaged: its checksum differs")
-    return tensors
+    return text, tensors
 
 
 def place_of(tensor: Tensor) -> tuple[object, ...]:
@@ -124,8 +160,8 @@ def place_of(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-def _tensors_checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _tensors_checksum(tensors: Mapping[str, Tensor], text: str | None = None) -> str:
+    digest = hashlib.sha256((text or "").encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

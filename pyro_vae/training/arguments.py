@@ -1,0 +1,147 @@
+"""The arguments of ``fit``: checks, sources of data, and the pair's first call."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyro.optim
+import torch
+from pyro.infer import ELBO
+
+from pyro_vae.datasets import Pixels
+from pyro_vae.objectives import check_elbo
+from pyro_vae.optim import Held, JointOptim
+from pyro_vae.pair import Pair, check_pair
+from pyro_vae.training.callbacks import Callback
+from pyro_vae.training.data import Transform, as_given
+from pyro_vae.training.held_out import is_fraction, split
+from pyro_vae.training.sources import Data, Source, source_of
+from pyro_vae.utils.checks import check_count, check_seed, kind
+from pyro_vae.utils.modules import device_of, evaluating
+from pyro_vae.utils.random import seeded
+from pyro_vae.vae import VAE
+
+__all__ = ["check_plateau", "check_settings", "check_size", "set_up", "sources_of"]
+
+_SETUP = 2**31 + 1  # the random stream of a pair's first call; those of the epochs are 1, 2, ...
+
+
+def sources_of(
+    train: Data,
+    validation: Data | float | None,
+    test: Data | None,
+    batch_size: int,
+    seed: int | None,
+    epochs: int,
+    device: torch.device,
+    begin: int,
+) -> dict[str, Source]:
+    """The sources of all data, by argument."""
+    given: dict[str, Any] = {"train": train, "test": test, "validation": validation}
+    for argument in ("test", "validation"):
+        if getattr(train, "persistent_workers", False) and given[argument] is train:
+            raise ValueError(
+                f"{argument}: got the loader that train has, with persistent_workers=True, of "
+                "which torch makes one iterator, expected a loader of its own"
+            )
+    sources = {
+        argument: source_of(
+            argument,
+            data,
+            batch_size=batch_size,
+            seed=seed,
+            epochs=epochs,
+            device=device,
+            begin=begin,
+        )
+        for argument, data in given.items()
+        if argument == "train" or not (data is None or is_fraction(data))
+    }
+    if is_fraction(validation):
+        sources |= split(sources["train"], validation, seed)
+    return sources
+
+
+def set_up(
+    pair: Pair,
+    source: Source,
+    optim: pyro.optim.PyroOptim,
+    seed: int | None,
+    pixels: Pixels | None,
+    transform: Transform | None,
+) -> None:
+    """Makes the parameters that a pair makes in its first call, and checks a torch optimizer."""
+    before = {id(p) for p in pair.parameters()}
+    if not isinstance(pair, VAE):
+        with evaluating(pair), seeded(seed, _SETUP, device=device_of(pair)):
+            with torch.no_grad():
+                first = as_given(source.first(), pair, pixels, transform)
+            try:
+                pair.setup(*first)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[0]
+                raise ValueError(
+                    f"train: got a first batch on which model or guide fails ({reason}), expected "
+                    "shapes and dtypes that they take"
+                ) from error
+    if isinstance(optim, Held):
+        held = {id(p) for group in optim.optimizer.param_groups for p in group["params"]}
+        own = {id(p): name for name, p in pair.named_parameters()}
+        if not held & own.keys():
+            raise ValueError(
+                "optim: got a torch optimizer that holds none of the pair's parameters, expected "
+                "one of pair.parameters()"
+            )
+        new = [name for key, name in own.items() if key not in before | held]
+        if new:
+            raise ValueError(
+                f"optim: got a torch optimizer that was made before the parameter {new[0]}, "
+                "expected one made after pair.setup(x)"
+            )
+
+
+def check_plateau(optim: pyro.optim.PyroOptim, held_out: object) -> None:
+    """Raises ValueError if a schedule needs a cost, and there are no held-out data."""
+    if isinstance(optim, JointOptim) and optim.needs_cost and held_out is None:
+        raise ValueError(
+            "schedule: got a ReduceLROnPlateau and neither validation nor test data, expected "
+            "validation= or test=, by whose cost it advances"
+        )
+
+
+def check_size(source: Source, batch_size: int) -> None:
+    """Warns if an epoch has less than one batch of the size that was asked for."""
+    examples = source.examples
+    if examples is not None and examples < batch_size:
+        warnings.warn(
+            f"batch_size: got {batch_size} for {examples} training examples, so each epoch is "
+            f"one batch of {examples}",
+            stacklevel=3,
+        )
+
+
+def check_settings(
+    vae: Pair,
+    epochs: int,
+    batch_size: int,
+    objective: ELBO,
+    seed: int | None,
+    compile: object,
+    callbacks: Sequence[Callback],
+) -> None:
+    """Raises TypeError or ValueError if an argument is out of range."""
+    check_pair(vae)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    check_elbo(objective, "objective")
+    check_seed(seed)
+    if not isinstance(compile, bool) and compile != "auto":
+        raise ValueError(f'compile: got {compile!r}, expected True, False or "auto"')
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks: got {kind(callbacks)}, expected a list of functions")
+    for callback in callbacks:
+        if not callable(callback) or isinstance(callback, type):
+            raise TypeError(
+                f"callbacks: got {callback!r} among them, expected only functions; a tracker, "
+                "such as TensorBoard, is given as tracker="
+            )
