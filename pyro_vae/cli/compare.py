@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pyro.infer import ELBO
 
 from pyro_vae import comparison, objectives, plots, presets, storage
 from pyro_vae.cli.options import (
@@ -27,6 +28,7 @@ from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.training import History
 from pyro_vae.utils.checks import check_count
 
+_RUNS = "runs"
 _FILES = (
     "comparison.md",
     "comparison.csv",
@@ -54,6 +56,10 @@ GoalOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option(help="Folder. Without it runs/compare-PRESET-DATA.")
 ]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the runs in OUT/runs: only the others are trained."),
+]
 
 
 def compare(
@@ -71,32 +77,43 @@ def compare(
     draws: DrawsOption = 100,
     goal: GoalOption = None,
     out: OutOption = None,
+    resume: ResumeOption = False,
 ) -> None:
-    """Compare objectives on the same seeds: -ELBO, log-likelihood, gradients, time, memory."""
+    """Compare objectives on the same seeds: -ELBO, log-likelihood, gradients, time, memory.
+
+    Each run, an objective on a seed, is kept in OUT/runs as soon as it ends. After an
+    interruption, the same command with --resume trains only the runs that are missing there. It
+    takes the same options, but --seeds may grow.
+    """
     folder = out or Path("runs") / f"compare-{preset}-{data}"
-    _check_free(folder)
-    names = objectives_.split(",")
-    if len(set(names)) < len(names):
-        raise ValueError(f"objectives: got {objectives_!r}, expected each name once")
-    losses = {name: objectives.parse(name) for name in names}
+    kept = folder / _RUNS
+    _check_free(folder, resume)
+    losses = _parsed(objectives_)
     check_count("seeds", seeds)
     dataset = load_data(data, root)
     vae, chosen = build(preset, z_dim, dataset, pixels, 0)
     test = first_of("examples", dataset.test, examples)
-    result = comparison.compare(
-        lambda: presets.build(**chosen),
-        labelled(vae, dataset.train, dataset.train_labels),
-        labelled(vae, test, dataset.test_labels),
-        losses,
-        range(seeds),
-        epochs=epochs,
-        batch_size=batch_size,
-        pixels=chosen["pixels"],
-        num_samples=num_samples,
-        draws=draws,
-        goal=goal,
-        on_run=_say_run,
-    )
+    if resume:
+        say(f"{_count(kept)} runs are in {kept}")
+    try:
+        result = comparison.compare(
+            lambda: presets.build(**chosen),
+            labelled(vae, dataset.train, dataset.train_labels),
+            labelled(vae, test, dataset.test_labels),
+            losses,
+            range(seeds),
+            epochs=epochs,
+            batch_size=batch_size,
+            pixels=chosen["pixels"],
+            num_samples=num_samples,
+            draws=draws,
+            goal=goal,
+            on_run=_say_run,
+            keep=kept,
+        )
+    except KeyboardInterrupt:
+        say(_left(kept))
+        raise
     settings = (
         f"{preset} on {data}, {chosen['pixels']} pixels, {chosen['z_dim']} latents, {epochs} "
         f"epochs, {len(result.seeds)} seeds, batch {batch_size}. The log-likelihood is that of "
@@ -109,13 +126,39 @@ def compare(
     say(text)
     say(f"written: {', '.join(str(folder / name) for name in _FILES)}")
     if not result.complete:
+        say(_left(kept))
         raise KeyboardInterrupt
 
 
-def _check_free(folder: Path) -> None:
+def _check_free(folder: Path, resume: bool) -> None:
+    """Raises FileExistsError if there is a comparison that is not to go on, or cannot."""
     storage.check_free(folder)
-    if any((folder / name).exists() for name in _FILES):
-        raise FileExistsError(f"{folder}: holds another comparison, expected a new folder")
+    runs = _count(folder / _RUNS)
+    if runs and not resume:
+        raise FileExistsError(
+            f"{folder}: holds another comparison, expected a new folder, or --resume to go on "
+            "with it"
+        )
+    if not runs and any((folder / name).exists() for name in _FILES):
+        raise FileExistsError(
+            f"{folder}: holds another comparison, whose runs are not there, expected a new folder"
+        )
+
+
+def _parsed(text: str) -> dict[str, ELBO]:
+    names = text.split(",")
+    if len(set(names)) < len(names):
+        raise ValueError(f"objectives: got {text!r}, expected each name once")
+    return {name: objectives.parse(name) for name in names}
+
+
+def _count(kept: Path) -> int:
+    """The number of runs in a folder."""
+    return len(list(kept.glob(comparison.KEPT)))
+
+
+def _left(kept: Path) -> str:
+    return f"{_count(kept)} runs are in {kept}; the same command with --resume goes on with them"
 
 
 def _say_run(name: str, seed: int, history: History, likelihood: LogLikelihood) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from pyro_vae.cli import compare, evaluate, pairs, plot, reproduce, train
 from pyro_vae.cli.options import print_help
+from pyro_vae.cli.termination import TERMINATED, Termination
 from pyro_vae.training import NonFiniteLoss
 
 _INTERRUPTED = 130  # the shell's code for an end by SIGINT
@@ -39,11 +40,13 @@ def main() -> None:
     logging.getLogger("pyro").setLevel(logging.WARNING)  # it logs each plate nesting it guesses
     # typer's usage errors; their base class moves between packages from version to version.
     usage_error = cast(type[Exception], typer.BadParameter.__mro__[2])
+    termination = Termination()
     try:
-        code = app(standalone_mode=False)
-        if code == _INTERRUPTED:  # typer has caught the interrupt, and prints nothing
-            raise KeyboardInterrupt
-        sys.exit(code)
+        with termination:
+            code = app(standalone_mode=False)
+            if code == _INTERRUPTED:  # typer has caught the interrupt, and prints nothing
+                raise KeyboardInterrupt
+        sys.exit(TERMINATED if termination.requested else code)
     except usage_error as error:
         given = shlex.join(["pyro-vae", *sys.argv[1:]])
         _fail(f"{cast(Any, error).format_message()} (in: {given})", 2)
@@ -54,6 +57,8 @@ def main() -> None:
     except FloatingPointError as error:
         _fail(str(error), 1)
     except (typer.Abort, KeyboardInterrupt):
+        if termination.requested:
+            _fail("terminated; what was written is kept", TERMINATED)
         _fail("interrupted; what was written is kept", _INTERRUPTED)
 
 

@@ -1,7 +1,9 @@
 """``pyro-vae train``: trains a preset and writes a run."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,8 +21,15 @@ from pyro_vae.cli.options import (
     load_data,
     say,
 )
+from pyro_vae.datasets import Dataset, Pixels
+from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
 from pyro_vae.training import History, TensorBoard, fit
+from pyro_vae.vae import VAE
+
+CHECKPOINTS = "checkpoints"
+
+_DIAGNOSED = 1000  # test images
 
 ObjectiveOption = Annotated[str, typer.Option(help=f"One of {', '.join(objectives.names())}.")]
 SeedOption = Annotated[
@@ -35,7 +44,21 @@ TensorBoardOption = Annotated[
 ]
 
 
+CheckpointOption = Annotated[
+    str, typer.Option(help='How often OUT/checkpoints is written: "500 steps" or "10 min".')
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from OUT/checkpoints, or begin if there are none. Options that are not given "
+        "are those of the run.",
+    ),
+]
+
+
 def train(
+    context: typer.Context,
     preset: PresetOption = "bernoulli-mlp",
     data: DataOption = "digits",
     root: RootOption = None,
@@ -48,10 +71,19 @@ def train(
     precision: PrecisionOption = "float32",
     out: OutOption = None,
     tensorboard: TensorBoardOption = False,
+    checkpoint_every: CheckpointOption = "1 epoch",
+    resume: ResumeOption = False,
 ) -> None:
-    """Train a preset and write the run: configuration, parameters, metrics."""
+    """Train a preset and write the run: configuration, parameters, metrics, checkpoints."""
     folder = out or Path("runs") / f"{preset}-{data}"
-    storage.check_free(folder)
+    begun = resume and (folder / storage.CONFIG).exists()
+    if begun:
+        kept = _kept(context, folder)
+        preset, data, z_dim = kept["preset"], kept["data"], kept["z_dim"]
+        epochs, batch_size, objective = kept["epochs"], kept["batch_size"], kept["objective"]
+        pixels, seed, precision = kept["pixels"], kept["seed"], kept["precision"]
+    else:
+        storage.check_free(folder)
     loss = objectives.parse(objective)
     dataset = load_data(data, root)
     vae, chosen = build(preset, z_dim, dataset, pixels, seed)
@@ -66,15 +98,6 @@ def train(
         "compile": "auto",
         "optimizer": "optim.Adam(lr=1e-3)",
     }
-
-    storage.check_savable(vae, settings)
-
-    def write(vae: Pair, history: History) -> None:
-        done = {**settings, "epochs_done": history.epoch[-1]}
-        storage.save(vae, folder, training=done, overwrite=True)
-        history.save_csv(folder / storage.METRICS)
-        say(_epoch_line(history, epochs))
-
     history = fit(
         vae,
         labelled(vae, dataset.train, dataset.train_labels),
@@ -85,12 +108,79 @@ def train(
         pixels=chosen["pixels"],
         seed=seed,
         precision=precision,  # type: ignore[arg-type]
-        callbacks=[write],
+        callbacks=[_Writer(folder, settings, begun)],
         tracker=TensorBoard(folder / "tensorboard") if tensorboard else None,
+        checkpoint=folder / CHECKPOINTS,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
     )
     if history.ended == "interrupted":
         raise KeyboardInterrupt
+    for line in _diagnosed(vae, dataset, chosen["pixels"], seed, history):
+        say(line)
     say(f"run: {folder}")
+
+
+@dataclass
+class _Writer:
+    """Writes the run, before the first step and after each epoch.
+
+    Attributes:
+        folder: The folder of the run.
+        settings: The settings of the training.
+        begun: Whether the run is there already.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    begun: bool
+
+    def before_training(self, vae: Pair, columns: Sequence[str]) -> None:
+        """Writes the settings, by which the run can go on from now on."""
+        if not self.begun:
+            storage.save(vae, self.folder, training={**self.settings, "epochs_done": 0})
+
+    def __call__(self, vae: Pair, history: History) -> None:
+        """Writes the parameters and the history."""
+        done = {**self.settings, "epochs_done": history.epoch[-1]}
+        storage.save(vae, self.folder, training=done, overwrite=True)
+        history.save_csv(self.folder / storage.METRICS)
+        say(_epoch_line(history, self.settings["epochs"]))
+
+
+def _diagnosed(
+    vae: VAE, dataset: Dataset, pixels: Pixels, seed: int, history: History
+) -> list[str]:
+    """A line for each thing that went wrong; none for a good run."""
+    try:
+        images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels
+        x, _ = density_draw(vae, labelled(vae, images, labels), pixels, seed)
+        found = diagnose(vae, labelled(vae, x, labels), history=history, seed=seed)
+    except (ValueError, FloatingPointError) as error:  # The run is written, and is whole.
+        return [f"not diagnosed: {error}"]
+    return [str(found)] if found else []
+
+
+def _kept(context: typer.Context, folder: Path) -> dict[str, Any]:
+    """The options of a run that is to go on, with those that are given on the command line."""
+    config = storage.read_config(folder)
+    settings = config["training"]
+    if not isinstance(settings, dict) or config["preset"] is None or "epochs" not in settings:
+        raise ValueError(
+            f"resume: {folder} was not written by pyro-vae train, expected such a run"
+        )
+    run = {**settings, "preset": config["preset"]["name"], "z_dim": config["preset"]["z_dim"]}
+    return {
+        name: run[name] if source_of(context, name) == "DEFAULT" else value
+        for name, value in context.params.items()
+        if name in run
+    }
+
+
+def source_of(context: typer.Context, name: str) -> str | None:
+    """Where an option has its value from, such as ``"COMMANDLINE"`` or ``"DEFAULT"``."""
+    source = context.get_parameter_source(name)
+    return None if source is None else source.name
 
 
 def _epoch_line(history: History, epochs: int) -> str:

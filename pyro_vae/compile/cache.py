@@ -60,7 +60,8 @@ class Cache(Generic[Code]):
         self._codes: dict[Hashable, list[Code]] = {}
         self._kinds: dict[Hashable, Hashable] = {}
         self._waiting: Counter[Hashable] = Counter()
-        self._due: Counter[Hashable] = Counter()  # how many codes of a loaded state to make
+        self._in_use: set[Hashable] = set()  # keys whose last request has got code
+        self._due: set[Hashable] = set()  # keys whose code is to be made, by a loaded state
         self._loaded: dict[str, dict[str, Any]] = {}  # a loaded state, by described key
 
     def get(
@@ -85,12 +86,14 @@ class Cache(Generic[Code]):
         if kind in self.reasons:
             return None
         if self._loaded:
-            self._adopt(key)
+            self._adopt(key, kind)
         known = self._codes.get(key, [])
         for code in known:
             if holds(code):
                 self._codes[key] = self._codes.pop(key)  # to the end, as the most recently used
+                self._in_use.add(key)
                 return code
+        self._in_use.discard(key)
         if not self._is_time(key, kind, uses):
             return None
         if self.made[key] >= self.repeats or not can_compile(inputs):
@@ -99,13 +102,15 @@ class Cache(Generic[Code]):
         self.made[key] += 1
         self._codes[key] = [*known[1 - _KEPT :], code]
         self._kinds[key] = kind
+        self._in_use.add(key)
         while len(self._codes) + self._loaded_codes() > self.size:
-            loaded = next((text for text, e in self._loaded.items() if e["codes"]), None)
+            loaded = next((text for text, e in self._loaded.items() if e["made"]), None)
             if loaded is not None:  # They were used before all others.
                 del self._loaded[loaded]
                 continue
             oldest = next(iter(self._codes))
             del self._codes[oldest], self._kinds[oldest], self.made[oldest]
+            self._in_use.discard(oldest)
         return code
 
     def _has(self, kind: Hashable) -> bool:
@@ -129,14 +134,14 @@ class Cache(Generic[Code]):
                 "key": self.described(key),
                 "kind": self.described(self._kinds[key]),
                 "made": self.made[key],
-                "codes": len(codes),
+                "in_use": key in self._in_use,
                 "waiting": self._waiting[key],
             }
-            for key, codes in self._codes.items()
+            for key in self._codes
             if of(key)
         ]
         waiting = [
-            {"key": self.described(key), "kind": "", "made": 0, "codes": 0, "waiting": count}
+            {"key": self.described(key), "kind": "", "made": 0, "in_use": False, "waiting": count}
             for key, count in self._waiting.items()
             if key not in self._codes and of(key)
         ]
@@ -147,21 +152,24 @@ class Cache(Generic[Code]):
         self._loaded = {entry["key"]: entry for entry in state}
 
     def _loaded_codes(self) -> int:
-        return sum(entry["codes"] > 0 for entry in self._loaded.values())
+        return sum(entry["made"] > 0 for entry in self._loaded.values())
 
-    def _adopt(self, key: Hashable) -> None:
+    def _adopt(self, key: Hashable, kind: Hashable) -> None:
         """Takes over what a loaded state says of a key."""
         entry = self._loaded.pop(self.described(key), None)
         if entry is not None:
-            self.made[key] = entry["made"] - entry["codes"]
-            self._due[key] = entry["codes"]
+            if entry["made"]:
+                self.made[key] = entry["made"] - entry["in_use"]
+                self._codes[key], self._kinds[key] = [], kind
+            if entry["in_use"]:
+                self._due.add(key)
             if entry["waiting"]:
                 self._waiting[key] = entry["waiting"]
 
     def _is_time(self, key: Hashable, kind: Hashable, uses: int) -> bool:
         """Counts a request for a key without code; returns whether to make its code now."""
-        if self._due[key]:
-            self._due[key] -= 1
+        if key in self._due:
+            self._due.remove(key)
             return True
         full = len(self._codes) + self._loaded_codes() >= self.size
         if self.eager and not full and not self._has(kind):

@@ -12,6 +12,7 @@ from pyro_vae.evaluation.criticism import (
     active_units,
     posterior_predictive,
 )
+from pyro_vae.evaluation.diagnosis import Diagnosis, Finding, diagnose
 from pyro_vae.evaluation.elbo import Elbo, elbo
 from pyro_vae.evaluation.elbo_gap import ElboGap, elbo_gap
 from pyro_vae.evaluation.inputs import data_hash, density_draw
@@ -23,8 +24,10 @@ from pyro_vae.evaluation.result import LogLikelihood, UnreliableWeights
 __all__ = [
     "ActiveUnits",
     "Certificate",
+    "Diagnosis",
     "Elbo",
     "ElboGap",
+    "Finding",
     "LogLikelihood",
     "PredictiveCheck",
     "UnreliableWeights",
@@ -32,6 +35,7 @@ __all__ = [
     "certify",
     "data_hash",
     "density_draw",
+    "diagnose",
     "elbo",
     "elbo_gap",
     "log_likelihood",

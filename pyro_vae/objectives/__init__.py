@@ -6,6 +6,7 @@ The decorator ``registry.named`` makes it known to :func:`parse` and the command
 
 from pyro_vae.objectives.compiled import Compiled as Compiled
 from pyro_vae.objectives.compiled import compiled
+from pyro_vae.objectives.description import described as described
 from pyro_vae.objectives.elbo import AnalyticKL_ELBO as AnalyticKL_ELBO
 from pyro_vae.objectives.elbo import analytic_kl, sticking_the_landing, trace_elbo
 from pyro_vae.objectives.free_bits import free_bits

@@ -3,7 +3,7 @@
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.checkpoints import CheckpointError, load_checkpoint
 from pyro_vae.training.early_stopping import EarlyStopping
-from pyro_vae.training.ending import StopTraining
+from pyro_vae.training.ending import StopTraining, interrupt
 from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.fit import COMPILED_FROM, fit
 from pyro_vae.training.history import History
@@ -21,6 +21,7 @@ __all__ = [
     "TensorBoard",
     "Tracker",
     "fit",
+    "interrupt",
     "load_checkpoint",
     "program",
 ]

@@ -226,7 +226,8 @@ class Captured:
             if step.graph.has_run:
                 self._recording(step, number).replay()
             else:
-                self._work(step)
+                for _ in range(number):
+                    self._work(step)
             self._count(number, done)
             waiting.append((read_later(self.sums), number))
             due = done.is_due(done.steps)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Literal
 
-__all__ = ["Ended", "Interrupted", "Interruption", "StopTraining"]
+__all__ = ["Ended", "Interrupted", "Interruption", "StopTraining", "interrupt"]
 
 Ended = Literal["epochs", "stopped", "interrupted"]
 """How a training ended: after all epochs, by a callback, or by Ctrl-C."""
@@ -33,6 +33,21 @@ class Interrupted(Exception):
     """A training was interrupted, between two steps."""
 
 
+_active: "list[Interruption]" = []
+
+
+def interrupt() -> None:
+    """Ends the training that runs in this thread after its step, as Ctrl-C does.
+
+    Raises:
+        KeyboardInterrupt: There is none.
+    """
+    for interruption in _active:
+        interruption.requested = True
+    if not any(interruption.waits for interruption in _active):
+        raise KeyboardInterrupt
+
+
 class Interruption:
     """A context in which processes that are begun, such as a loader's workers, ignore Ctrl-C.
 
@@ -42,22 +57,23 @@ class Interruption:
 
     Attributes:
         requested: Whether Ctrl-C was pressed.
+        waits: Whether this is within :meth:`waiting`.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._waits = False
+        self.waits = False
         self._process = os.getpid()
         self._before: Any = None
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """A context in which the first Ctrl-C waits for :meth:`check`."""
-        self._waits = True
+        self.waits = True
         try:
             yield
         finally:
-            self._waits = False
+            self.waits = False
 
     def check(self) -> None:
         """Raises Interrupted if Ctrl-C was pressed."""
@@ -71,6 +87,8 @@ class Interruption:
         if main and (ours or before is signal.default_int_handler):
             self._before = before
             signal.signal(signal.SIGINT, self._handle)
+        if main:
+            _active.append(self)
         return self
 
     def __exit__(
@@ -79,6 +97,8 @@ class Interruption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self in _active:
+            _active.remove(self)
         # A handler that a callback has set in the meantime stays.
         if self._before is not None and signal.getsignal(signal.SIGINT) == self._handle:
             signal.signal(signal.SIGINT, self._before)
@@ -87,7 +107,7 @@ class Interruption:
         if os.getpid() != self._process:
             return
         again, self.requested = self.requested, True
-        if again or not self._waits:
+        if again or not self.waits:
             raise KeyboardInterrupt
         if self._before is not signal.default_int_handler:  # A training inside of a callback.
             self._before(number, frame)

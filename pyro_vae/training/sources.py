@@ -245,6 +245,7 @@ class Streamed(Source):
     def first(self) -> Examples:
         """The first batch of the first epoch, which begins here in training."""
         if self._begun is None:
+            generators = self.loader_state()
             stream, iterator = self._begin(self._first)
             with stream:
                 batch = next(iterator, None)
@@ -252,6 +253,7 @@ class Streamed(Source):
                 raise ValueError(f"{self.argument}: got no batches, expected at least one")
             begun = stream, iterator, as_examples(self.argument, batch)
             if not self._first and not isinstance(self.iterable, Iterator):
+                self.load_loader_state(generators)
                 return begun[2]  # They start anew each time, so that all times are alike.
             self._begun = begun
         return self._begun[2]

@@ -37,14 +37,18 @@ class DamagedRun(ValueError):
 # JSON.
 
 
-def sealed_config(config: Mapping[str, Any]) -> bytes:
+def sealed_config(config: Mapping[str, Any], indent: int | None = 2) -> bytes:
     """A configuration as JSON with a checksum. NumPy's numbers are written as Python's.
+
+    Arguments:
+        config: The configuration.
+        indent: The spaces of a level; None writes one line.
 
     Raises:
         TypeError: A value is not one of JSON.
     """
     plain = json.loads(json.dumps(dict(config), default=_plain))
-    text = json.dumps({**plain, _CHECKSUM: _config_checksum(plain)}, indent=2)
+    text = json.dumps({**plain, _CHECKSUM: _config_checksum(plain)}, indent=indent)
     return (text + "\n").encode()
 
 

@@ -1,10 +1,13 @@
 """``pyro-vae compare``: its files, and that it writes over none."""
 
 import csv
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from pyro_vae.cli import compare
 from tests.cli.conftest import Run
 
 
@@ -28,4 +31,66 @@ def test_compare(
         (name, seed) for name in ("trace_elbo", "analytic_kl") for seed in ("0", "1")
     ]
     assert run("compare", *options) == 2
-    assert "holds another comparison" in capsys.readouterr().err
+    assert "holds another comparison, expected a new folder, or --resume" in (
+        capsys.readouterr().err
+    )
+
+
+SHORT = ("compare", "--preset", "pyro-mlp", "--z-dim", 2, "--epochs", 1, "--batch-size", 500,
+         "--seeds", 2, "--num-samples", 5, "--examples", 20, "--draws", 20)  # fmt: skip
+
+
+def test_an_interrupted_comparison_goes_on_by_resume(
+    tmp_path: Path,
+    run: Run,
+    short: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C after three of four runs."""
+    out = tmp_path / "out"
+    said: list[str] = []
+    say = compare.say
+
+    def pressed(line: str) -> None:
+        said.append(line)
+        say(line)
+        if sum(", seed " in each for each in said) == 3 and said[-1].count(", seed "):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "say", pressed)
+        assert run(*SHORT, "--out", out, "--resume") == 130  # begins where there is nothing
+    captured = capsys.readouterr()
+    assert "interrupted; what was written is kept" in captured.err
+    left = f"3 runs are in {out / 'runs'}; the same command with --resume goes on with them"
+    assert left in captured.out
+    assert len(list((out / "runs").iterdir())) == 3
+    assert "1 seeds" in (out / "comparison.md").read_text()
+
+    assert run(*SHORT, "--out", out) == 2
+    assert "or --resume to go on with it" in capsys.readouterr().err
+    assert run(*SHORT, "--out", out, "--resume", "--draws", 21) == 2
+    assert "draws: got 21, expected 20" in capsys.readouterr().err
+    assert run(*SHORT, "--out", out, "--resume") == 0
+    printed = capsys.readouterr().out
+    assert f"3 runs are in {out / 'runs'}" in printed
+    assert [line.split(":")[0] for line in printed.splitlines() if ", seed " in line] == [
+        "analytic_kl, seed 1"
+    ]
+    with (out / "comparison.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert "2 seeds" in (out / "comparison.md").read_text()
+
+    path = out / "runs" / "0-trace_elbo-seed-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert run(*SHORT, "--out", out, "--resume") == 2
+    assert f"{path}: damaged" in capsys.readouterr().err
+
+
+def test_a_comparison_without_its_runs_cannot_go_on(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "comparison.md").write_text("numbers")
+    assert run(*SHORT, "--out", tmp_path, "--resume") == 2
+    assert "whose runs are not there, expected a new folder" in capsys.readouterr().err

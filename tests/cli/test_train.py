@@ -3,15 +3,18 @@
 import json
 import os
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
 from pyro_vae import load
+from pyro_vae.cli import termination
 from pyro_vae.cli import train as command
 from pyro_vae.training import History, TensorBoard
+from pyro_vae.training.ending import Interruption
 from tests.cli.conftest import Run
 
 
@@ -90,3 +93,85 @@ def test_an_interrupted_run_keeps_its_epochs_and_says_so(
     assert "pyro-vae: error: interrupted; what was written is kept" in capsys.readouterr().err
     assert run("evaluate", tmp_path, "--num-samples", 5, "--examples", 10) == 0
     assert "the run stopped after epoch 2 of 5" in capsys.readouterr().out
+
+
+class Ending(TensorBoard):
+    """Ends the process, in one way or another, after an epoch."""
+
+    way: Callable[[], None] = staticmethod(lambda: None)
+    epoch = 2
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        super().scalars(values, step)
+        if step == Ending.epoch:
+            Ending.way()
+
+
+def killed() -> None:
+    raise KeyboardInterrupt
+
+
+def terminated() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+OPTIONS = ("--preset", "iwae-mlp", "--z-dim", 3, "--batch-size", 100, "--seed", 5)
+
+
+@pytest.mark.parametrize(("way", "code"), [(killed, 130), (terminated, 143)])
+def test_a_run_goes_on(
+    way: Callable[[], None],
+    code: int,
+    tmp_path: Path,
+    run: Run,
+    short: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With no options but --resume, and the result of a run that was not ended."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run("train", *OPTIONS, "--epochs", 4, "--out", whole) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "TensorBoard", Ending)
+        patch.setattr(Ending, "way", staticmethod(way))
+        options = (*OPTIONS, "--epochs", 4, "--tensorboard", "--out", broken)
+        assert run("train", *options) == code
+    assert "what was written is kept" in capsys.readouterr().err
+    assert run("train", "--resume", "--out", broken) == 0
+    first, second = load(whole).state_dict(), load(broken).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    histories = [History.load_csv(folder / "metrics.csv") for folder in (whole, broken)]
+    assert histories[0].test_cost == histories[1].test_cost
+    assert run("train", "--resume", "--epochs", 5, "--out", broken) == 0
+    assert History.load_csv(broken / "metrics.csv").epoch == [1, 2, 3, 4, 5]
+    assert json.loads((broken / "config.json").read_text())["training"]["epochs"] == 5
+    assert run("train", "--resume", "--seed", 6, "--out", broken) == 2
+    assert "seed: got 6, expected 5" in capsys.readouterr().err
+
+
+def test_a_run_that_could_not_begin_can_begin(
+    tmp_path: Path, run: Run, short: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--epochs", 1, "--precision", "half", "--out", tmp_path) == 2
+    assert run("train", "--epochs", 1, "--checkpoint-every", "2 years", "--out", tmp_path) == 2
+    assert "checkpoint_every: got '2 years'" in capsys.readouterr().err
+    options = ("--resume", "--epochs", 1, "--batch-size", 500)
+    assert run("train", *options, "--out", tmp_path) == 0
+    assert run("train", "--epochs", 1, "--out", tmp_path) == 2
+
+
+def test_what_takes_long_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(termination, "_SECONDS", 1)
+    before = signal.getsignal(signal.SIGTERM)
+    ended = termination.Termination()
+
+    def sleeping() -> None:
+        with ended, Interruption() as outer, outer.waiting():
+            terminated()
+            assert outer.requested
+            time.sleep(9)
+
+    with pytest.raises(KeyboardInterrupt):
+        sleeping()
+    assert ended.requested
+    assert signal.getsignal(signal.SIGTERM) == before

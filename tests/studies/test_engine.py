@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyro_vae import studies
 from pyro_vae.cli.options import HELP
 from pyro_vae.studies import engine
 from pyro_vae.utils.files import number
+from pyro_vae.utils.sealed import DamagedRun
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def test_rows_of_other_settings_and_damaged_ones_are_refused(tmp_path: Path) -> 
         engine.reproduce(Squares(out=tmp_path, times=2), lambda line: None)
     path = tmp_path / "squares" / "one.json"
     good = json.loads(path.read_text())
+    del good["sha256"]  # as rows of before there were checksums
     damages: list[dict[str, Any]] = [
         {"name": "other"},
         {"settings": []},
@@ -128,9 +131,41 @@ def test_rows_of_other_settings_and_damaged_ones_are_refused(tmp_path: Path) -> 
         path.write_text(json.dumps(good | damage))
         with pytest.raises(ValueError, match=r"one.json: damaged"):
             engine.reproduce(Squares(out=tmp_path), lambda line: None)
-    path.write_text("{")
-    with pytest.raises(ValueError, match=r"one.json: damaged"):
-        engine.reproduce(Squares(out=tmp_path), lambda line: None)
+    for content in (b"{", b"", b"[]", b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(DamagedRun, match=r"one.json: damaged"):
+            engine.reproduce(Squares(out=tmp_path), lambda line: None)
+    path.write_text(json.dumps(good))
+    assert "running one" not in said_by(tmp_path)
+
+
+def said_by(folder: Path) -> list[str]:
+    said: list[str] = []
+    engine.reproduce(Squares(out=folder), said.append)
+    return said
+
+
+def test_a_row_with_a_changed_byte_is_refused_or_read_right(tmp_path: Path) -> None:
+    engine.reproduce(Squares(out=tmp_path, only=["two"]), lambda line: None)
+    folder = tmp_path / "squares"
+    assert sorted(path.name for path in folder.iterdir()) == ["one.json", "two.json"]
+    path = folder / "two.json"
+    good, content = Squares(out=tmp_path).kept()["two"], path.read_bytes()
+    assert content.count(b"\n") == 1
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[draw.randrange(len(content))] ^= draw.randrange(1, 256)
+        path.write_bytes(damaged)
+        try:
+            row = Squares(out=tmp_path).kept()["two"]
+        except DamagedRun as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert row == good
+    assert refused > 150
 
 
 def test_options_out_of_range_are_refused() -> None:

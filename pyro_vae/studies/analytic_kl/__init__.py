@@ -99,7 +99,8 @@ class AnalyticKL(Study[Measured]):
 
         if name in SETTINGS or name == STARVED:
             return compared(name, settings, make, self.train, self.test, losses,
-                            batch_size=batch, points=self.points(), say=say)  # fmt: skip
+                            batch_size=batch, points=self.points(), say=say,
+                            keep=self.runs(name))  # fmt: skip
         if name == NOISE:
             found = gradients_along(make, self.train, losses, epochs=self.points(),
                                     draws=self.draws, batch_size=batch)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from pyro.infer import ELBO
@@ -121,6 +122,7 @@ def compared(
     batch_size: int,
     points: Sequence[int],
     say: Say,
+    keep: Path | None = None,
 ) -> Measured:
     """Trains with each objective on each seed, on binarized pixels.
 
@@ -133,6 +135,7 @@ def compared(
         batch_size: Examples in a step.
         points: The epochs after which gradients are measured.
         say: Prints the outcome of each training.
+        keep: The folder in which each training is kept, see :func:`compare`.
     """
 
     def on_run(objective: str, seed: int, history: History, result: LogLikelihood) -> None:
@@ -154,6 +157,7 @@ def compared(
         draws=settings["draws"],
         gradient_epochs=points,
         on_run=on_run,
+        keep=keep,
     )
     if not result.complete:
         raise KeyboardInterrupt

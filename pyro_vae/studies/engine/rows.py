@@ -1,14 +1,20 @@
-"""The rows of a study: each is kept in a JSON file when it is done, and not run again."""
+"""The rows of a study: each is kept in a JSON file when it is done, and not run again.
+
+The file has a checksum. Rows of before there were checksums are read without one.
+"""
 
 import json
 import re
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pyro_vae.utils.files import write_json
+from pyro_vae.utils.files import writable
+from pyro_vae.utils.sealed import DamagedRun, sealed_config, unsealed_config, write_files
 
 R = TypeVar("R", bound="Row")
 
@@ -32,7 +38,7 @@ class Row(ABC):
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """Returns what is kept, ready for :func:`~pyro_vae.utils.files.write_json`."""
+        """Returns what is kept, ready for :func:`~pyro_vae.utils.files.writable`."""
 
     @classmethod
     @abstractmethod
@@ -49,10 +55,23 @@ def file_of(folder: Path, name: str) -> Path:
     return folder / f"{'-'.join(re.findall('[a-z0-9]+', name.lower()))}.json"
 
 
+def runs_of(folder: Path, name: str) -> Path:
+    """Returns the folder of what a row consists of, until the row itself is kept."""
+    return folder / "runs" / file_of(folder, name).stem
+
+
 def keep(folder: Path, row: Row) -> None:
-    """Writes a row to :func:`file_of`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file_of(folder, row.name), row.record(), indent=None)
+    """Writes a row to :func:`file_of`: aside, flushed to the disk and renamed.
+
+    What it consists of is removed from :func:`runs_of`.
+    """
+    content = sealed_config(writable(row.record()), indent=None)
+    write_files(folder, {file_of(folder, row.name).name: content})
+    runs = runs_of(folder, row.name)
+    if runs.is_dir():
+        shutil.rmtree(runs)
+        with suppress(OSError):  # those of another row are there
+            runs.parent.rmdir()
 
 
 def kept(folder: Path, name: str, settings: Mapping[str, Any], kind: type[R]) -> R | None:
@@ -65,19 +84,24 @@ def kept(folder: Path, name: str, settings: Mapping[str, Any], kind: type[R]) ->
         kind: The class of the row.
 
     Raises:
-        ValueError: The file is damaged, or the row was made with other settings.
+        ValueError: The file is damaged, or the row was made with other settings. The message
+            names the file.
     """
     path = file_of(folder, name)
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_bytes())
+        if "sha256" in record:
+            record = unsealed_config(path)
         made = record["settings"]
         if record["name"] != name or not isinstance(made, dict):
             raise ValueError(f"a row named {record['name']!r} with settings {made!r}")
         row = kind.read(record)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged ({error}), expected a row of a study") from error
+    except DamagedRun:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+        raise DamagedRun(f"{path}: damaged ({error}), expected a row of a study") from error
     other = [key for key, value in settings.items() if made.get(key) != value]
     if other:
         got, asked = (", ".join(f"{k}={s.get(k)!r}" for k in other) for s in (made, settings))

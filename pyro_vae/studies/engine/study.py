@@ -13,7 +13,7 @@ from pyro_vae import datasets
 from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import data_hash
 from pyro_vae.studies.engine.document import Document
-from pyro_vae.studies.engine.rows import R, keep, kept
+from pyro_vae.studies.engine.rows import R, keep, kept, runs_of
 from pyro_vae.utils.checks import check_count
 
 Say = Callable[[str], None]
@@ -127,6 +127,10 @@ class Study(ABC, Generic[R]):
         folder = self.home / self.folder
         return {name: kept(folder, name, {}, self.kind) for name in self.names()}
 
+    def runs(self, name: str) -> Path:
+        """Returns the folder where a row may keep what it consists of, until it is done."""
+        return runs_of(self.home / self.folder, name)
+
     @property
     def home(self) -> Path:
         """The folder for what is written."""
@@ -136,6 +140,9 @@ class Study(ABC, Generic[R]):
 
 def reproduce(study: Study[R], say: Say = print) -> list[Path]:
     """Runs the rows of a study that are not kept yet, and writes the document after each.
+
+    An interrupted study goes on from the rows that are kept, and within a row from what
+    :meth:`Study.runs` has: the trainings of a comparison, or the checkpoints of stages.
 
     Arguments:
         study: The study.

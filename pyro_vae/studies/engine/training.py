@@ -22,7 +22,7 @@ from pyro_vae.studies.engine.document import paired
 from pyro_vae.studies.engine.rows import Row
 from pyro_vae.studies.engine.study import Say, Study
 from pyro_vae.studies.engine.vaes import Z_DIM, bernoulli_vae
-from pyro_vae.training import Callback, History, fit
+from pyro_vae.training import History, fit
 from pyro_vae.utils.files import number
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -226,7 +226,10 @@ class VAEStudy(Study[Result]):
         return settings
 
     def run(self, name: str, say: Say = print) -> Result:
-        """Trains a VAE stage by stage, and judges it."""
+        """Trains a VAE stage by stage, and judges it.
+
+        Each stage has checkpoints, from which a row that was interrupted goes on.
+        """
         settings = self.settings(name)
         seed, pixels = settings["seed"], settings["pixels"]
         with seeded(seed):
@@ -248,6 +251,9 @@ class VAEStudy(Study[Result]):
                 seed=seed + place,
                 precision=self.precision,
                 callbacks=[curve.of(stage)] if curve else [],
+                checkpoint=self.runs(name) / f"stage-{place}",
+                checkpoint_every="10 min",
+                resume=True,
             )
             if history.ended == "interrupted":
                 raise KeyboardInterrupt
@@ -284,23 +290,44 @@ class _Curve:
         self.points: list[list[float]] = []
         self.epochs, self.seconds = 0, 0.0
 
-    def of(self, stage: Stage) -> Callback:
+    def of(self, stage: Stage) -> "_Watch":
         """Follows a stage that begins now, after those before."""
-        before, began = self.epochs, time.process_time()
-        every = max(1, stage.epochs // _POINTS)
+        before = self.epochs
         self.epochs += stage.epochs
+        return _Watch(self, before, stage.epochs)
 
-        def watch(vae: Pair, history: History) -> None:
-            nonlocal began
-            done = int(history.epoch[-1])
-            if done % every and done != stage.epochs:
-                return
-            self.seconds += time.process_time() - began
-            mean = scored(vae, self.x, _CURVE_SAMPLES, self.seed).mean
-            self.points.append([before + done, round(self.seconds / 120, 3), round(mean, 3)])
-            began = time.process_time()
 
-        return watch
+class _Watch:
+    """Adds the points of a stage to a curve; a checkpoint has the curve so far."""
+
+    def __init__(self, curve: _Curve, before: int, epochs: int) -> None:
+        self.curve, self.before, self.epochs = curve, before, epochs
+        self.began = time.process_time()
+
+    def __call__(self, vae: Pair, history: History) -> None:
+        done, curve = int(history.epoch[-1]), self.curve
+        if done % max(1, self.epochs // _POINTS) and done != self.epochs:
+            return
+        self._count()
+        mean = scored(vae, curve.x, _CURVE_SAMPLES, curve.seed).mean
+        minutes = round(curve.seconds / 120, 3)
+        curve.points.append([self.before + done, minutes, round(mean, 3)])
+        self.began = time.process_time()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far."""
+        self._count()
+        return {"points": self.curve.points, "seconds": self.curve.seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Puts the curve back, which goes on from now."""
+        self.curve.points, self.curve.seconds = list(state["points"]), state["seconds"]
+        self.began = time.process_time()
+
+    def _count(self) -> None:
+        now = time.process_time()
+        self.curve.seconds += now - self.began
+        self.began = now
 
 
 def learning_curves(rows: Mapping[str, Result | None]) -> "Axes":

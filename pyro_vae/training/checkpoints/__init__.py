@@ -7,7 +7,7 @@ from pyro_vae.training.checkpoints.folder import (
     load_checkpoint,
 )
 from pyro_vae.training.checkpoints.interval import Interval
-from pyro_vae.training.checkpoints.settings import Settings
+from pyro_vae.training.checkpoints.settings import Settings, difference
 from pyro_vae.training.checkpoints.state import State, random_state, set_random_state
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Loaded",
     "Settings",
     "State",
+    "difference",
     "load_checkpoint",
     "random_state",
     "set_random_state",

@@ -9,14 +9,13 @@ import pyro.optim
 import torch
 from pyro.infer import ELBO
 
-from pyro_vae.compile import plain
-from pyro_vae.objectives import WithTerms, layers
+from pyro_vae.objectives import described
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair
 from pyro_vae.training.sources import Indexed, Source
 from pyro_vae.utils.modules import device_of
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "difference"]
 
 _ROWS = 256  # examples whose values are compared
 
@@ -59,7 +58,7 @@ class Settings:
                     for name, tensor in pair.state_dict().items()
                 ],
                 **data,
-                "objective": _objective(objective),
+                "objective": described(objective),
                 "optim": _optim(optim),
                 "transform": None if transform is None else _name(transform),
                 "callbacks": stateful,
@@ -78,7 +77,7 @@ class Settings:
         """
         for name, value in self.values.items():
             if value != saved.get(name):
-                got, expected = _difference(value, saved.get(name))
+                got, expected = difference(value, saved.get(name))
                 raise ValueError(
                     f"{name}: got {got}, expected {expected}, with which the training began whose "
                     f"checkpoints are in {folder}; resume=True goes on with the same settings, "
@@ -86,7 +85,7 @@ class Settings:
                 )
 
 
-def _difference(value: Any, saved: Any) -> tuple[str, str]:
+def difference(value: Any, saved: Any) -> tuple[str, str]:
     """The parts of two values that differ first."""
     if isinstance(value, dict) and isinstance(saved, dict):
         key = next(k for k in {**value, **saved} if value.get(k) != saved.get(k))
@@ -115,16 +114,6 @@ def _data(source: Source | None) -> dict[str, Any] | None:
             values = entry.detach().cpu().contiguous().reshape(-1)
             digest.update(values.view(torch.uint8).numpy().data)
         described |= {"entries": entries, "checksum": digest.hexdigest()}
-    return described
-
-
-def _objective(objective: ELBO) -> list[str]:
-    described = []
-    for layer in layers(objective):
-        if not isinstance(layer, WithTerms):
-            # Pyro guesses the nesting of plates in the first loss.
-            numbers = {n: v for n, v in plain(layer) if n != "max_plate_nesting"}
-            described.append(f"{type(layer).__name__} {numbers}")
     return described
 
 
