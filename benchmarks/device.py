@@ -20,6 +20,7 @@ from pyro_vae import VAE, datasets, fit, log_likelihood, objectives, optim, pres
 from pyro_vae.compile import Recording
 from pyro_vae.utils.tables import markdown
 
+from .checkpoints import cost
 from .measure import Runs, compared, in_turns
 from .programs import Step, by_hand, importance_loop, networks, products
 
@@ -178,6 +179,9 @@ class Measured:
         what = f"{examples:,} images x {samples:,} importance samples, pyro-mlp"
         return [compared(what, runs, max(2, self.epochs // 3), warm_up=1)]
 
+    def checkpoints(self) -> list[str]:
+        return [cost(self.build, self.levels, self.epochs)]
+
     # Growth.
 
     def growth(self) -> list[str]:
@@ -260,6 +264,7 @@ def main(out: Path, device: str, only: Sequence[str], rounds: int, small: bool) 
         "Steps": (("TF32", "float32"), measured.steps),
         "IWAE": (("TF32",), measured.iwae),
         "Default settings": (("float32",), measured.default),
+        "Checkpoints": (("TF32",), measured.checkpoints),
         "Growth": (("TF32",), measured.growth),
     }
     command = f"python -m benchmarks --device {device}{' --small' if small else ''}"

@@ -23,6 +23,7 @@ from pyro_vae.evaluation.scorer import DRAWN_COMPILED_FROM, Scorer
 from pyro_vae.objectives import Compiled
 from pyro_vae.utils.tables import markdown
 
+from .checkpoints import cost
 from .measure import compared, in_turns
 from .others import NumPyro, pythae_epoch
 from .programs import (
@@ -291,6 +292,7 @@ def main(out: Path, only: Sequence[str], rounds: int) -> None:
             growth_with_data(data.train, few),
         ],
         "Evaluation": lambda: [evaluator(max(5, rounds // 8))],
+        "Checkpoints": lambda: [cost(build, data.train, max(5, rounds // 10))],
     }
     memory_size = psutil.virtual_memory().total / 2**30
     capability = torch.backends.cpu.get_cpu_capability()

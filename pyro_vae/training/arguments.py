@@ -1,7 +1,7 @@
 """The arguments of ``fit``: checks, sources of data, and the pair's first call."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyro.optim
@@ -12,16 +12,28 @@ from pyro_vae.datasets import Pixels
 from pyro_vae.objectives import check_elbo
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair, check_pair
+from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.data import Transform, as_given
+from pyro_vae.training.early_stopping import EarlyStopping
 from pyro_vae.training.held_out import is_fraction, split
+from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.sources import Data, Source, source_of
 from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
-__all__ = ["check_plateau", "check_settings", "check_size", "set_up", "sources_of"]
+__all__ = [
+    "begun",
+    "check_extras",
+    "check_plateau",
+    "check_settings",
+    "check_size",
+    "described",
+    "set_up",
+    "sources_of",
+]
 
 _SETUP = 2**31 + 1  # the random stream of a pair's first call; those of the epochs are 1, 2, ...
 
@@ -98,6 +110,54 @@ def set_up(
                 f"optim: got a torch optimizer that was made before the parameter {new[0]}, "
                 "expected one made after pair.setup(x)"
             )
+
+
+def check_extras(
+    average: object, recovery: object, checkpoint: object, callbacks: Sequence[Callback]
+) -> None:
+    """Raises TypeError or ValueError unless average and recovery fit the other arguments."""
+    if average is not None and not isinstance(average, Averaging):
+        raise TypeError(f"average: got {kind(average)}, expected an Averaging or None")
+    if recovery is not None and not isinstance(recovery, Recovery):
+        raise TypeError(f"recovery: got {kind(recovery)}, expected a Recovery or None")
+    if recovery is not None and checkpoint is None:
+        raise ValueError(
+            "recovery: got one without checkpoint=, expected a folder there, to go back to"
+        )
+    restoring = [c for c in callbacks if isinstance(c, EarlyStopping) and c.restore_best]
+    if isinstance(average, Averaging) and average.evaluate and restoring:
+        raise ValueError(
+            "average: got one that is evaluated, with EarlyStopping(restore_best=True), which "
+            "would restore the parameters that are not averaged, expected restore_best=False; "
+            "load_checkpoint(best=True, averaged=True) reads the best average"
+        )
+
+
+def described(
+    pixels: Pixels | None,
+    seed: int | None,
+    compile: object,
+    precision: str,
+    average: Averaging | None,
+    recovery: Recovery | None,
+) -> dict[str, object]:
+    """Arguments that decide the numbers of a training, as values of JSON."""
+    return {
+        "pixels": pixels,
+        "seed": seed,
+        "compile": compile,
+        "precision": precision,
+        "average": None if average is None else [average.decay, average.evaluate],
+        "recovery": None if recovery is None else str(recovery),
+    }
+
+
+def begun(average: Averaging | None, pair: Pair) -> Callable[[], object]:
+    """Starts the average of a pair's parameters; what is called after each step."""
+    if average is None:
+        return lambda: None
+    average.begin(pair)
+    return average.update
 
 
 def check_plateau(optim: pyro.optim.PyroOptim, held_out: object) -> None:

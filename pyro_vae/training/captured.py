@@ -1,6 +1,5 @@
 """Epochs whose steps are recorded: the host launches them, and waits for none of them."""
 
-import copy
 import math
 import warnings
 from collections import deque
@@ -12,11 +11,12 @@ import pyro.optim
 import torch
 from torch import Tensor
 
-from pyro_vae.compile import RandomState, Record, Recording, Repeated, read_later
+from pyro_vae.compile import Record, Recording, Repeated, read_later
 from pyro_vae.objectives import LossGraph
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.training.between import Between
 from pyro_vae.training.ending import Interrupted
+from pyro_vae.training.kept import Kept
 
 __all__ = ["Captured", "FirstRunFails", "NotRecorded", "Step", "reason"]
 
@@ -53,14 +53,20 @@ class Step:
         graph: Gives the loss with its terms, and the gradients.
         args: The arguments of the graph, which change in place.
         optim: The optimizer.
+        after: Called after each step.
     """
 
     def __init__(
-        self, graph: LossGraph, args: tuple[Tensor, ...], optim: pyro.optim.PyroOptim
+        self,
+        graph: LossGraph,
+        args: tuple[Tensor, ...],
+        optim: pyro.optim.PyroOptim,
+        after: Callable[[], object],
     ) -> None:
         self.graph = graph
         self.optim = optim
         self.parameters = list(graph.parameters.values())
+        self.after = after
         self._args = args
         self._run = graph.fixed(args, {})
 
@@ -92,6 +98,7 @@ class Step:
             self.optim.update(self.parameters)
         for leaf in self.graph.leaves:  # Pyro's own optimizers leave them.
             leaf.grad = None
+        self.after()
 
 
 class Captured:
@@ -162,7 +169,7 @@ class Captured:
             FloatingPointError: A sum of losses is not finite.
             Interrupted: `done` raises it. The steps that were launched have been taken.
         """
-        kept = self._kept = _Kept(self._tensors, self._optim)
+        kept = self._kept = Kept(self._tensors, self._optim)
         self._launched = 0
         self._total = count + (self.rest is not None)
         try:
@@ -350,45 +357,3 @@ class Captured:
     def _use_rates_on_device(self) -> None:
         for index, group in enumerate(self._groups):
             group["lr"] = self._now[index]
-
-
-class _Kept:
-    """The state of a training, to go back to.
-
-    Arguments:
-        tensors: The tensors that steps read, parameters and buffers among them.
-        optim: The optimizer.
-    """
-
-    def __init__(self, tensors: list[Tensor], optim: JointOptim | Held) -> None:
-        assert optim.optimizer is not None
-        self._tensors = [(tensor, tensor.detach().clone()) for tensor in tensors]
-        self._optimizer = optim.optimizer
-        self._scheduler = optim.scheduler
-        self._states = {
-            parameter: {k: v.clone() if isinstance(v, Tensor) else v for k, v in state.items()}
-            for parameter, state in optim.optimizer.state.items()
-        }
-        self._options = [
-            {k: v for k, v in group.items() if k != "params"}
-            for group in optim.optimizer.param_groups
-        ]
-        self._schedule = copy.deepcopy(self._scheduler.state_dict()) if self._scheduler else {}
-        self._random = RandomState(tensors)
-
-    def restore(self) -> None:
-        """Goes back to the state."""
-        with torch.no_grad():
-            for tensor, value in self._tensors:
-                tensor.copy_(value)
-        self._optimizer.state.clear()
-        self._optimizer.state.update(self._states)
-        self.restore_rates()
-        self._random.restore()
-
-    def restore_rates(self) -> None:
-        """Puts the options of the optimizer, its rates among them, and the schedule back."""
-        for group, options in zip(self._optimizer.param_groups, self._options, strict=True):
-            group.update(options)
-        if self._scheduler is not None:
-            self._scheduler.load_state_dict(self._schedule)

@@ -1,6 +1,6 @@
 """The training loop: a plain ``pyro.infer.SVI`` over data of any kind."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,12 +13,16 @@ from pyro_vae.objectives import Compiled, WithTerms, layers, trace_elbo, traits
 from pyro_vae.optim import Adam, as_pyro
 from pyro_vae.pair import Pair
 from pyro_vae.training.arguments import (
+    begun,
+    check_extras,
     check_plateau,
     check_settings,
     check_size,
+    described,
     set_up,
     sources_of,
 )
+from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.checkpoints import (
     Settings,
@@ -31,7 +35,8 @@ from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction
 from pyro_vae.training.history import History
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
-from pyro_vae.training.resumption import resumption_of
+from pyro_vae.training.recovery import Recovery
+from pyro_vae.training.resumption import Resumption, resumption_of
 from pyro_vae.training.sources import BATCH_SIZE, Data
 from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.trackers import Tracker, check_tracker
@@ -67,9 +72,11 @@ def fit(
     precision: Literal["float32", "bf16"] = "float32",
     callbacks: Sequence[Callback] = (),
     tracker: Tracker | None = None,
+    average: Averaging | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: str = "1 epoch",
     resume: bool = False,
+    recovery: Recovery | None = None,
 ) -> History:
     r"""Trains a VAE or another pair by stochastic variational inference, one step for each batch.
 
@@ -124,6 +131,8 @@ def fit(
             :class:`EarlyStopping`. One that raises :class:`StopTraining` ends the training.
         tracker: Is told of the settings, each row of the history and its curves, such as
             :class:`TensorBoard`; see :class:`Tracker`.
+        average: An exponential moving average of the parameters, for held-out costs and to be
+            saved; see :class:`Averaging`.
         checkpoint: A folder for checkpoints of the training: the last two, and the best by
             validation cost, else by test cost. Each is one file, written aside, flushed to the
             disk and renamed, with a checksum. Training that is killed at any moment goes on from
@@ -136,6 +145,8 @@ def fit(
             a training without a break, bit for bit on the same machine, but for the seconds; the
             random generators of torch, NumPy and Python are put back too. All settings have to be
             the same, but for `epochs`, which may grow, and `checkpoint_every`.
+        recovery: Goes back to the last checkpoint, with lower rates, after a loss that is not
+            finite; see :class:`Recovery`.
 
     Returns:
         The history, in nats per example; see :class:`History`. Its attribute ``ended`` says
@@ -172,6 +183,7 @@ def fit(
     check_plateau(chosen, test if validation is None else validation)
     check_precision(vae, precision)
     check_tracker(tracker)
+    check_extras(average, recovery, checkpoint, callbacks)
 
     device = device_of(vae)
     resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)
@@ -187,23 +199,47 @@ def fit(
     settings = _settings(vae, training, epochs, objective, chosen, seed, precision)
     before = None
     if resumption is not None:
-        plain = {"pixels": pixels, "seed": seed, "compile": compile, "precision": precision}
+        plain = described(pixels, seed, compile, precision, average, recovery)
         parts = objective, chosen, transform, callbacks
         before = resumption.check(Settings.of(vae, sources, *parts, plain))
     total = None if training.source.steps is None else epochs * training.source.steps
     objective = _with_terms(objective, compile, total or 0, device, before)
-    test_loss, terms = _test_loss(objective, training.device), EpochTerms(objective)
+    extras = callbacks, tracker, average, resumption, recovery
+    loop = _loop(vae, data, objective, chosen, seed, precision, total, *extras)
+    return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
+
+
+def _loop(
+    vae: Pair,
+    data: Mapping[str, Prepared],
+    objective: WithTerms,
+    optim: pyro.optim.PyroOptim,
+    seed: int | None,
+    precision: str,
+    total: int | None,
+    callbacks: Sequence[Callback],
+    tracker: Tracker | None,
+    average: Averaging | None,
+    resumption: Resumption | None,
+    recovery: Recovery | None,
+) -> Loop:
+    """What trains the pair, all parts of it."""
+    training, device = data["train"], data["train"].device
+    test_loss, terms = _test_loss(objective, device), EpochTerms(objective)
     model, guide = program(vae, precision)
-    svi = SVI(model, guide, chosen, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
-    whole = WholeEpochs(Stepwise(svi, training, terms), vae, model, guide, chosen)
+    svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
+    after = begun(average, vae)
+    whole = WholeEpochs(Stepwise(svi, training, terms, after), vae, model, guide, optim)
     held_out = [HeldOut(data[name], test_loss, seed) for name in COLUMN_OF if name in data]
     if resumption is not None:
-        state = State(vae, chosen, (objective, test_loss), (model, guide), callbacks)
-        resumption.attach(state, whole)
-    loop = Loop(
-        vae, whole, terms, chosen, held_out, callbacks, tracker, seed, device, total, resumption
-    )
-    return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
+        losses, programs = (objective, test_loss), (model, guide)
+        state = State(vae, optim, losses, programs, callbacks, average)
+        resumption.attach(state, whole, recovery)
+    judged = vae
+    if average is not None and average.evaluate and average.pair is not None:
+        judged = average.pair
+    parts = vae, whole, terms, optim, held_out, callbacks, tracker
+    return Loop(*parts, seed, device, total, resumption, judged)
 
 
 def _settings(

@@ -51,9 +51,13 @@ class History(Mapping[str, list[float]]):
             callback, or ``"interrupted"`` by Ctrl-C; None before its end, and after
             :meth:`load_csv`.
 
+        recoveries: A text for each time that the training went back to a checkpoint, see
+            :class:`Recovery`.
+
     Arguments:
         columns: The columns by name, of equal lengths.
         ended: How the training ended.
+        recoveries: How it went back.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -64,9 +68,15 @@ class History(Mapping[str, list[float]]):
         (2, 2)
     """
 
-    def __init__(self, columns: Mapping[str, Sequence[float]], ended: Ended | None = None) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, Sequence[float]],
+        ended: Ended | None = None,
+        recoveries: Sequence[str] = (),
+    ) -> None:
         self._columns = {name: list(values) for name, values in columns.items()}
         self.ended = ended
+        self.recoveries = list(recoveries)
 
     def __getitem__(self, column: str) -> list[float]:
         return self._columns[column]
@@ -159,7 +169,8 @@ class History(Mapping[str, list[float]]):
 
     def __repr__(self) -> str:
         header, *rows = self._cells()
-        return markdown(header, rows) + self._early("\n\n")
+        text = markdown(header, rows) + self._early("\n\n")
+        return text + "".join(f"\n\n{recovery}" for recovery in self.recoveries)
 
     def _repr_html_(self) -> str:
         header, *rows = self._cells()

@@ -46,6 +46,7 @@ class Loop:
         device: Where the noise is drawn.
         total: The number of batches in all epochs, or None if it is unknown.
         resumption: Writes checkpoints, and goes on from one; or None.
+        judged: The pair whose held-out costs are computed.
     """
 
     pair: Pair
@@ -59,6 +60,7 @@ class Loop:
     device: torch.device
     total: int | None
     resumption: Resumption | None
+    judged: Pair
     history: History = field(init=False)
     _interruption: Interruption = field(init=False)
     _between: Between = field(init=False)
@@ -107,7 +109,6 @@ class Loop:
             self.tracker.close()
 
     def _epochs(self, epochs: int) -> Ended:
-        done = len(self.history.epoch)
         if self.history.ended == "stopped":
             return "stopped"
         with Interruption() as self._interruption, progress_bar(self.total, "batches") as progress:
@@ -120,11 +121,14 @@ class Loop:
             if self.resumption is not None:
                 self._between.is_due, self._between.write = self.resumption.is_due, self._write
                 progress.update(self.resumption.steps)
-            for epoch in range(done + 1, epochs + 1):
+            while (epoch := len(self.history.epoch) + 1) <= epochs:
                 progress.set_description(f"epoch {epoch}/{epochs}")
                 with self._interruption.waiting():
                     try:
                         self._epoch(epoch)
+                    except NonFiniteLoss as error:
+                        self._go_back(error)
+                        continue
                     except (Interrupted, RuntimeError, OSError, EOFError) as error:
                         if not isinstance(error, Interrupted) and not (
                             self._interruption.requested and _is_of_a_worker(error)
@@ -153,7 +157,7 @@ class Loop:
         check = self._interruption.check
         try:
             costs = {
-                each.column: each.cost(self.pair, epoch, self.history, check)
+                each.column: each.cost(self.judged, epoch, self.history, check)
                 for each in self.held_out
             }
         except Interrupted:  # All steps of the epoch are taken.
@@ -183,6 +187,16 @@ class Loop:
             seconds = time.perf_counter() - self._epoch_start
             between = self._between
             self.resumption.write(between.batches, between.steps, seconds, self.history)
+
+    def _go_back(self, error: NonFiniteLoss) -> None:
+        """Goes back to the last checkpoint, or raises the error if there is no way back."""
+        before = None
+        if self.resumption is not None:
+            before = self.resumption.go_back(str(error), self.history)
+        if before is None:
+            raise error
+        self.pair.zero_grad()
+        self.history = before
 
     def _check_parameters(self, place: str) -> None:
         """Raises NonFiniteLoss unless all parameters are finite."""

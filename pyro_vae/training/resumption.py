@@ -21,6 +21,7 @@ from pyro_vae.training.checkpoints import (
 from pyro_vae.training.ending import Ended
 from pyro_vae.training.epoch_terms import EpochTerms
 from pyro_vae.training.history import History
+from pyro_vae.training.recovery import Recovery, scaled_rates
 from pyro_vae.training.sources import START, Place, Source
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.checks import kind
@@ -59,6 +60,8 @@ class Resumption:
             self._initial = loaded.state["initial"]
             set_random_state(self._initial, device)
         self._sources: Mapping[str, Source] = {}
+        self._since = 0  # how often it has gone back to the last checkpoint
+        self._recovery: Recovery | None = None
         self._state_of: State
         self._whole: WholeEpochs
 
@@ -98,14 +101,15 @@ class Resumption:
         settings.check(self._loaded.settings, self.checkpoints.folder)
         return bool(self._loaded.state["compiled"])
 
-    def attach(self, state: State, steps: WholeEpochs) -> None:
+    def attach(self, state: State, steps: WholeEpochs, recovery: Recovery | None) -> None:
         """Takes what the training is made of.
 
         Arguments:
             state: The pair, the optimizer and all else that has a state.
             steps: Takes the steps of an epoch.
+            recovery: How often the training goes back after a loss that is not finite.
         """
-        self._state_of, self._whole = state, steps
+        self._state_of, self._whole, self._recovery = state, steps, recovery
 
     def begin(self, history: History) -> History:
         """Puts the loaded state back; returns the history of the epochs that are finished.
@@ -125,6 +129,33 @@ class Resumption:
         set_random_state(loaded.state["random"], self._device)
         if loaded.history.ended == "interrupted":
             loaded.history.ended = None
+        return loaded.history
+
+    def go_back(self, reason: str, history: History) -> History | None:
+        """Goes back to the last checkpoint with lower rates; returns its history.
+
+        None if the training has gone back as often as it may, or if there is no checkpoint.
+
+        Arguments:
+            reason: Why.
+            history: The history so far.
+        """
+        recovery = self._recovery
+        if recovery is None or len(history.recoveries) >= recovery.times:
+            return None
+        loaded = self._loaded = self.checkpoints.load()
+        if loaded is None:
+            return None
+        self._since += 1
+        factor = recovery.factor**self._since
+        loaded.state["optim"] = scaled_rates(loaded.state["optim"], factor)
+        self._state_of.load(loaded.state, str(loaded.path), compiled=False)
+        set_random_state(loaded.state["random"], self._device)
+        for name, source in self._sources.items():
+            source.load_loader_state(loaded.state["loaders"][name])
+        text = f"{reason}; went back to {loaded.path.stem}, with its rates times {factor:g}"
+        _log.warning(text)
+        loaded.history.recoveries = [*history.recoveries, text]
         return loaded.history
 
     def enter(self, epoch: int, terms: EpochTerms) -> tuple[Place, tuple[float, ...], float]:
@@ -174,6 +205,7 @@ class Resumption:
     def _write(
         self, batches: int, steps: int, history: History, epoch: Mapping[str, Any] | None
     ) -> None:
+        self._since = 0
         epochs, total = len(history.epoch), self.steps + steps
         self.checkpoints.write(epochs, batches, steps, total, self._state(epoch), history)
 

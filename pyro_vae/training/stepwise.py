@@ -20,12 +20,20 @@ class Stepwise:
         svi: Takes a step.
         data: The training data.
         terms: Sums the terms of the losses.
+        after: Called after each step.
     """
 
-    def __init__(self, svi: SVI, data: Prepared, terms: EpochTerms) -> None:
+    def __init__(
+        self,
+        svi: SVI,
+        data: Prepared,
+        terms: EpochTerms,
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
         self.svi = svi
         self.data = data
         self.terms = terms
+        self.after = after
 
     def epoch(
         self,
@@ -66,4 +74,5 @@ class Stepwise:
             self.svi.step(*batch)
         except FloatingPointError as error:
             raise NonFiniteLoss(str(error), history) from None
+        self.after()
         self.terms.examples += len(batch[0])

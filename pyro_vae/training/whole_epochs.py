@@ -127,7 +127,7 @@ class WholeEpochs:
         start = min(place.batches * source.batch_size, source.examples)
         taken.fill_(start)
         sums.copy_(torch.tensor(before, dtype=sums.dtype))
-        step = Step(graph, self._args, self.optim)
+        step = Step(graph, self._args, self.optim, self.steps.after)
         try:
             if self._records and self._run_recorded(step, done, place.batches):
                 self._add(sums.tolist(), int(taken))
@@ -285,4 +285,4 @@ class WholeEpochs:
         taking = _Taking(size, self.pair, self.steps.data.pixels)
         many = 2**31  # Inductor is left out, so that the graph costs little.
         graph = objective.step_graph(*self.programs, self._args, taking, many, by_inductor=False)
-        return None if graph is None else Step(graph, self._args, self.optim)
+        return None if graph is None else Step(graph, self._args, self.optim, self.steps.after)

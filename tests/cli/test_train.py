@@ -175,3 +175,17 @@ def test_what_takes_long_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
         sleeping()
     assert ended.requested
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_average_is_evaluated_and_written(tmp_path: Path, run: Run, short: None) -> None:
+    folders = [tmp_path / name for name in ("plain", "averaged")]
+    options = ("--epochs", 2, "--batch-size", 250)
+    assert run("train", *options, "--out", folders[0]) == 0
+    assert run("train", *options, "--average", 0.9, "--out", folders[1]) == 0
+    plain, averaged = (load(folder).state_dict() for folder in folders)
+    assert not torch.equal(next(iter(plain.values())), next(iter(averaged.values())))
+    histories = [History.load_csv(folder / "metrics.csv") for folder in folders]
+    assert histories[0].cost == histories[1].cost
+    assert histories[0].test_cost != histories[1].test_cost
+    assert run("train", "--resume", "--epochs", 3, "--out", folders[1]) == 0
+    assert run("train", "--resume", "--average", 0.8, "--epochs", 4, "--out", folders[1]) == 2

@@ -169,7 +169,7 @@ class Checkpoints:
             "batches": batches,
             "steps": total,
             "settings": dict(self.settings.values),
-            "history": [dict(history), history.ended],
+            "history": [dict(history), history.ended, history.recoveries],
             "best": None if self._best is None else self._best[0],
             "state": _packed(state, tensors),
         }
@@ -201,7 +201,9 @@ class Checkpoints:
         return self._best is None or history[name][-1] < self._best[1]
 
 
-def load_checkpoint(folder: str | Path, into: Pair, *, best: bool = False) -> History:
+def load_checkpoint(
+    folder: str | Path, into: Pair, *, best: bool = False, averaged: bool = False
+) -> History:
     """Loads the parameters and buffers of a training's checkpoint into a pair.
 
     To go on with the training, call :func:`fit` with ``resume=True`` instead.
@@ -211,12 +213,14 @@ def load_checkpoint(folder: str | Path, into: Pair, *, best: bool = False) -> Hi
         into: A pair of the same structure, which receives them.
         best: Loads the checkpoint with the lowest validation cost, or else test cost, and not the
             last one.
+        averaged: Loads the average of ``fit(average=)``.
 
     Returns:
         The history up to the checkpoint.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
+        ValueError: It has no average.
         DamagedRun: A file is damaged. It is a ValueError that names the file.
         ValueError: The parameters are those of another model. `into` is unchanged then.
 
@@ -241,7 +245,12 @@ def load_checkpoint(folder: str | Path, into: Pair, *, best: bool = False) -> Hi
                 "test="
             )
         loaded = _read(Path(folder) / loaded.best)
-    load_pair(into, loaded.state["pair"], str(loaded.path))
+    if averaged and loaded.state["average"] is None:
+        raise ValueError(f"averaged: got True, and {loaded.path} holds no average, expected False")
+    state = loaded.state["pair"]
+    if averaged:
+        state = {**state, "state": loaded.state["average"]["pair"]}
+    load_pair(into, state, str(loaded.path))
     return loaded.history
 
 
@@ -275,14 +284,14 @@ def _read(path: Path) -> Loaded:
     position = (int(found[1]), int(found[2] or 0)) if found else None
     if config.get("format") != _FORMAT or position != (config["epochs"], config["batches"]):
         raise DamagedRun(f"{path}: not a checkpoint of format {_FORMAT}, or renamed")
-    columns, ended = config["history"]
+    columns, ended, recoveries = config["history"]
     return Loaded(
         path,
         config["epochs"],
         config["batches"],
         config["steps"],
         {name: unpack(value, tensors) for name, value in config["state"].items()},
-        History(columns, ended),
+        History(columns, ended, recoveries),
         config["settings"],
         config["best"],
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.objectives import Compiled, layers
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair
+from pyro_vae.training.averaging import Averaging
 from pyro_vae.utils.random import generator_states, set_generator_states
 
 __all__ = ["State", "load_pair", "random_state", "set_random_state"]
@@ -29,6 +30,7 @@ class State:
         objectives: The objective, and that of held-out data.
         programs: Model and guide.
         callbacks: The callbacks; those with ``state_dict`` have a state.
+        average: The average of the parameters, or None.
     """
 
     pair: Pair
@@ -36,6 +38,7 @@ class State:
     objectives: Sequence[ELBO]
     programs: tuple[Callable[..., object], Callable[..., object]]
     callbacks: Sequence[Any]
+    average: Averaging | None
 
     @property
     def is_compiled(self) -> bool:
@@ -52,6 +55,7 @@ class State:
             "pair": _pair_state(self.pair),
             "optim": self.optim.get_state(),
             "objectives": [_objective_state(each, self.programs) for each in self.objectives],
+            "average": None if self.average is None else self.average.state_dict(),
             "callbacks": [c.state_dict() for c in self.callbacks if _is_stateful(c)],
         }
 
@@ -69,6 +73,8 @@ class State:
         load_pair(self.pair, state["pair"], path)
         _load_modes(self.pair, state["pair"])
         _load_optim(self.optim, state["optim"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         for objective, saved in zip(self.objectives, state["objectives"], strict=True):
             _load_objective(objective, saved, compiled)
         stateful = [callback for callback in self.callbacks if _is_stateful(callback)]

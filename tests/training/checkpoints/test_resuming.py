@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_vae import VAE, Pair, fit, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.compile import Repeated
-from pyro_vae.training import EarlyStopping, History, StopTraining
+from pyro_vae.training import Averaging, EarlyStopping, History, StopTraining
 from pyro_vae.training.checkpoints import Checkpoints
 
 from ...conftest import needs_compiler
@@ -217,6 +217,9 @@ CASES: dict[str, Make] = {
             "epochs": 9,
             "checkpoint_every": "1 epoch",
         }
+    ),
+    "average": lambda folder: (
+        binary_vae() | {"average": Averaging(0.8), "test": levels(9), "optim": optim.Adam(0.01)}
     ),
     "callback": lambda folder: binary_vae() | {"callbacks": [Noisy()]},
 }
