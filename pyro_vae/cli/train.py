@@ -24,18 +24,26 @@ from pyro_vae.cli.options import (
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
-from pyro_vae.training import History, TensorBoard, fit
+from pyro_vae.training import Averaging, History, TensorBoard, fit
 from pyro_vae.vae import VAE
 
 CHECKPOINTS = "checkpoints"
 
 _DIAGNOSED = 1000  # test images
+_SETTINGS = "data", "epochs", "batch_size", "objective", "seed", "precision", "average"
 
 ObjectiveOption = Annotated[str, typer.Option(help=f"One of {', '.join(objectives.names())}.")]
 SeedOption = Annotated[
     int, typer.Option(help="Fixes the initial parameters, the order of examples and the noise.")
 ]
 PrecisionOption = Annotated[str, typer.Option(help="Precision of the networks: float32 or bf16.")]
+AverageOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Decay of a moving average of the parameters, such as 0.999. It is evaluated and "
+        "written in their place."
+    ),
+]
 OutOption = Annotated[
     Path | None, typer.Option(help="Folder of the run. Without it runs/PRESET-DATA.")
 ]
@@ -69,6 +77,7 @@ def train(
     pixels: PixelsOption = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "float32",
+    average: AverageOption = None,
     out: OutOption = None,
     tensorboard: TensorBoardOption = False,
     checkpoint_every: CheckpointOption = "1 epoch",
@@ -77,46 +86,43 @@ def train(
     """Train a preset and write the run: configuration, parameters, metrics, checkpoints."""
     folder = out or Path("runs") / f"{preset}-{data}"
     begun = resume and (folder / storage.CONFIG).exists()
+    options = dict(context.params)
     if begun:
-        kept = _kept(context, folder)
-        preset, data, z_dim = kept["preset"], kept["data"], kept["z_dim"]
-        epochs, batch_size, objective = kept["epochs"], kept["batch_size"], kept["objective"]
-        pixels, seed, precision = kept["pixels"], kept["seed"], kept["precision"]
+        options |= _kept(context, folder)
     else:
         storage.check_free(folder)
-    loss = objectives.parse(objective)
-    dataset = load_data(data, root)
-    vae, chosen = build(preset, z_dim, dataset, pixels, seed)
+    loss = objectives.parse(options["objective"])
+    dataset = load_data(options["data"], root)
+    named = (options[name] for name in ("pixels", "seed"))
+    vae, chosen = build(options["preset"], options["z_dim"], dataset, *named)
     settings = {
-        "data": data,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "objective": objective,
+        **{name: options[name] for name in _SETTINGS},
         "pixels": chosen["pixels"],
-        "seed": seed,
-        "precision": precision,
         "compile": "auto",
         "optimizer": "optim.Adam(lr=1e-3)",
     }
+    decay = settings["average"]
+    tracker = TensorBoard(folder / "tensorboard") if tensorboard else None
+    writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
     history = fit(
         vae,
         labelled(vae, dataset.train, dataset.train_labels),
         test=labelled(vae, dataset.test, dataset.test_labels),
-        epochs=epochs,
-        batch_size=batch_size,
+        **{name: settings[name] for name in ("epochs", "batch_size", "pixels", "seed")},
+        precision=settings["precision"],
         objective=loss,
-        pixels=chosen["pixels"],
-        seed=seed,
-        precision=precision,  # type: ignore[arg-type]
-        callbacks=[_Writer(folder, settings, begun)],
-        tracker=TensorBoard(folder / "tensorboard") if tensorboard else None,
+        callbacks=[writer],
+        tracker=tracker,
+        average=writer.average,
         checkpoint=folder / CHECKPOINTS,
         checkpoint_every=checkpoint_every,
         resume=resume,
     )
     if history.ended == "interrupted":
         raise KeyboardInterrupt
-    for line in _diagnosed(vae, dataset, chosen["pixels"], seed, history):
+    for line in _diagnosed(
+        writer.judged(vae), dataset, chosen["pixels"], settings["seed"], history
+    ):
         say(line)
     say(f"run: {folder}")
 
@@ -129,29 +135,37 @@ class _Writer:
         folder: The folder of the run.
         settings: The settings of the training.
         begun: Whether the run is there already.
+        average: The average of the parameters, which is written in their place; or None.
     """
 
     folder: Path
     settings: dict[str, Any]
     begun: bool
+    average: Averaging | None
+
+    def judged(self, vae: Pair) -> Pair:
+        """The pair that is evaluated and written."""
+        return vae if self.average is None or self.average.pair is None else self.average.pair
 
     def before_training(self, vae: Pair, columns: Sequence[str]) -> None:
         """Writes the settings, by which the run can go on from now on."""
         if not self.begun:
-            storage.save(vae, self.folder, training={**self.settings, "epochs_done": 0})
+            none = {**self.settings, "epochs_done": 0}
+            storage.save(self.judged(vae), self.folder, training=none)
 
     def __call__(self, vae: Pair, history: History) -> None:
         """Writes the parameters and the history."""
         done = {**self.settings, "epochs_done": history.epoch[-1]}
-        storage.save(vae, self.folder, training=done, overwrite=True)
+        storage.save(self.judged(vae), self.folder, training=done, overwrite=True)
         history.save_csv(self.folder / storage.METRICS)
         say(_epoch_line(history, self.settings["epochs"]))
 
 
 def _diagnosed(
-    vae: VAE, dataset: Dataset, pixels: Pixels, seed: int, history: History
+    vae: Pair, dataset: Dataset, pixels: Pixels, seed: int, history: History
 ) -> list[str]:
     """A line for each thing that went wrong; none for a good run."""
+    assert isinstance(vae, VAE)
     try:
         images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels
         x, _ = density_draw(vae, labelled(vae, images, labels), pixels, seed)
@@ -169,7 +183,12 @@ def _kept(context: typer.Context, folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"resume: {folder} was not written by pyro-vae train, expected such a run"
         )
-    run = {**settings, "preset": config["preset"]["name"], "z_dim": config["preset"]["z_dim"]}
+    run = {
+        "average": None,
+        **settings,
+        "preset": config["preset"]["name"],
+        "z_dim": config["preset"]["z_dim"],
+    }
     return {
         name: run[name] if source_of(context, name) == "DEFAULT" else value
         for name, value in context.params.items()

@@ -29,6 +29,7 @@ def test_a_run_says_how_it_was_made(trained: Path, run: Run, tmp_path: Path) -> 
         "pixels": "binary",
         "seed": 3,
         "precision": "float32",
+        "average": None,
         "compile": "auto",
         "optimizer": "optim.Adam(lr=1e-3)",
         "epochs_done": 2,
