@@ -73,7 +73,7 @@ class FreeBitsELBO(ImportanceWeightedELBO):
     @property
     def traits(self) -> Traits:
         """The traits of the objective, which is no ELBO."""
-        return Traits(is_static=True)
+        return Traits(is_static=True, is_sum=False)
 
     @torch.no_grad()
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:

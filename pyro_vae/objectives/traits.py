@@ -24,6 +24,8 @@ class Traits:
         is_linear: The bound is linear in the log-weights, so :func:`warm_up` can scale its KL.
             False for an importance-weighted bound, None if unknown.
         is_static: The objective can be compiled if the model and guide are static.
+        is_sum: The loss of a batch is the sum of those of its parts, so a step can take them one
+            by one.
 
     Example:
         >>> objectives.Traits(is_static=True).is_linear is None
@@ -33,6 +35,7 @@ class Traits:
     kl_by_difference: bool = False
     is_linear: bool | None = None
     is_static: bool = False
+    is_sum: bool = True
 
 
 def traits(objective: object) -> Traits:
@@ -53,7 +56,8 @@ def traits(objective: object) -> Traits:
     if isinstance(objective, RenyiELBO):
         return Traits(is_linear=False)
     if isinstance(objective, JitTrace_ELBO | TraceTailAdaptive_ELBO):
-        return Traits(kl_by_difference=True, is_static=True)
+        is_sum = isinstance(objective, JitTrace_ELBO)
+        return Traits(kl_by_difference=True, is_static=True, is_sum=is_sum)
     if isinstance(objective, Trace_ELBO):  # and its subclass TraceMeanField_ELBO
         return Traits(kl_by_difference=True, is_linear=True, is_static=True)
     return Traits()

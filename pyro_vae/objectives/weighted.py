@@ -73,7 +73,8 @@ class Weighted(Wrapper):
     @property
     def traits(self) -> Traits:
         """The traits of the objective, which is an ELBO only while its weight is one."""
-        return Traits(is_static=traits(self.elbo).is_static)
+        inner = traits(self.elbo)
+        return Traits(is_static=inner.is_static, is_sum=inner.is_sum)
 
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         scaled = _Scaled(self.weight)

@@ -7,9 +7,10 @@ from typing import Any
 import pyro.optim
 import torch
 from pyro.infer import ELBO
+from torch import nn
 
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import check_elbo
+from pyro_vae.objectives import check_elbo, traits
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training.averaging import Averaging
@@ -29,6 +30,7 @@ __all__ = [
     "check_extras",
     "check_plateau",
     "check_settings",
+    "check_shares",
     "check_size",
     "described",
     "set_up",
@@ -112,6 +114,25 @@ def set_up(
             )
 
 
+def check_shares(accumulate: Any, pair: Pair, objective: ELBO) -> None:
+    """Raises TypeError or ValueError unless the gradients of shares of a batch can be added."""
+    check_count("accumulate", accumulate)
+    if accumulate == 1:
+        return
+    if not traits(objective).is_sum:
+        raise ValueError(
+            f"accumulate: got {accumulate} with {kind(objective)}, whose loss is no sum over "
+            "examples, expected 1"
+        )
+    norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+    found = next((path for path, m in pair.named_modules() if isinstance(m, norms)), None)
+    if found is not None:
+        raise ValueError(
+            f"accumulate: got {accumulate} with batch norm in {found}, whose statistics would be "
+            "those of a share, expected 1, or another norm, such as GroupNorm or LayerNorm"
+        )
+
+
 def check_extras(
     average: object, recovery: object, checkpoint: object, callbacks: Sequence[Callback]
 ) -> None:
@@ -138,6 +159,7 @@ def described(
     seed: int | None,
     compile: object,
     precision: str,
+    accumulate: int,
     average: Averaging | None,
     recovery: Recovery | None,
 ) -> dict[str, object]:
@@ -147,6 +169,7 @@ def described(
         "seed": seed,
         "compile": compile,
         "precision": precision,
+        "accumulate": accumulate,
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
     }

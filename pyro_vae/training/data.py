@@ -99,11 +99,19 @@ class Prepared:
 
     def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; random pixels are drawn anew."""
-        for given in self.source.epoch(number, place):
-            batch = self.batch(given)
-            self._check_next(batch)
-            yield batch
+        for given in self.given(number, place):
+            yield self.checked(given)
+
+    def given(self, number: int, place: Place = START) -> Iterator[Examples]:
+        """Yields the batches of an epoch as they are given."""
+        yield from self.source.epoch(number, place)
         self._is_checked = True
+
+    def checked(self, given: Examples) -> Examples:
+        """A batch of :meth:`given`, or a part of one, as the pair takes it, after checks."""
+        batch = self.batch(given)
+        self._check_next(batch)
+        return batch
 
     def batch(self, given: Examples) -> Examples:
         """A batch of an epoch as the pair takes it; random pixels are drawn anew."""

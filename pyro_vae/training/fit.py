@@ -17,6 +17,7 @@ from pyro_vae.training.arguments import (
     check_extras,
     check_plateau,
     check_settings,
+    check_shares,
     check_size,
     described,
     set_up,
@@ -38,7 +39,7 @@ from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.resumption import Resumption, resumption_of
 from pyro_vae.training.sources import BATCH_SIZE, Data
-from pyro_vae.training.stepwise import Stepwise
+from pyro_vae.training.stepwise import Shares, Stepwise
 from pyro_vae.training.trackers import Tracker, check_tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.modules import device_of
@@ -63,6 +64,7 @@ def fit(
     validation: Data | float | None = None,
     epochs: int,
     batch_size: int = BATCH_SIZE,
+    accumulate: int = 1,
     objective: ELBO | None = None,
     optim: Optimizer | None = None,
     pixels: Pixels | None = None,
@@ -107,6 +109,9 @@ def fit(
         epochs: Number of passes over the training data.
         batch_size: Number of examples in a step. The last batch of an epoch may be smaller. Data
             that come in batches have a size of their own.
+        accumulate: Cuts each batch into so many shares, and adds their gradients before the step:
+            large batches in small memory. The step is that of the whole batch, but that each
+            share has a random stream of its own, and steps are taken one by one.
         objective: A Pyro ELBO. None takes ``objectives.trace_elbo()``.
         optim: A Pyro optimizer, or an optimizer of torch: a class, used with its default options,
             or an instance that holds the pair's parameters. None takes ``optim.Adam(lr=1e-3)``. A
@@ -183,6 +188,7 @@ def fit(
     check_plateau(chosen, test if validation is None else validation)
     check_precision(vae, precision)
     check_tracker(tracker)
+    check_shares(accumulate, vae, objective)
     check_extras(average, recovery, checkpoint, callbacks)
 
     device = device_of(vae)
@@ -199,13 +205,14 @@ def fit(
     settings = _settings(vae, training, epochs, objective, chosen, seed, precision)
     before = None
     if resumption is not None:
-        plain = described(pixels, seed, compile, precision, average, recovery)
+        plain = described(pixels, seed, compile, precision, accumulate, average, recovery)
         parts = objective, chosen, transform, callbacks
         before = resumption.check(Settings.of(vae, sources, *parts, plain))
     total = None if training.source.steps is None else epochs * training.source.steps
     objective = _with_terms(objective, compile, total or 0, device, before)
     extras = callbacks, tracker, average, resumption, recovery
-    loop = _loop(vae, data, objective, chosen, seed, precision, total, *extras)
+    shares = Shares(accumulate, seed) if accumulate > 1 else None
+    loop = _loop(vae, data, objective, chosen, seed, precision, total, shares, *extras)
     return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
 
 
@@ -217,6 +224,7 @@ def _loop(
     seed: int | None,
     precision: str,
     total: int | None,
+    shares: Shares | None,
     callbacks: Sequence[Callback],
     tracker: Tracker | None,
     average: Averaging | None,
@@ -229,7 +237,7 @@ def _loop(
     model, guide = program(vae, precision)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)
-    whole = WholeEpochs(Stepwise(svi, training, terms, after), vae, model, guide, optim)
+    whole = WholeEpochs(Stepwise(svi, training, terms, after, shares), vae, model, guide, optim)
     held_out = [HeldOut(data[name], test_loss, seed) for name in COLUMN_OF if name in data]
     if resumption is not None:
         losses, programs = (objective, test_loss), (model, guide)

@@ -177,6 +177,8 @@ class WholeEpochs:
         source, data = self.steps.data.source, self.steps.data
         if not isinstance(self.steps.terms.objective, Compiled):
             self._say(_ONE_BY_ONE + "the objective is not compiled")
+        elif self.steps.shares is not None:
+            self._say(_ONE_BY_ONE + "batches are cut into shares")
         elif not isinstance(source, InMemory):
             self._say(_ONE_BY_ONE + "the data are not in memory")
         elif data.transform is not None:
