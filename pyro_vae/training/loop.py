@@ -137,7 +137,12 @@ class Loop:
                         self._check_parameters(f"interrupted in epoch {epoch}")
                         return "interrupted"
                     progress.set_postfix(cost=f"{self.history.cost[-1]:.2f}")
-                    ended = self._call(epoch, last=epoch == epochs)
+                    reason = self._call()
+                    try:
+                        ended = self._end(epoch, reason, last=epoch == epochs)
+                    except NonFiniteLoss as error:
+                        self._go_back(error)
+                        continue
                 if ended is not None:
                     return ended
         return "epochs"
@@ -152,7 +157,7 @@ class Loop:
         self._between.batches = place.batches
         self._epoch_start = time.perf_counter() - seconds
         self._steps(epoch, place, before)
-        self._check_parameters(f"epoch {epoch}")
+        self._check_parameters(f"epoch {epoch}, after the last batch")
         seconds = time.perf_counter() - self._epoch_start
         check = self._interruption.check
         try:
@@ -202,17 +207,21 @@ class Loop:
         """Raises NonFiniteLoss unless all parameters are finite."""
         for path, parameter in self.pair.named_parameters():
             if not torch.isfinite(parameter).all():
-                message = f"{place}: the parameter {path} is not finite after the last batch"
+                message = f"{place}: the parameter {path} is not finite"
                 raise NonFiniteLoss(message, self.history)
 
-    def _call(self, epoch: int, last: bool) -> Ended | None:
-        """Calls all callbacks, and writes a checkpoint; returns how the training ends here."""
+    def _call(self) -> str | None:
+        """Calls all callbacks; returns the reason if one of them stops the training."""
         reason = None
         for callback in self.callbacks:
             try:
                 callback(self.pair, self.history)
             except StopTraining as stop:
                 reason = str(stop) if reason is None else reason
+        return reason
+
+    def _end(self, epoch: int, reason: str | None, last: bool) -> Ended | None:
+        """Writes a checkpoint after an epoch; returns how the training ends here."""
         interrupted = self._interruption.requested
         if reason is not None:
             _log.info("stopped after epoch %d: %s", epoch, reason or "a callback")
@@ -220,6 +229,7 @@ class Loop:
             "stopped" if reason is not None else "interrupted" if interrupted else None
         )
         if self.resumption is not None:
+            self._check_parameters(f"epoch {epoch}, after the callbacks")
             self.resumption.end_epoch(
                 self._between.steps, self.history, ended, always=last or ended is not None
             )

@@ -6,12 +6,13 @@ from typing import Any
 import pyro.optim
 import pytest
 import torch
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 from pyro_vae import Pair, fit, optim
 from pyro_vae.training import History, NonFiniteLoss, Recovery
 from pyro_vae.training.recovery import scaled_rates
 
+from ..conftest import needs_compiler
 from ..models import bernoulli_vae, binary, parameters
 
 
@@ -51,7 +52,7 @@ def test_it_goes_back_with_lower_rates(tmp_path: Path) -> None:
     assert parameters(vae).isfinite().all()
     assert len(history.recoveries) == 2
     for recovery, factor in zip(history.recoveries, ("0.5", "0.25"), strict=True):
-        assert recovery.startswith("epoch 4, batch 1: the ")
+        assert recovery.startswith("epoch 3, after the callbacks: the parameter")
         assert recovery.endswith(f"; went back to epoch-2, with its rates times {factor}")
         assert recovery in repr(history)
     assert rate.optimizer is not None
@@ -69,11 +70,11 @@ def test_what_was_before_the_checkpoint_stays(tmp_path: Path) -> None:
 
 
 def test_it_is_over_after_so_many_times(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLoss, match="epoch 4, batch 1"):
+    with pytest.raises(NonFiniteLoss, match="epoch 3, after the callbacks"):
         broken(tmp_path / "a", 3, recovery=Recovery(2))
-    with pytest.raises(NonFiniteLoss, match="epoch 4, batch 1"):
+    with pytest.raises(NonFiniteLoss, match="epoch 3, after the callbacks"):
         broken(tmp_path / "b", 1)
-    with pytest.raises(NonFiniteLoss, match="epoch 2, batch 1"):  # There is no checkpoint yet.
+    with pytest.raises(NonFiniteLoss, match="epoch 1, after"):  # There is no checkpoint yet.
         broken(tmp_path / "c", 1, recovery=Recovery(2), callbacks=[Breaks(1, 1)])
 
 
@@ -139,3 +140,37 @@ def test_wrong_arguments() -> None:
     for factor, error in wrong:
         with pytest.raises(error, match="factor: got"):
             Recovery(factor=factor)
+
+
+@pytest.mark.parametrize("every", ["1 epoch", "5 steps"])
+def test_a_checkpoint_never_has_broken_parameters(every: str, tmp_path: Path) -> None:
+    """The callback breaks the pair before the checkpoint of that epoch would be written."""
+    settings = {"checkpoint_every": every, "recovery": Recovery(1)}
+    vae, history = broken(tmp_path, 1, **settings)
+    assert parameters(vae).isfinite().all()
+    assert "epoch 3, after the callbacks: the parameter" in history.recoveries[0]
+    assert history.epoch == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
+def test_a_step_that_explodes(compile: bool, tmp_path: Path) -> None:
+    """The third epoch has a rate that breaks the parameters, and a fifth of it does not."""
+
+    def rate(step: int) -> float:
+        return 1e25 if step == 12 else 1.0
+
+    vae = bernoulli_vae()
+    history = fit(
+        vae,
+        binary(40),
+        epochs=5,
+        batch_size=8,
+        compile=compile,
+        checkpoint=tmp_path,
+        recovery=Recovery(2, factor=1e-25),
+        optim=optim.from_torch(torch.optim.SGD, lr=1e-5, schedule=lambda o: LambdaLR(o, rate)),
+    )
+    assert len(history.recoveries) == 1
+    assert history.recoveries[0].startswith("epoch 3")
+    assert len(history.epoch) == 5
+    assert parameters(vae).isfinite().all()
