@@ -40,6 +40,7 @@ SHORT = ("compare", "--preset", "pyro-mlp", "--z-dim", 2, "--epochs", 1, "--batc
          "--seeds", 2, "--num-samples", 5, "--examples", 20, "--draws", 20)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_by_resume(
     tmp_path: Path,
     run: Run,

@@ -313,7 +313,9 @@ def test_without_held_out_costs_the_last_finding_is_left_out() -> None:
 # Real trainings.
 
 
-@pytest.mark.parametrize("preset", ["pyro-mlp", "conditional-mlp"])
+@pytest.mark.parametrize(
+    "preset", ["pyro-mlp", pytest.param("conditional-mlp", marks=pytest.mark.slow)]
+)
 def test_a_good_run_is_silent(digits: Dataset, preset: str) -> None:
     vae = presets.build(preset, shape=digits.shape)
     take = (lambda x, y: (x, y)) if presets.get(preset).conditional else (lambda x, y: x)

@@ -35,8 +35,10 @@ def noiseless() -> Pair:
     return Pair(model, guide, decoder=decoder, encoder=encoder)
 
 
-@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
-@pytest.mark.parametrize("accumulate", [2, 3, 50])
+@pytest.mark.parametrize(
+    ("accumulate", "compile"),
+    [(2, False), (50, False), pytest.param(3, True, marks=needs_compiler)],
+)
 @pytest.mark.usefixtures("code", "float64")
 def test_without_noise_the_steps_are_those_of_whole_batches(
     accumulate: int, compile: bool

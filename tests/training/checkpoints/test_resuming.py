@@ -239,7 +239,7 @@ def test_uncompiled(case: str, tmp_path: Path) -> None:
     assert_goes_on(CASES[case], tmp_path, (1, 4, 6))
 
 
-@pytest.fixture(params=["program", "recorded"])
+@pytest.fixture(params=["program", pytest.param("recorded", marks=pytest.mark.slow)])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Steps in one graph, and the same as on a GPU, but that Python repeats what is recorded."""
     if request.param == "recorded":
