@@ -23,6 +23,7 @@ import pyro
 import torch
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
+from pyro.optim import PyroOptim
 from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
@@ -77,6 +78,11 @@ def handlers() -> Sequence[Any]:
 def stored_parameters() -> dict[str, Tensor]:
     """The parameter store's unconstrained tensors by name; the store's own dict, not a copy."""
     return pyro.get_param_store()._params
+
+
+def waiting_state(optim: PyroOptim) -> dict[str, Any]:
+    """The loaded states that wait for the next step of their parameters; the optimizer's dict."""
+    return optim._state_waiting_to_be_consumed
 
 
 def stored_constraints() -> dict[str, Any]:

@@ -280,6 +280,11 @@ class Pair(nn.Module):
         for name in [name for name in self.params if id(self.params[name]) in others]:
             del self.params[name]
 
+    def bind_all(self) -> None:
+        """Binds all parameters in Pyro's store, under the names that they have in a call."""
+        params = getattr(self, "params", None)  # A VAE has none.
+        self._bind(self, bounds=None if params is None else params.bounds)
+
     def _bind(
         self,
         *parts: nn.Module,

@@ -68,6 +68,15 @@ def test_unconstrained_parameters_are_those_of_pyro_params() -> None:
     assert own.exp().item() == pytest.approx(2.0)
 
 
+def test_loaded_states_wait_for_their_parameters() -> None:
+    state: dict[str, Any] = {"p": {"state": {}, "param_groups": []}}
+    optimizer = pyro.optim.Adam({"lr": 0.1})
+    optimizer.set_state(state)
+    assert compat.waiting_state(optimizer) == state
+    compat.waiting_state(optimizer).clear()
+    assert not compat.waiting_state(optimizer)
+
+
 def test_handlers_are_those_that_are_active() -> None:
     assert not compat.handlers()
     with poutine.trace() as outer, poutine.block() as inner:

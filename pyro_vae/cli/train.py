@@ -89,7 +89,7 @@ def train(
     options = dict(context.params)
     if begun:
         options |= _kept(context, folder)
-    else:
+    elif not resume:
         storage.check_free(folder)
     loss = objectives.parse(options["objective"])
     dataset = load_data(options["data"], root)
@@ -151,7 +151,8 @@ class _Writer:
         """Writes the settings, by which the run can go on from now on."""
         if not self.begun:
             none = {**self.settings, "epochs_done": 0}
-            storage.save(self.judged(vae), self.folder, training=none)
+            # A kill between two files leaves a folder that is no run, which --resume begins.
+            storage.save(self.judged(vae), self.folder, training=none, overwrite=True)
 
     def __call__(self, vae: Pair, history: History) -> None:
         """Writes the parameters and the history."""

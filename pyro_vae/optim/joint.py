@@ -92,6 +92,8 @@ class JointOptim(PyroOptim):
         self._fused: FusedAdam | None = None
         # Errors in the options or the schedule are raised here and not at the first step.
         _, scheduler = self._make([torch.zeros(1, requires_grad=True)])
+        self.schedule_name = None if scheduler is None else type(scheduler).__name__
+        """The class of the scheduler."""
         self.needs_cost = isinstance(scheduler, ReduceLROnPlateau)
         """Whether :meth:`end_epoch` has to be called, with a cost, after each epoch."""
 
@@ -147,6 +149,11 @@ class JointOptim(PyroOptim):
         """Advances a ``ReduceLROnPlateau`` with the cost of an epoch; other schedules stay."""
         if self.scheduler is not None and self.needs_cost:
             self.scheduler.step(cost)  # type: ignore[arg-type]
+
+    def schedule_state(self) -> dict[str, Any] | None:
+        """The state that the schedule has at its start; None without one."""
+        _, scheduler = self._make([torch.zeros(1, requires_grad=True)])
+        return None if scheduler is None else scheduler.state_dict()
 
     def get_state(self) -> dict[str, Any]:
         """A copy of the state by parameter name, of the options, and of the schedule's state.

@@ -166,7 +166,7 @@ def described(
     """Arguments that decide the numbers of a training, as values of JSON."""
     return {
         "pixels": pixels,
-        "seed": seed,
+        "seed": None if seed is None else int(seed),
         "compile": compile,
         "precision": precision,
         "accumulate": accumulate,

@@ -61,6 +61,7 @@ class Averaging:
         averaged = self.pair = cast(Pair, self._model.module)
         self._trained = pair
         self._first = True
+        self._size = self._count(pair)
         by_type: dict[object, tuple[list[Tensor], list[Tensor]]] = {}
         for own, theirs in zip(averaged.parameters(), pair.parameters(), strict=True):
             group = by_type.setdefault((own.device, own.dtype), ([], []))
@@ -68,9 +69,18 @@ class Averaging:
             group[1].append(theirs.detach())
         self._groups = list(by_type.values())
 
+    @staticmethod
+    def _count(pair: Pair) -> int:
+        return sum(1 for _ in pair.parameters())
+
     @torch.no_grad()
     def update(self) -> None:
         """Takes the parameters after a step into the average."""
+        if self._count(self._trained) != self._size:
+            raise ValueError(
+                "average: got a pair that has made a parameter after its first call, expected all "
+                "of them there from the start"
+            )
         if self._first:
             self._model.update_parameters(self._trained)
             self._first = False
@@ -87,10 +97,20 @@ class Averaging:
     def state_dict(self) -> dict[str, Any]:
         """The average, for a checkpoint."""
         assert self.pair is not None
-        return {"first": self._first, "pair": dict(self.pair.state_dict())}
+        return {
+            "first": self._first,
+            "pair": dict(self.pair.state_dict()),
+            "buffers": dict(self.pair.named_buffers()),
+        }
 
+    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Loads a state from :meth:`state_dict`."""
         assert self.pair is not None
         self._first = state["first"]
+        if self._first:
+            self._model.n_averaged.zero_()  # The next update is a copy.
         self.pair.load_state_dict(state["pair"])
+        for name, buffer in self.pair.named_buffers():
+            if name in state["buffers"]:
+                buffer.copy_(state["buffers"][name])

@@ -1,5 +1,6 @@
 """Epochs whose steps are recorded: the host launches them, and waits for none of them."""
 
+import copy
 import math
 import warnings
 from collections import deque
@@ -14,6 +15,7 @@ from torch import Tensor
 from pyro_vae.compile import Record, Recording, Repeated, read_later
 from pyro_vae.objectives import LossGraph
 from pyro_vae.optim import Held, JointOptim
+from pyro_vae.training.averaging import Averaging
 from pyro_vae.training.between import Between
 from pyro_vae.training.ending import Interrupted
 from pyro_vae.training.kept import Kept
@@ -156,8 +158,8 @@ class Captured:
     def epoch(self, count: int, done: Between) -> None:
         """Takes the steps of an epoch, or those that are left of it.
 
-        If it raises one of the first three, pair, optimizer, schedule and random generators are as
-        they were before.
+        If it raises one of the first three, pair, average, optimizer, schedule and random
+        generators are as they were before.
 
         Arguments:
             count: The number of full batches.
@@ -169,7 +171,9 @@ class Captured:
             FloatingPointError: A sum of losses is not finite.
             Interrupted: `done` raises it. The steps that were launched have been taken.
         """
+        self._optim.join(self.step.parameters)  # A state may have been loaded since.
         kept = self._kept = Kept(self._tensors, self._optim)
+        averaged = copy.deepcopy(average.state_dict()) if (average := self._average()) else None
         self._launched = 0
         self._total = count + (self.rest is not None)
         try:
@@ -179,10 +183,16 @@ class Captured:
         except (NotRecorded, FirstRunFails, FloatingPointError):
             self._recordings.clear()
             kept.restore()
+            if average is not None and averaged is not None:
+                average.load_state_dict(averaged)
             raise
         except Interrupted:
             self._set_schedule()
             raise
+
+    def _average(self) -> Averaging | None:
+        average = getattr(self.step.after, "__self__", None)
+        return average if isinstance(average, Averaging) else None
 
     def _set_schedule(self) -> None:
         """Puts the schedule, which is ahead at the epoch's end, to the steps taken so far."""

@@ -122,7 +122,8 @@ def fit(
         transform: A function from a batch, x or ``(x, *context)`` on the pair's device, to the
             batch that the pair takes. It comes after `pixels`; its random draws are part of the
             noise. The test data pass through it too, with the same draws in each epoch.
-        seed: Seed of the order and the noise; torch's global generator is unchanged afterwards.
+        seed: Seed of the order and the noise; torch's global generator is unchanged afterwards,
+            unless the training is resumed.
             None draws from that generator. To continue a training, pass another seed, because the
             same one would repeat the pixels and the noise.
         compile: Compiles the loss and its gradient, see :func:`objectives.compiled`. ``"auto"``
@@ -149,7 +150,8 @@ def fit(
         resume: Goes on from the last checkpoint, or begins if there is none. The result is that of
             a training without a break, bit for bit on the same machine, but for the seconds; the
             random generators of torch, NumPy and Python are put back too. All settings have to be
-            the same, but for `epochs`, which may grow, and `checkpoint_every`.
+            the same, but for `epochs`, which may grow, and `checkpoint_every`. They are compared
+            where they can be; the code of functions cannot.
         recovery: Goes back to the last checkpoint, with lower rates, after a loss that is not
             finite; see :class:`Recovery`.
 
@@ -207,7 +209,7 @@ def fit(
     if resumption is not None:
         plain = described(pixels, seed, compile, precision, accumulate, average, recovery)
         parts = objective, chosen, transform, callbacks
-        before = resumption.check(Settings.of(vae, sources, *parts, plain))
+        before = resumption.check(Settings.of(vae, sources, *parts, plain), objective)
     total = None if training.source.steps is None else epochs * training.source.steps
     objective = _with_terms(objective, compile, total or 0, device, before)
     extras = callbacks, tracker, average, resumption, recovery

@@ -160,12 +160,15 @@ class Loop:
         self._check_parameters(f"epoch {epoch}, after the last batch")
         seconds = time.perf_counter() - self._epoch_start
         check = self._interruption.check
+        drawn = None if self.resumption is None else self.resumption.generators()
         try:
             costs = {
                 each.column: each.cost(self.judged, epoch, self.history, check)
                 for each in self.held_out
             }
-        except Interrupted:  # All steps of the epoch are taken.
+        except Interrupted:  # All steps of the epoch are taken; the evaluation begins anew.
+            if self.resumption is not None and drawn is not None:
+                self.resumption.set_generators(drawn)
             self._write()
             raise
         if costs and isinstance(self.optim, JointOptim):

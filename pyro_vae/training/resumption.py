@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.objectives import Compiled
 from pyro_vae.training.checkpoints import (
     Checkpoints,
     Interval,
@@ -77,7 +79,7 @@ class Resumption:
         self._sources = sources
         if self._loaded is not None:
             for name, source in sources.items():
-                source.load_loader_state(self._loaded.state["loaders"][name])
+                source.load_loader_state(self._loaded.state["loaders"].get(name))
         if not sources["train"].has_places and self.checkpoints.every.unit != "epoch":
             warnings.warn(
                 "checkpoint_every: got an interval within an epoch for training data that are a "
@@ -86,11 +88,12 @@ class Resumption:
                 stacklevel=3,
             )
 
-    def check(self, settings: Settings) -> bool | None:
+    def check(self, settings: Settings, objective: ELBO) -> bool | None:
         """Whether the training was compiled before; None at its start.
 
         Arguments:
             settings: Those of the training.
+            objective: The objective as it was given.
 
         Raises:
             ValueError: One of them was another before.
@@ -99,7 +102,13 @@ class Resumption:
         if self._loaded is None:
             return None
         settings.check(self._loaded.settings, self.checkpoints.folder)
-        return bool(self._loaded.state["compiled"])
+        before = bool(self._loaded.state["compiled"])
+        if isinstance(objective, Compiled) and not before:
+            raise ValueError(
+                "objective: got a compiled one, expected one that is not, as before, in "
+                f"{self.checkpoints.folder}"
+            )
+        return before
 
     def attach(self, state: State, steps: WholeEpochs, recovery: Recovery | None) -> None:
         """Takes what the training is made of.
@@ -121,7 +130,7 @@ class Resumption:
             TypeError: A state that a checkpoint is to hold cannot be written.
         """
         if self._loaded is None:
-            self.checkpoints.check(self._state(None))
+            self.checkpoints.check({**self._state(None), **self._state_of.before_the_first_step()})
             return history
         loaded = self._loaded
         _log.info("goes on from %s", loaded.path)
@@ -172,6 +181,17 @@ class Resumption:
 
         place = Place(loaded.batches, loaded.state["loaders"]["train"], noise)
         return place, tuple(saved["sums"]), saved["seconds"]
+
+    def generators(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The states of all random generators, those of loaders too."""
+        loaders = {name: source.loader_state() for name, source in self._sources.items()}
+        return random_state(self._device), loaders
+
+    def set_generators(self, states: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        """Puts states from :meth:`generators` back."""
+        set_random_state(states[0], self._device)
+        for name, source in self._sources.items():
+            source.load_loader_state(states[1][name])
 
     def is_due(self, steps: int) -> bool:
         """Whether a checkpoint is to be written, after so many steps in this process."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,7 +252,7 @@ class Streamed(Source):
             if batch is None:
                 raise ValueError(f"{self.argument}: got no batches, expected at least one")
             begun = stream, iterator, as_examples(self.argument, batch)
-            if not self._first and not isinstance(self.iterable, Iterator):
+            if self._first != 1 and not isinstance(self.iterable, Iterator):
                 self.load_loader_state(generators)
                 return begun[2]  # They start anew each time, so that all times are alike.
             self._begun = begun
@@ -284,10 +284,12 @@ class Streamed(Source):
         """The states of a loader's own random generators."""
         return [generator.get_state() for generator in self._generators()]
 
-    def load_loader_state(self, state: Sequence[Tensor]) -> None:
+    def load_loader_state(self, state: Any) -> None:
         """Puts the states of a loader's own random generators back."""
-        for generator, own in zip(self._generators(), state, strict=True):
-            generator.set_state(own)
+        generators = self._generators()
+        if isinstance(state, list) and len(state) == len(generators):  # Else the settings differ.
+            for generator, own in zip(generators, state, strict=True):
+                generator.set_state(own)
 
     def _generators(self) -> list[torch.Generator]:
         """The random generators that the user gave to a loader and its samplers."""

@@ -26,10 +26,15 @@ class Tensors(dict[str, Tensor]):
 
     def put(self, name: str, tensor: Tensor) -> str:
         """Adds a tensor; returns its name, or that under which it is there already."""
-        known = self._names.setdefault(place_of(tensor), name) if tensor.numel() else name
-        if known == name:
-            self[name] = tensor
-        return known
+        place = place_of(tensor) if tensor.numel() else None
+        if place in self._names:
+            return self._names[place]
+        while name in self:  # The keys "a.b" and "a", "b" have one name.
+            name += "'"
+        self[name] = tensor
+        if place is not None:
+            self._names[place] = name
+        return name
 
 
 def pack(value: Any, name: str, tensors: Tensors) -> Any:

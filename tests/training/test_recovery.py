@@ -1,5 +1,6 @@
 """Going back to the last checkpoint after a loss that is not finite."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
 
 from pyro_vae import Pair, fit, optim
+from pyro_vae.compile import Repeated
 from pyro_vae.training import History, NonFiniteLoss, Recovery
 from pyro_vae.training.recovery import scaled_rates
 
@@ -174,3 +176,24 @@ def test_a_step_that_explodes(compile: bool, tmp_path: Path) -> None:
     assert history.recoveries[0].startswith("epoch 3")
     assert len(history.epoch) == 5
     assert parameters(vae).isfinite().all()
+
+
+@needs_compiler
+@pytest.mark.usefixtures("code")
+def test_recorded_steps_have_the_lower_rates_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a GPU, but that Python repeats what is recorded there."""
+    whole = importlib.import_module("pyro_vae.training.whole_epochs")
+    found = []
+    for way in ("one by one", "recorded"):
+        if way == "recorded":
+            monkeypatch.setattr(whole, "recorder", lambda device: Repeated)
+        rate = optim.Adam(0.01, schedule=lambda adam: ExponentialLR(adam, 0.9))
+        settings: dict[str, Any] = {"recovery": Recovery(3, 0.01), "compile": True, "optim": rate}
+        vae, history = broken(tmp_path / way, 2, **settings)
+        assert len(history.recoveries) == 2
+        assert rate.optimizer is not None
+        found.append((parameters(vae), rate.optimizer.param_groups[0]["lr"]))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=1e-6)
+    assert found[1][1] == pytest.approx(found[0][1])

@@ -1,6 +1,6 @@
 """The folder of a training's checkpoints: the last two, and the best."""
 
-import math
+import json
 import re
 import time
 import warnings
@@ -43,7 +43,7 @@ class Loaded:
         state: The state of the training.
         history: The history.
         settings: The settings of the training.
-        best: The name of the best checkpoint, or None.
+        best: The name of the best checkpoint and its cost, or None.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Loaded:
     state: dict[str, Any]
     history: History
     settings: Mapping[str, Any]
-    best: str | None
+    best: tuple[str, float] | None
 
 
 class Checkpoints:
@@ -72,7 +72,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, every: Interval) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()  # A callback may change the working folder.
         self.every = every
         self.settings: Settings | None = None
         self._last: list[str] = []
@@ -107,8 +107,8 @@ class Checkpoints:
         if loaded is not None:
             self._last = [loaded.path.name]
             best = loaded.best
-            if best is not None and (self.folder / best).is_file():
-                self._best = best, _lowest(loaded.history)
+            if best is not None and (self.folder / best[0]).is_file():
+                self._best = best
         return loaded
 
     # Writing.
@@ -130,7 +130,9 @@ class Checkpoints:
         return self.is_due(steps) or self._is_best(history)
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """Raises TypeError if a state cannot be written."""
+        """Raises TypeError if a state, or the settings, cannot be written."""
+        assert self.settings is not None
+        json.dumps(dict(self.settings.values))
         _packed(state, Tensors())
 
     def write(
@@ -159,7 +161,7 @@ class Checkpoints:
         self._steps, self._time = steps, time.monotonic()
         name = f"epoch-{epochs}{f'-batch-{batches}' if batches else ''}.safetensors"
         if not batches and self._is_best(history):
-            self._best = name, _lowest(history)
+            self._best = name, history[_judging(history)][-1]
         tensors = Tensors()
         config = {
             "format": _FORMAT,
@@ -170,15 +172,16 @@ class Checkpoints:
             "steps": total,
             "settings": dict(self.settings.values),
             "history": [dict(history), history.ended, history.recoveries],
-            "best": None if self._best is None else self._best[0],
+            "best": self._best,
             "state": _packed(state, tensors),
         }
         self._put(name, sealed_state(config, tensors))
         self._last = [*[other for other in self._last if other != name], name][-2:]
         kept = {*self._last, self._best[0] if self._best else name}
-        for path in self.folder.iterdir():
-            if (_NAME.fullmatch(path.name) and path.name not in kept) or path.suffix == ".new":
-                path.unlink()
+        for path in self.folder.iterdir():  # Files of others stay.
+            own = _NAME.fullmatch(path.name.removesuffix(".new"))
+            if own and path.name not in kept and path.is_file():
+                path.unlink(missing_ok=True)
 
     def _put(self, name: str, content: bytes) -> None:
         try:
@@ -195,8 +198,8 @@ class Checkpoints:
 
     def _is_best(self, history: History) -> bool:
         """Whether the last epoch has the lowest cost so far."""
-        name = next((name for name in _COSTS if name in history), None)
-        if name is None or not history[name]:
+        name = _judging(history)
+        if not name or not history[name]:
             return False
         return self._best is None or history[name][-1] < self._best[1]
 
@@ -244,7 +247,7 @@ def load_checkpoint(
                 f"{folder}: holds no best checkpoint, expected a training with validation= or "
                 "test="
             )
-        loaded = _read(Path(folder) / loaded.best)
+        loaded = _read(Path(folder) / loaded.best[0])
     if averaged and loaded.state["average"] is None:
         raise ValueError(f"averaged: got True, and {loaded.path} holds no average, expected False")
     state = loaded.state["pair"]
@@ -293,7 +296,7 @@ def _read(path: Path) -> Loaded:
         {name: unpack(value, tensors) for name, value in config["state"].items()},
         History(columns, ended, recoveries),
         config["settings"],
-        config["best"],
+        None if config["best"] is None else (config["best"][0], config["best"][1]),
     )
 
 
@@ -303,6 +306,6 @@ def _packed(state: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
     return {name: pack(parts[name], name, tensors) for name in parts if name != "parts"}
 
 
-def _lowest(history: History) -> float:
-    name = next((name for name in _COSTS if name in history), None)
-    return min(history[name], default=math.inf) if name else math.inf
+def _judging(history: History) -> str:
+    """The column by which an epoch is the best; "" if there is none."""
+    return next((name for name in _COSTS if name in history), "")

@@ -9,6 +9,7 @@ import pyro.optim
 import torch
 from pyro.infer import ELBO
 
+from pyro_vae.compile import plain
 from pyro_vae.objectives import described
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair
@@ -50,13 +51,14 @@ class Settings:
             others: Further arguments that are values of JSON.
         """
         data = {name: _data(sources.get(name)) for name in ("train", "validation", "test")}
-        stateful = [type(each).__name__ for each in callbacks if hasattr(each, "state_dict")]
+        stateful = [
+            f"{type(each).__name__} {_constants(each)}"
+            for each in callbacks
+            if hasattr(each, "state_dict")
+        ]
         return cls(
             {
-                "vae": [
-                    f"{name}: {tensor.dtype} {tuple(tensor.shape)}"
-                    for name, tensor in pair.state_dict().items()
-                ],
+                "vae": _pair(pair),
                 **data,
                 "objective": described(objective),
                 "optim": _optim(optim),
@@ -97,16 +99,34 @@ def difference(value: Any, saved: Any) -> tuple[str, str]:
     return repr(value), repr(saved)
 
 
+def _pair(pair: Pair) -> list[str]:
+    """The tensors of a pair, but for those of ``pyro.param``, and the print of its modules."""
+    tensors = [
+        f"{name}: {tensor.dtype} {tuple(tensor.shape)}"
+        for name, tensor in pair.state_dict().items()
+        if isinstance(tensor, torch.Tensor) and not name.startswith("params.")
+    ]
+    modules = [f"{n}: {m!r}" for n, m in pair.named_children() if n != "params"]
+    return [*tensors, *(line for module in modules for line in module.splitlines())]
+
+
+def _constants(callback: Any) -> dict[str, Any]:
+    """The numbers and strings of a callback that are no part of its state."""
+    state = callback.state_dict()
+    return {name: value for name, value in plain(callback) if name not in state}
+
+
 def _data(source: Source | None) -> dict[str, Any] | None:
     """A description of data; of arrays with a checksum of some examples."""
     if source is None:
         return None
     if not isinstance(source, Indexed):
-        return {"batches": source.steps}
+        return {"batches": source.steps, "generators": len(source.loader_state())}
     described: dict[str, Any] = {"examples": source.examples}
     if source.is_fixed:
         last = source.examples - 1
-        index = torch.linspace(0, last, min(_ROWS, source.examples), device="cpu").round().long()
+        places = torch.linspace(0, last, min(_ROWS, source.examples), dtype=torch.float64)
+        index = places.round().long().cpu()
         digest = hashlib.sha256()
         entries = []
         for entry in source.take(index):
@@ -126,12 +146,22 @@ def _optim(optim: pyro.optim.PyroOptim) -> dict[str, Any]:
         **(_texts(options) if isinstance(options, dict) else {"options": _name(options)}),
     }
     if isinstance(optim, JointOptim):
-        described |= {"clip_norm": optim.clip_norm, "schedule": optim.schedule is not None}
+        described |= {"clip_norm": optim.clip_norm, "schedule": optim.schedule_name}
+    else:
+        scheduler = getattr(optim, "pt_scheduler_constructor", None)
+        described |= {"schedule": None if scheduler is None else _name(scheduler)}
+        described |= _texts(getattr(optim, "kwargs", {}))
+        clip = optim.pt_clip_args
+        described |= {"clip_args": repr(clip) if isinstance(clip, dict) else _name(clip)}
     return described
 
 
 def _texts(options: Mapping[str, Any]) -> dict[str, str]:
-    return {name: repr(value) for name, value in options.items()}
+    # A schedule may change a rate in place that is a tensor.
+    return {
+        name: "a tensor" if isinstance(value, torch.Tensor) else repr(value)
+        for name, value in options.items()
+    }
 
 
 def _name(function: Any) -> str:

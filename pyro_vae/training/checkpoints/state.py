@@ -1,7 +1,8 @@
 """The state of a training: all that decides its further numbers."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
+from pyro_vae.compat import stored_parameters, waiting_state
 from pyro_vae.objectives import Compiled, layers
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair
@@ -53,11 +55,16 @@ class State:
         """
         return {
             "pair": _pair_state(self.pair),
-            "optim": self.optim.get_state(),
+            "optim": _optim_state(self.optim),
             "objectives": [_objective_state(each, self.programs) for each in self.objectives],
             "average": None if self.average is None else self.average.state_dict(),
             "callbacks": [c.state_dict() for c in self.callbacks if _is_stateful(c)],
         }
+
+    def before_the_first_step(self) -> dict[str, Any]:
+        """What the state of a schedule will be made of, for a check."""
+        optim = self.optim
+        return {"schedule": optim.schedule_state() if isinstance(optim, JointOptim) else None}
 
     def load(self, state: Mapping[str, Any], path: str, compiled: bool = True) -> None:
         """Puts a state back.
@@ -72,7 +79,7 @@ class State:
         """
         load_pair(self.pair, state["pair"], path)
         _load_modes(self.pair, state["pair"])
-        _load_optim(self.optim, state["optim"])
+        _load_optim(self.optim, state["optim"], self.pair)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for objective, saved in zip(self.objectives, state["objectives"], strict=True):
@@ -116,10 +123,25 @@ def load_pair(pair: Pair, state: Mapping[str, Any], path: str) -> None:
         here, there = (_described(tensors.get(name)) for tensors in (own, saved))
         if here != there and not (name.startswith("params.") and name not in own):
             raise ValueError(f"vae: got {name} as {here}, expected {there}, as in {path}")
-    pair.load_state_dict(saved)
+    with _may_make_more(pair):
+        pair.load_state_dict(saved)
     for name, buffer in pair.named_buffers():
         if name in state["unsaved"]:
             buffer.copy_(state["unsaved"][name])
+
+
+@contextmanager
+def _may_make_more(pair: Pair) -> Iterator[None]:
+    """Lets a pair take parameters that its programs have not made yet."""
+    params = getattr(pair, "params", None)  # A VAE has none.
+    if params is None:
+        yield
+        return
+    whole, params.is_whole = params.is_whole, False
+    try:
+        yield
+    finally:
+        params.is_whole = whole
 
 
 def _load_modes(pair: Pair, state: Mapping[str, Any]) -> None:
@@ -136,12 +158,25 @@ def _described(tensor: Tensor | None) -> str:
 # The optimizer.
 
 
-def _load_optim(optim: pyro.optim.PyroOptim, state: Any) -> None:
+def _optim_state(optim: pyro.optim.PyroOptim) -> Any:
+    if isinstance(optim, Held | JointOptim):
+        return optim.get_state()
+    # A loaded state waits for the next step of its parameter.
+    return {**waiting_state(optim), **optim.get_state()}
+
+
+def _load_optim(optim: pyro.optim.PyroOptim, state: Any, pair: Pair) -> None:
     if not isinstance(optim, Held | JointOptim):
         # Pyro's own optimizers take a state for parameters that they have not seen.
         optim.optim_objs.clear()
         optim.grad_clip.clear()
+        waiting_state(optim).clear()
     optim.set_state(state)
+    if isinstance(optim, JointOptim):  # An epoch may end, or be recorded, before its next step.
+        pair.bind_all()
+        own = {id(p) for p in pair.parameters()}
+        known = stored_parameters()
+        optim.join(known[n] for n in state.get("parameters", ()) if id(known.get(n)) in own)
 
 
 # The objective.

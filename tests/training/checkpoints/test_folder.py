@@ -10,14 +10,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+import pyro.optim
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ExponentialLR, StepLR
+from torch.utils.data import DataLoader
 
 from pyro_vae import VAE, fit, likelihoods, networks, objectives, optim
 from pyro_vae.storage import DamagedRun
 from pyro_vae.training import CheckpointError, EarlyStopping, History, load_checkpoint
-from pyro_vae.training.checkpoints import Interval
+from pyro_vae.training.checkpoints import Interval, Settings
+from pyro_vae.training.sources import source_of
 
 from ...models import bernoulli_vae, binary
 from ...test_storage import mutated
@@ -67,6 +72,45 @@ def test_a_checkpoint_has_the_parameters_of_its_moment(tmp_path: Path) -> None:
     assert found.rows() == history.rows()
     for name, tensor in vae.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor)
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "mine.new").write_text("mine")
+    (tmp_path / "folder.new").mkdir()
+    (tmp_path / "epoch-9.safetensors.new").write_text("left by a kill")
+    trained(tmp_path)
+    expected = [f"epoch-{epoch}.safetensors" for epoch in (2, 3)]
+    assert names(tmp_path) == sorted([*expected, "folder.new", "mine.new"])
+
+
+def test_the_working_folder_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def leave(vae: VAE, history: History) -> None:
+        os.chdir("/")
+
+    trained("here", callbacks=[leave])
+    assert len(names(tmp_path / "here")) >= 2
+
+
+def test_an_epoch_is_the_best_by_its_own_cost(tmp_path: Path) -> None:
+    """Not by one of an epoch whose checkpoint is gone."""
+
+    def scripted(*costs: float) -> Any:
+        left = iter(costs)
+
+        def script(vae: VAE, history: History) -> None:
+            history.test_cost[-1] = next(left)
+
+        return [script]
+
+    trained(tmp_path, epochs=4, callbacks=scripted(5.0, 6.0, 7.0, 1.0))
+    (tmp_path / "epoch-4.safetensors").write_bytes(b"")
+    (tmp_path / "epoch-1.safetensors").unlink(missing_ok=True)
+    with pytest.warns(UserWarning, match=r"so .*epoch-3"):
+        trained(tmp_path, epochs=6, callbacks=scripted(9.0, 6.5, 6.7), resume=True)
+    found = load_checkpoint(tmp_path, bernoulli_vae(), best=True)
+    assert found.epoch[-1] == 5
 
 
 # What is refused.
@@ -125,6 +169,11 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         ({"compile": True}, "compile: got True, expected 'auto'"),
         ({"callbacks": [EarlyStopping(3, column="cost")]}, "callbacks: got EarlyStopping"),
         ({"epochs": 1}, "epochs: got 1, expected at least 2"),
+        ({"validation": 0.3}, "train: got examples 28, expected examples 40"),
+        ({"optim": optim.Adam(schedule=lambda o: StepLR(o, 5))}, "optim: got schedule 'StepLR'"),
+        ({"optim": pyro.optim.Adam({"lr": 1e-3})}, "optim: got c"),
+        ({"objective": objectives.compiled(objectives.trace_elbo())}, "objective: got a compiled"),
+        ({"test": DataLoader(binary(9), 3)}, "test: got "),
     ],
 )
 @pytest.mark.filterwarnings("ignore:precision")
@@ -136,6 +185,36 @@ def test_settings_that_differ_are_named(
     with pytest.raises(ValueError, match=message):
         trained(tmp_path, resume=True, **({"epochs": 3} | other))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_callback_of_other_numbers_is_named(tmp_path: Path) -> None:
+    trained(tmp_path, epochs=2, callbacks=[EarlyStopping(3, column="cost")])
+    stop = EarlyStopping(4, column="cost")
+    with pytest.raises(ValueError, match=r"callbacks: got EarlyStopping .*'patience': 4"):
+        trained(tmp_path, epochs=3, callbacks=[stop], resume=True)
+
+
+def test_seeds_and_rates_of_any_kind(tmp_path: Path) -> None:
+    for folder, seed in ((tmp_path / "a", np.int64(3)), (tmp_path / "a", 3)):
+        rate = optim.Adam(torch.tensor(0.01), schedule=lambda adam: ExponentialLR(adam, 0.9))
+        epochs = 1 if isinstance(seed, np.int64) else 2
+        trained(folder, epochs=epochs, seed=seed, optim=rate, resume=True)
+    assert load_checkpoint(tmp_path / "a", bernoulli_vae()).epoch == [1, 2]
+
+
+def test_many_examples(tmp_path: Path) -> None:
+    """More than float32 counts exactly."""
+    x = torch.zeros(2**24 + 4, 6, dtype=torch.uint8)
+    settings = Settings.of(
+        bernoulli_vae(),
+        {"train": source_of("train", x, batch_size=8, seed=0, epochs=1, device=x.device)},
+        objectives.trace_elbo(),
+        optim.Adam(),
+        None,
+        [],
+        {},
+    )
+    assert settings.values["train"]["examples"] == len(x)
 
 
 def test_another_pair_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
@@ -356,3 +358,124 @@ def test_interruptions_write_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             break
     assert ended == ["interrupted"] * 3 + ["epochs"]
     assert_same(found, expected)
+
+
+def plateau(folder: Path) -> dict[str, Any]:
+    def schedule(adam: torch.optim.Optimizer) -> ReduceLROnPlateau:
+        return ReduceLROnPlateau(adam, patience=0, threshold=5.0)
+
+    rate = optim.Adam(0.1, schedule=schedule)
+    return binary_vae() | {"optim": rate, "test": levels(9), "checkpoint_every": "6 steps"}
+
+
+def test_a_checkpoint_at_the_last_batch_of_an_epoch(tmp_path: Path) -> None:
+    """The end of the epoch comes after it: the plateau, and the test cost."""
+    assert_goes_on(plateau, tmp_path, (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("case", ["Pyro's", "clipped", "held"])
+def test_a_training_that_is_killed_again_before_a_step(case: str, tmp_path: Path) -> None:
+    def make(folder: Path) -> dict[str, Any]:
+        return CASES[case](folder) | {"checkpoint_every": "6 steps", "validation": 0.1}
+
+    expected = run(make, tmp_path)
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    assert not interrupted(make, folder, 1)
+    written, own = 0, Checkpoints.write
+
+    def write(self: Checkpoints, *args: Any) -> None:
+        nonlocal written
+        own(self, *args)
+        written += 1
+        if written == 1:
+            raise Died
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "write", write)
+        with pytest.raises(Died):
+            run(make, folder, folder / "checkpoints", resume=True)
+    assert_same(run(make, folder, folder / "checkpoints", resume=True), expected)
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_streams_whose_examples_draw(seed: int | None, tmp_path: Path) -> None:
+    def make(folder: Path) -> dict[str, Any]:
+        loader = DataLoader(Drawn(torch.rand(SIZE, 6)), 8, shuffle=True)
+        streams = {"train": loader, "batch_size": None, "checkpoint_every": "1 epoch"}
+        return {"pair": relaxed(), "seed": seed} | streams
+
+    assert_goes_on(make, tmp_path, (1, 3))
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_an_interruption_within_the_evaluation(
+    seed: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins anew, with the same numbers, also of data that draw and of a loader's own."""
+    pressed = False
+
+    class Pressing(Drawn):
+        def __getitem__(self, index: int) -> Tensor:
+            nonlocal pressed
+            self.count = getattr(self, "count", 0) + 1
+            if self.count == 25 and not pressed:
+                pressed = True
+                signal.raise_signal(signal.SIGINT)
+            return super().__getitem__(index)
+
+    def make(folder: Path) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(4)
+        test = DataLoader(Pressing(torch.rand(9, 6)), 2, shuffle=True, generator=generator)
+        return {
+            "pair": relaxed(),
+            "train": torch.rand(SIZE, 6),
+            "test": test,
+            "seed": seed,
+            "average": Averaging(0.5),
+        }
+
+    pressed = True
+    expected = run(make, tmp_path)
+    pressed = False
+    found = run(make, tmp_path, tmp_path / "checkpoints", checkpoint_every="9 epochs")
+    assert pressed
+    assert found[1].ended == "interrupted"
+    assert_same(run(make, tmp_path, tmp_path / "checkpoints", resume=True), expected)
+
+
+def test_parameters_that_are_made_late(tmp_path: Path) -> None:
+    """In the third epoch, by a program whose structure changes."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        calls = [0]
+        decoder, encoder = networks.MLP(2, (8,), 5), networks.MLP(5, (8,), 2)
+
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                shift = pyro.param("late", torch.zeros(5)) if calls[0] else 0.0
+                pyro.sample("x", dist.Normal(decoder(z) + shift, 1.0).to_event(1), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+        def later(pair: Pair, history: History) -> None:
+            calls[0] = len(history.epoch) >= 2
+
+        class Later:
+            def __call__(self, pair: Pair, history: History) -> None:
+                later(pair, history)
+
+            def state_dict(self) -> dict[str, Any]:
+                return {"late": bool(calls[0])}
+
+            def load_state_dict(self, state: dict[str, Any]) -> None:
+                calls[0] = state["late"]
+
+        pair = Pair(model, guide, decoder=decoder, encoder=encoder)
+        rate = optim.Adam(0.01, clip_norm=1.0)
+        return {"pair": pair, "train": torch.randn(SIZE, 5), "callbacks": [Later()], "optim": rate}
+
+    assert_goes_on(make, tmp_path, (2, 5))
