@@ -70,6 +70,12 @@ class EarlyStopping:
         self.column = column
         self._reset()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a resumed training has to share."""
+        names = "patience", "min_delta", "restore_best", "column"
+        return {name: getattr(self, name) for name in names}
+
     def _reset(self) -> None:
         self.best, self.best_epoch = math.inf, 0
         self._reset_state()

@@ -104,6 +104,7 @@ def test_a_damaged_run_is_one_line(
     assert "damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_conditional_preset_takes_the_labels(
     tmp_path: Path, run: Run, short: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

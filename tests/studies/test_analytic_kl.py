@@ -27,6 +27,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SHORT = ("analytic-kl", "--epochs", 1, "--seeds", 2, "--num-samples", 3, "--draws", 20)
 
 
+@pytest.mark.slow
 def test_the_study_goes_on_where_it_was_left(
     tmp_path: Path, reproduce: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,9 @@ def test_numbers_after_the_end_of_a_sequence_do_not_matter() -> None:
     assert not torch.equal(vae.embed(x, lengths), vae.embed(x, torch.full_like(lengths, STEPS)))
 
 
-@pytest.mark.parametrize("place", ["tracing", "compiling", "running"])
+@pytest.mark.parametrize(
+    "place", ["tracing", pytest.param("compiling", marks=pytest.mark.slow), "running"]
+)
 def test_auto_never_raises_where_uncompiled_code_runs(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ import pyro.optim
 import torch
 from pyro.infer import ELBO
 
-from pyro_vae.compile import plain
 from pyro_vae.objectives import described
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair
@@ -111,9 +110,8 @@ def _pair(pair: Pair) -> list[str]:
 
 
 def _constants(callback: Any) -> dict[str, Any]:
-    """The numbers and strings of a callback that are no part of its state."""
-    state = callback.state_dict()
-    return {name: value for name, value in plain(callback) if name not in state}
+    """What a callback says that a resumed training has to share."""
+    return dict(getattr(callback, "settings", {}))
 
 
 def _data(source: Source | None) -> dict[str, Any] | None:
