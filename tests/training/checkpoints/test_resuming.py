@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlatea
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_vae import VAE, Pair, fit, likelihoods, networks, objectives, optim, posteriors, priors
-from pyro_vae.compile import Repeated
+from pyro_vae.compile import Repeated, inductor
 from pyro_vae.training import Averaging, EarlyStopping, History, StopTraining
 from pyro_vae.training.checkpoints import Checkpoints
 
@@ -254,8 +254,14 @@ QUICK = "levels", "no seed", "clipped", "held", "warm-up", "callback"
 COMPILED = [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs graphs as they were traced, without Inductor."""
+    monkeypatch.setattr(inductor, "compile_by_inductor", lambda traced, inputs: traced)
+
+
 @needs_compiler
-@pytest.mark.usefixtures("code", "way")
+@pytest.mark.usefixtures("traced", "way")
 @pytest.mark.filterwarnings("ignore:precision")
 @pytest.mark.parametrize("case", quick("clipped"))
 def test_compiled(case: str, tmp_path: Path) -> None:
@@ -264,7 +270,15 @@ def test_compiled(case: str, tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.usefixtures("code")
+@pytest.mark.filterwarnings("ignore:precision")
+@pytest.mark.parametrize("case", ["levels", "bf16"])
+def test_by_inductor(case: str, tmp_path: Path) -> None:
+    assert_goes_on(lambda folder: CASES[case](folder) | {"compile": True}, tmp_path, (1, 4))
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 def test_a_shape_that_is_compiled_late(tmp_path: Path) -> None:
     """The smaller last batch is compiled in its hundredth epoch, also across a break."""
 
