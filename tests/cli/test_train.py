@@ -119,7 +119,9 @@ def terminated() -> None:
 OPTIONS = ("--preset", "iwae-mlp", "--z-dim", 3, "--batch-size", 100, "--seed", 5)
 
 
-@pytest.mark.parametrize(("way", "code"), [(killed, 130), (terminated, 143)])
+@pytest.mark.parametrize(
+    ("way", "code"), [pytest.param(killed, 130, marks=pytest.mark.slow), (terminated, 143)]
+)
 def test_a_run_goes_on(
     way: Callable[[], None],
     code: int,
@@ -178,6 +180,7 @@ def test_what_takes_long_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.slow
 def test_an_average_is_evaluated_and_written(tmp_path: Path, run: Run, short: None) -> None:
     folders = [tmp_path / name for name in ("plain", "averaged")]
     options = ("--epochs", 2, "--batch-size", 250)

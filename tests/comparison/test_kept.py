@@ -140,6 +140,7 @@ def test_an_interruption_within_a_run_keeps_those_before(
     assert found == expected
 
 
+@pytest.mark.slow
 def test_seeds_may_be_added(tmp_path: Path, whole: Comparison) -> None:
     compared(tmp_path, seeds=(0,))
     result, trained = compared(tmp_path)

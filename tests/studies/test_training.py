@@ -76,6 +76,7 @@ def finished(study: Study[R], row: R) -> R:
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("reproduce")
 def test_a_row_goes_on_in_the_stage_where_it_was_left(tmp_path: Path, presses: Presses) -> None:
     """The first of two stages is not trained again, and the numbers are those without a break."""

@@ -81,7 +81,8 @@ def test_numbers_after_the_end_of_a_sequence_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["tracing", pytest.param("compiling", marks=pytest.mark.slow), "running"]
+    "place",
+    ["tracing", *(pytest.param(p, marks=pytest.mark.slow) for p in ("compiling", "running"))],
 )
 def test_auto_never_raises_where_uncompiled_code_runs(
     place: str, monkeypatch: pytest.MonkeyPatch

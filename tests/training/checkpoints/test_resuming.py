@@ -335,7 +335,7 @@ def test_it_begins_where_there_is_nothing(tmp_path: Path) -> None:
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("seed", [0, pytest.param(None, marks=pytest.mark.slow)])
 def test_checkpoints_change_no_number(seed: int | None, tmp_path: Path) -> None:
     def make(folder: Path) -> dict[str, Any]:
         return CASES["callback"](folder) | {"seed": seed}
