@@ -42,7 +42,7 @@ def main() -> None:
     usage_error = cast(type[Exception], typer.BadParameter.__mro__[2])
     termination = Termination()
     try:
-        with termination:
+        with termination.handled():
             code = app(standalone_mode=False)
             if code == _INTERRUPTED:  # typer has caught the interrupt, and prints nothing
                 raise KeyboardInterrupt

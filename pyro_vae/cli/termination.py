@@ -2,8 +2,9 @@
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from pyro_vae.training import interrupt
 
@@ -15,7 +16,7 @@ TERMINATED = 143
 
 
 class Termination:
-    """A context in which SIGTERM ends a training as Ctrl-C does: with a checkpoint.
+    """Lets SIGTERM end a training as Ctrl-C does: with a checkpoint.
 
     After nine seconds, whatever is still running ends with KeyboardInterrupt.
 
@@ -25,26 +26,22 @@ class Termination:
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: list[tuple[int, Any]] = []
 
-    def __enter__(self) -> "Termination":
-        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM"):
-            self._before = [
-                (signal.SIGTERM, signal.signal(signal.SIGTERM, self._terminate)),
-                (signal.SIGALRM, signal.signal(signal.SIGALRM, self._break_off)),
-            ]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._before:
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """A context in which SIGTERM is handled so; only in the main thread."""
+        main = threading.current_thread() is threading.main_thread()
+        if not main or not hasattr(signal, "SIGALRM"):
+            yield
+            return
+        handlers = {signal.SIGTERM: self._terminate, signal.SIGALRM: self._break_off}
+        before = {number: signal.signal(number, own) for number, own in handlers.items()}
+        try:
+            yield
+        finally:
             signal.alarm(0)
-        for number, handler in self._before:
-            signal.signal(number, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         if not self.requested:

@@ -169,7 +169,7 @@ def test_what_takes_long_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = termination.Termination()
 
     def sleeping() -> None:
-        with ended, Interruption() as outer, outer.waiting():
+        with ended.handled(), Interruption() as outer, outer.waiting():
             terminated()
             assert outer.requested
             time.sleep(9)

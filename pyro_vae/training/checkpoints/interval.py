@@ -26,12 +26,11 @@ class Interval:
     unit: Unit
 
     @classmethod
-    def parse(cls, text: object, argument: str = "checkpoint_every") -> "Interval":
+    def parse(cls, text: object) -> "Interval":
         """The interval that a text describes.
 
         Arguments:
             text: Such as ``"1 epoch"``, ``"500 steps"`` or ``"10 min"``.
-            argument: The name of the argument in error messages.
 
         Raises:
             TypeError, ValueError: It describes none.
@@ -43,11 +42,13 @@ class Interval:
         """
         expected = 'such as "1 epoch", "500 steps" or "10 min"'
         if not isinstance(text, str):
-            raise TypeError(f"{argument}: got {kind(text)}, expected a text {expected}")
+            raise TypeError(f"checkpoint_every: got {kind(text)}, expected a text {expected}")
         found = _FORM.fullmatch(text)
         if found is None:
-            raise ValueError(f"{argument}: got {text!r}, expected a text {expected}")
+            raise ValueError(f"checkpoint_every: got {text!r}, expected a text {expected}")
         count, unit = float(found[1]), cast(Unit, found[2])
         if count <= 0 or (unit != "min" and count % 1):
-            raise ValueError(f"{argument}: got {text!r}, expected a positive number, {expected}")
+            raise ValueError(
+                f"checkpoint_every: got {text!r}, expected a positive number, {expected}"
+            )
         return cls(count, unit)

@@ -51,7 +51,7 @@ class Settings:
         """
         data = {name: _data(sources.get(name)) for name in ("train", "validation", "test")}
         stateful = [
-            f"{type(each).__name__} {_constants(each)}"
+            f"{type(each).__name__} {getattr(each, 'settings', {})}"
             for each in callbacks
             if hasattr(each, "state_dict")
         ]
@@ -107,11 +107,6 @@ def _pair(pair: Pair) -> list[str]:
     ]
     modules = [f"{n}: {m!r}" for n, m in pair.named_children() if n != "params"]
     return [*tensors, *(line for module in modules for line in module.splitlines())]
-
-
-def _constants(callback: Any) -> dict[str, Any]:
-    """What a callback says that a resumed training has to share."""
-    return dict(getattr(callback, "settings", {}))
 
 
 def _data(source: Source | None) -> dict[str, Any] | None:
