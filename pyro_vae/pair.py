@@ -13,12 +13,8 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.compat import (
-    is_jit_tracing,
-    stored_parameters,
-    unconstrained_parameters,
-)
-from pyro_vae.param_store import OwnParameters, Params, bind, refer, unbind
+from pyro_vae.compat import is_jit_tracing, unconstrained_parameters
+from pyro_vae.param_store import OwnParameters, Params, apart, bind, release
 from pyro_vae.programs import OwnProgram, Programs, exchanged, name_of, watched
 from pyro_vae.utils.checks import check_module, kind
 
@@ -253,21 +249,16 @@ class Pair(nn.Module):
                 made.update(map(id, unconstrained_parameters(module)))
         swapped = self._bind(self, silent=made, bounds=self.params.bounds)
         own = OwnParameters(self, self.name, self.params, swapped, made)
-        store = pyro.get_param_store()
         try:
             # PyroModules read the store by names that others use too, so it is another one here.
-            with store.scope(), own, own.values():
+            with apart(), own, own.values():
                 yield own
         finally:
             self._hand_over()
             if own.bounds.keys() - self._bound.keys():  # The program has made some.
                 self._bind(bounds=self.params.bounds)
             here = {name: b for name, b in own.bounds.items() if name in self._bound}
-            store.set_state({"params": {}, "constraints": here})
-            # `scope` copies the store, by which Pyro's parameters lose this.
-            for parameter in stored_parameters().values():
-                if not hasattr(parameter, "unconstrained"):
-                    refer(parameter)
+            pyro.get_param_store().set_state({"params": {}, "constraints": here})
 
     def _hand_over(self) -> None:
         """Leaves parameters that a PyroModule has made, such as an autoguide's, to the module."""
@@ -300,7 +291,7 @@ class Pair(nn.Module):
             )
         if "_bound" not in vars(self):
             self._bound: dict[str, Tensor] = {}
-            weakref.finalize(self, unbind, self._bound, {}).atexit = False
+            weakref.finalize(self, release, self._bound).atexit = False
         return bind(self, self.name, self._bound, parts, silent=silent, bounds=bounds)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.distributions.constraints import Constraint
 from pyro_vae.compat import handlers, stored_constraints, stored_names, stored_parameters, tables
 from pyro_vae.utils.checks import kind
 
-__all__ = ["OwnParameters", "Params", "bind", "refer", "unbind"]
+__all__ = ["OwnParameters", "Params", "apart", "bind", "release"]
 
 
 def bind(
@@ -54,7 +54,7 @@ def bind(
         if parameter.requires_grad:
             names.setdefault(parameter, name)
     current = {name: parameter for parameter, name in names.items()}
-    unbind(bound, current)
+    _unbind(bound, current)
     bound.update(current)
     _holders.update(dict.fromkeys(current, bound))
     real = dict.fromkeys(current, constraints.real)
@@ -66,7 +66,7 @@ def bind(
     for name, parameter in current.items():
         if parameter in used and id(parameter) not in silent:
             value = pyro.param(name)
-            refer(parameter)
+            _refer(parameter)
             if value is not parameter:
                 swapped[id(parameter)] = value
     return swapped
@@ -86,7 +86,7 @@ def _parameters(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tens
             yield from _parameters(child, f"{prefix}{name}.")
 
 
-def refer(parameter: Tensor) -> None:
+def _refer(parameter: Tensor) -> None:
     """Gives a parameter the reference to itself that Pyro expects of a ``pyro.param``."""
     parameter.unconstrained = _Reference(parameter)  # type: ignore[attr-defined]
 
@@ -121,8 +121,41 @@ def _check_trace(current: Mapping[str, Tensor]) -> None:
 # For each parameter's name, the `bound` of the owner that bound it last.
 _holders: dict[str, dict[str, Tensor]] = {}
 
+# For each store that is put aside, what owners that have gone since had bound.
+_waiting: list[list[dict[str, Tensor]]] = []
 
-def unbind(bound: dict[str, Tensor], current: Mapping[str, Tensor]) -> None:
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Runs a block with a parameter store of its own, which is empty at first.
+
+    The garbage collector may end an owner at any moment: while its tensors are not in sight, and
+    while the store is read. They leave it afterwards.
+    """
+    gone: list[dict[str, Tensor]] = []
+    _waiting.append(gone)
+    try:
+        with pyro.get_param_store().scope():
+            yield
+    finally:
+        # `scope` copies the store, by which Pyro's parameters lose this.
+        for parameter in stored_parameters().values():
+            if not hasattr(parameter, "unconstrained"):
+                _refer(parameter)
+        _waiting.pop()
+        for bound in gone:
+            release(bound)
+
+
+def release(bound: dict[str, Tensor]) -> None:
+    """Removes all that an owner has bound from Pyro's store, as soon as it can be changed."""
+    if _waiting:
+        _waiting[-1].append(bound)
+    else:
+        _unbind(bound, {})
+
+
+def _unbind(bound: dict[str, Tensor], current: Mapping[str, Tensor]) -> None:
     """Removes bound tensors that are no longer current from Pyro's store.
 
     A name stays if another owner has bound it since, with a tensor of its own or a shared one.
@@ -339,7 +372,7 @@ class OwnParameters(Messenger):
         def value(*args: Any, **kwargs: Any) -> Tensor:
             constrained: Tensor = transform_to(constraint)(parameter)
             if constrained is parameter:
-                refer(parameter)
+                _refer(parameter)
             else:
                 constrained.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
             return constrained

@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import pyro
+import pyro.distributions as dist
 import pyro.infer.inspect
 import pyro.optim
 import pytest
@@ -13,8 +14,9 @@ import torch
 from pyro import poutine
 from pyro.contrib.autoname import scope
 from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor
 
-from pyro_vae import VAE, likelihoods, networks, posteriors, priors
+from pyro_vae import VAE, Pair, likelihoods, networks, posteriors, priors
 
 from .models import bernoulli_vae, binary, common_noise
 
@@ -203,3 +205,47 @@ def test_a_vae_that_goes_leaves_what_it_shared_to_the_others() -> None:
     del second
     gc.collect()
     assert not any(name in store for name in names)
+
+
+def _pair(name: str) -> Pair:
+    def model(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    return Pair(model, guide, name=name)
+
+
+def test_a_pair_may_go_at_any_moment_of_another_ones_call() -> None:
+    """The garbage collector may run at each allocation, so a pair goes at each of them in turn."""
+    x, living = torch.zeros(3, 2), _pair("living")
+    living.model(x)
+    gone, going = list[int](), list[Pair]()
+
+    def end(phase: str, info: object) -> None:
+        gone.extend(range(len(going)))
+        going.clear()
+
+    before = gc.get_threshold()
+    for moment in range(1, 150):
+        going.append(_pair("going"))
+        going[0].model(x)
+        assert "going.params.loc" in pyro.get_param_store()
+        gc.collect()
+        gc.callbacks.append(end)
+        try:
+            gc.set_threshold(moment)
+            living.model(x)
+        finally:
+            gc.set_threshold(*before)
+            gc.callbacks.remove(end)
+        assert going or "going.params.loc" not in pyro.get_param_store(), moment
+        if going:
+            break
+    assert len(gone) > 30
+    assert "living.params.loc" in pyro.get_param_store()
