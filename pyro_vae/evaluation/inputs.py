@@ -1,6 +1,5 @@
 """What evaluations share: checks of the data, hashes, and means over examples."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
 from pyro_vae.evaluation.simulation import observed_site
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_seed
-from pyro_vae.utils.context import Batch, Examples, as_batch
+from pyro_vae.utils.context import Batch, Examples, as_batch, content_hash
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -126,11 +125,7 @@ def data_hash(x: Batch) -> str:
         >>> data_hash(torch.zeros(7, 784)) == data_hash(torch.zeros(7, 28, 28))
         False
     """
-    digest = hashlib.sha256()
-    for entry in as_batch(x):
-        digest.update(f"{entry.dtype}{tuple(entry.shape)}".encode())
-        digest.update(entry.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return content_hash(as_batch(x))
 
 
 def density_draw(

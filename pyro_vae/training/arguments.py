@@ -18,10 +18,13 @@ from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.data import Transform, as_given
 from pyro_vae.training.early_stopping import EarlyStopping
 from pyro_vae.training.held_out import is_fraction, split
+from pyro_vae.training.kinds import Data, source_of
 from pyro_vae.training.recovery import Recovery
-from pyro_vae.training.sources import Data, Source, source_of
+from pyro_vae.training.shares import Shares
+from pyro_vae.training.sources import Source
 from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.modules import device_of, evaluating
+from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
@@ -34,6 +37,7 @@ __all__ = [
     "check_size",
     "described",
     "set_up",
+    "shares_of",
     "sources_of",
 ]
 
@@ -114,23 +118,33 @@ def set_up(
             )
 
 
-def check_shares(accumulate: Any, pair: Pair, objective: ELBO) -> None:
+def check_shares(
+    accumulate: Any, processes: Processes | None, pair: Pair, objective: ELBO
+) -> None:
     """Raises TypeError or ValueError unless the gradients of shares of a batch can be added."""
     check_count("accumulate", accumulate)
-    if accumulate == 1:
+    count = 1 if processes is None else processes.size
+    if accumulate * count == 1:
         return
+    got = f"accumulate: got {accumulate}" if count == 1 else f"fit: runs in {count} processes"
     if not traits(objective).is_sum:
         raise ValueError(
-            f"accumulate: got {accumulate} with {kind(objective)}, whose loss is no sum over "
-            "examples, expected 1"
+            f"{got} with {kind(objective)}, whose loss is no sum over examples, expected an "
+            "objective that is one, such as trace_elbo()"
         )
     norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
     found = next((path for path, m in pair.named_modules() if isinstance(m, norms)), None)
     if found is not None:
         raise ValueError(
-            f"accumulate: got {accumulate} with batch norm in {found}, whose statistics would be "
-            "those of a share, expected 1, or another norm, such as GroupNorm or LayerNorm"
+            f"{got} with batch norm in {found}, whose statistics would be those of a share, "
+            "expected another norm, such as GroupNorm or LayerNorm"
         )
+
+
+def shares_of(accumulate: int, seed: int | None, processes: Processes | None) -> Shares | None:
+    """How each batch is cut; None if it is not."""
+    count = accumulate * (1 if processes is None else processes.size)
+    return Shares(count, seed, processes) if count > 1 else None
 
 
 def check_extras(

@@ -3,7 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Between"]
+from pyro_vae.training.ending import Interrupted
+
+__all__ = ["Agreement", "Between"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What several processes have agreed upon, in a step.
+
+    Attributes:
+        interrupted: Whether Ctrl-C was pressed in one of them.
+        due: Whether a checkpoint is due after the step.
+    """
+
+    interrupted: bool
+    due: bool
 
 
 @dataclass
@@ -11,16 +26,22 @@ class Between:
     """Called after steps, with their number.
 
     Attributes:
-        passed: Shows progress; raises Interrupted if Ctrl-C was pressed.
+        passed: Shows progress; raises Interrupted if Ctrl-C was pressed. Several processes agree
+            first.
+        requested: Whether Ctrl-C was pressed.
         is_due: Whether a checkpoint is to be written, after so many steps of the training.
         write: Writes a checkpoint.
+        agreement: What the processes of the training agreed upon in the last step; None if there
+            is one process, which decides by itself.
         batches: The number of batches of the epoch that have been taken.
         steps: The number of steps in this process.
     """
 
     passed: Callable[[int], object]
+    requested: Callable[[], bool] = lambda: False
     is_due: Callable[[int], bool] = lambda steps: False
     write: Callable[[], object] = lambda: None
+    agreement: Agreement | None = None
     batches: int = 0
     steps: int = 0
 
@@ -32,7 +53,13 @@ class Between:
         """
         self.count(steps)
         self.passed(steps)
-        if self.is_due(self.steps):
+        if self.agreement is None:
+            due = self.is_due(self.steps)
+        elif self.agreement.interrupted:
+            raise Interrupted
+        else:
+            due = self.agreement.due
+        if due:
             self.write()
 
     def count(self, steps: int) -> None:

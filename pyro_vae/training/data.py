@@ -18,7 +18,8 @@ from pyro_vae.contracts import (
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
 from pyro_vae.pair import Pair
-from pyro_vae.training.sources import START, InMemory, Place, Source
+from pyro_vae.training.shares import Shares
+from pyro_vae.training.sources import START, InMemory, Parts, Place, Source
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.utils.random import seeded
@@ -99,16 +100,17 @@ class Prepared:
 
     def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; random pixels are drawn anew."""
-        for given in self.given(number, place):
+        for given in self.source.epoch(number, place):
             yield self.checked(given)
+        self._is_checked = True
 
-    def given(self, number: int, place: Place = START) -> Iterator[Examples]:
-        """Yields the batches of an epoch as they are given."""
-        yield from self.source.epoch(number, place)
+    def parts(self, number: int, shares: Shares, place: Place = START) -> Parts:
+        """Yields this process's shares of the batches as they are given, see ``Source.parts``."""
+        yield from self.source.parts(number, shares, place)
         self._is_checked = True
 
     def checked(self, given: Examples) -> Examples:
-        """A batch of :meth:`given`, or a part of one, as the pair takes it, after checks."""
+        """A batch as it is given, or a share of one, as the pair takes it, after checks."""
         batch = self.batch(given)
         self._check_next(batch)
         return batch
@@ -134,6 +136,28 @@ class Prepared:
                 batch = self._to_batch(given)
             self._check_next(batch)
             yield batch
+        self._is_checked = True
+
+    def fixed_parts(self, seed: int | None, shares: Shares) -> Parts:
+        """Yields this process's shares of the batches of :meth:`fixed`, see ``Source.parts``.
+
+        What is drawn for them is a random stream of the share.
+        """
+        source, kept = self.source, self._kept
+        if isinstance(source, InMemory) and kept is not None:
+            for whole in torch.arange(len(kept[0]), device="cpu").split(source.batch_size):
+                size, first = len(whole), int(whole[0])
+                parts = [(n, slice(first + p.start, first + p.stop)) for n, p in shares.of(size)]
+                yield size, [(number, rows(kept, part)) for number, part in parts]
+            return
+        for index, (size, given) in enumerate(source.parts(0, shares)):
+            batches = []
+            for number, part in given:
+                with seeded(seed, _DRAWS, index, number, device=self.device):
+                    batch = self._to_batch(part)
+                self._check_next(batch)
+                batches.append((number, batch))
+            yield size, batches
         self._is_checked = True
 
     def keep(self, seed: int | None) -> None:

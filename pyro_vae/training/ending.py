@@ -1,8 +1,10 @@
 """How a training ends before its last epoch: a callback stops it, or a user interrupts it."""
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -33,6 +35,8 @@ class Interrupted(Exception):
     """A training was interrupted, between two steps."""
 
 
+_SAME = 2.0  # seconds between two signals of one Ctrl-C
+
 _active: "list[Interruption]" = []
 
 
@@ -55,13 +59,19 @@ class Interruption:
     the main thread, and where the program handles the signal in another way than Python, nothing
     changes.
 
+    Arguments:
+        of_many: Whether this is one of several processes. A terminal and ``torchrun`` send each of
+            them the same Ctrl-C, so that a second one soon after the first is not another.
+
     Attributes:
         requested: Whether Ctrl-C was pressed.
         waits: Whether this is within :meth:`waiting`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_many: bool = False) -> None:
         self.requested = False
+        self._of_many = of_many
+        self._time = -math.inf
         self.waits = False
         self._process = os.getpid()
         self._before: Any = None
@@ -107,6 +117,9 @@ class Interruption:
         if os.getpid() != self._process:
             return
         again, self.requested = self.requested, True
+        before, self._time = self._time, time.monotonic()
+        if self._of_many and self._time - before < _SAME:
+            return
         if again or not self.waits:
             raise KeyboardInterrupt
         if self._before is not signal.default_int_handler:  # A training inside of a callback.

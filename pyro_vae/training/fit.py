@@ -21,6 +21,7 @@ from pyro_vae.training.arguments import (
     check_size,
     described,
     set_up,
+    shares_of,
     sources_of,
 )
 from pyro_vae.training.averaging import Averaging
@@ -34,15 +35,18 @@ from pyro_vae.training.ending import Interruption
 from pyro_vae.training.epoch_terms import EpochTerms
 from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction
 from pyro_vae.training.history import History
+from pyro_vae.training.kinds import BATCH_SIZE, Data
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.resumption import Resumption, resumption_of
-from pyro_vae.training.sources import BATCH_SIZE, Data
-from pyro_vae.training.stepwise import Shares, Stepwise
+from pyro_vae.training.shares import Shares
+from pyro_vae.training.stepwise import Stepwise
+from pyro_vae.training.together import agreed, begin_together
 from pyro_vae.training.trackers import Tracker, check_tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.modules import device_of
+from pyro_vae.utils.processes import Group, processes_of
 
 __all__ = ["COMPILED_FROM", "fit"]
 
@@ -79,6 +83,7 @@ def fit(
     checkpoint_every: str = "1 epoch",
     resume: bool = False,
     recovery: Recovery | None = None,
+    process_group: Group = None,
 ) -> History:
     r"""Trains a VAE or another pair by stochastic variational inference, one step for each batch.
 
@@ -154,6 +159,11 @@ def fit(
             where they can be; the code of functions cannot.
         recovery: Goes back to the last checkpoint, with lower rates, after a loss that is not
             finite; see :class:`Recovery`.
+        process_group: The processes of ``torch.distributed`` that train together, if it is
+            initialized; None is its default group. All of them call `fit` with the same arguments,
+            and begin with the parameters of the first. Each takes its share of each batch, and of
+            the held-out data, and the first one writes. N processes train as one does with
+            ``accumulate=N``.
 
     Returns:
         The history, in nats per example; see :class:`History`. Its attribute ``ended`` says
@@ -168,7 +178,9 @@ def fit(
         DamagedRun: All checkpoints are damaged. It is a ValueError.
         CheckpointError: A checkpoint cannot be written; it is an OSError. Those before are as
             they were.
-        RuntimeError: ``compile=True``, and model or guide cannot be compiled.
+        RuntimeError: ``compile=True``, and model or guide cannot be compiled. ``torchrun`` began
+            several processes, which have no process group; or they see other data.
+        ConnectionError: Another process has ended.
         NonFiniteLoss: A loss or a parameter became NaN or infinite. The message names the epoch,
             the batch and the term; the step of such a loss is not taken.
 
@@ -190,12 +202,14 @@ def fit(
     check_plateau(chosen, test if validation is None else validation)
     check_precision(vae, precision)
     check_tracker(tracker)
-    check_shares(accumulate, vae, objective)
+    device = device_of(vae)
+    processes = processes_of(device, process_group)
+    check_shares(accumulate, processes, vae, objective)
     check_extras(average, recovery, checkpoint, callbacks)
 
-    device = device_of(vae)
     resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)
     begin = 1 if resumption is None else resumption.first_epoch
+    given, seed = seed, agreed(seed, processes)
     sources = sources_of(train, validation, test, batch_size, seed, epochs, device, begin)
     if resumption is not None:
         resumption.load_loaders(sources)
@@ -205,15 +219,22 @@ def fit(
         data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
     training = data["train"]
     settings = _settings(vae, training, epochs, objective, chosen, seed, precision)
+    shares = shares_of(accumulate, seed, processes)
     before = None
-    if resumption is not None:
-        plain = described(pixels, seed, compile, precision, accumulate, average, recovery)
+    if resumption is not None or processes is not None:
+        count = 1 if shares is None else shares.count
+        plain = described(pixels, given, compile, precision, count, average, recovery)
         parts = objective, chosen, transform, callbacks
-        before = resumption.check(Settings.of(vae, sources, *parts, plain), objective)
+        own = Settings.of(vae, sources, *parts, plain)
+        if processes is not None:
+            place = None if resumption is None else [resumption.first_epoch, resumption.steps]
+            begin_together(processes, vae, sources, own, [epochs, place])
+        if resumption is not None:
+            resumption.writes = processes is None or processes.is_first
+            before = resumption.check(own, objective)
     total = None if training.source.steps is None else epochs * training.source.steps
     objective = _with_terms(objective, compile, total or 0, device, before)
     extras = callbacks, tracker, average, resumption, recovery
-    shares = Shares(accumulate, seed) if accumulate > 1 else None
     loop = _loop(vae, data, objective, chosen, seed, precision, total, shares, *extras)
     return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
 
@@ -240,7 +261,7 @@ def _loop(
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)
     whole = WholeEpochs(Stepwise(svi, training, terms, after, shares), vae, model, guide, optim)
-    held_out = [HeldOut(data[name], test_loss, seed) for name in COLUMN_OF if name in data]
+    held_out = [HeldOut(data[n], test_loss, seed, shares) for n in COLUMN_OF if n in data]
     if resumption is not None:
         losses, programs = (objective, test_loss), (model, guide)
         state = State(vae, optim, losses, programs, callbacks, average)
@@ -249,7 +270,8 @@ def _loop(
     if average is not None and average.evaluate and average.pair is not None:
         judged = average.pair
     parts = vae, whole, terms, optim, held_out, callbacks, tracker
-    return Loop(*parts, seed, device, total, resumption, judged)
+    processes = None if shares is None else shares.processes
+    return Loop(*parts, seed, device, total, resumption, judged, processes)
 
 
 def _settings(

@@ -13,9 +13,10 @@ from pyro_vae.pair import Pair
 from pyro_vae.training.data import Prepared
 from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.history import History
+from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Indexed, Source
 from pyro_vae.utils.modules import evaluating
-from pyro_vae.utils.random import seeded
+from pyro_vae.utils.random import seeded, streams
 
 __all__ = ["COLUMN_OF", "HeldOut", "check_fraction", "is_fraction", "split"]
 
@@ -35,11 +36,13 @@ class HeldOut:
         data: The data.
         elbo: Gives the -ELBO of a batch.
         seed: The seed of pixels and noise.
+        shares: How each batch is cut, so that several processes take part; None if it is not.
     """
 
     data: Prepared
     elbo: ELBO
     seed: int | None
+    shares: Shares | None = None
 
     def __post_init__(self) -> None:
         self.data.keep(self.seed)  # Without a seed, a resumed training draws the same pixels.
@@ -62,16 +65,50 @@ class HeldOut:
         Raises:
             NonFiniteLoss: It is not finite.
         """
-        cost, examples, name = 0.0, 0, self.data.argument
-        with evaluating(pair), seeded(self.seed, _STREAMS[name], device=self.data.device):
-            for batch in self.data.fixed(self.seed):
-                check()
-                cost += self.elbo.loss(pair.model, pair.guide, *batch)
-                examples += len(batch[0])
+        name = self.data.argument
+        with evaluating(pair):
+            summed = self._sum if self.shares is None else self._sum_of_shares
+            cost, examples = summed(pair, check)
         cost /= examples
         if not math.isfinite(cost):
             raise NonFiniteLoss(f"epoch {epoch}: the -ELBO of the {name} set is {cost}", history)
         return cost
+
+    def _sum(self, pair: Pair, check: Callable[[], object]) -> tuple[float, int]:
+        """The sum over all examples, and their number."""
+        cost, examples = 0.0, 0
+        with seeded(self.seed, _STREAMS[self.data.argument], device=self.data.device):
+            for batch in self.data.fixed(self.seed):
+                check()
+                cost += self.elbo.loss(pair.model, pair.guide, *batch)
+                examples += len(batch[0])
+        return cost, examples
+
+    def _sum_of_shares(self, pair: Pair, check: Callable[[], object]) -> tuple[float, int]:
+        """The same, by shares with streams of their own, which other processes may take."""
+        assert self.shares is not None
+        costs: list[list[float]] = []
+        examples, stream = 0, _STREAMS[self.data.argument]
+        with streams(self.seed, self.data.device) as begin:
+            for index, (size, parts) in enumerate(self.data.fixed_parts(self.seed, self.shares)):
+                check()
+                costs.append([0.0] * self.shares.count)
+                for number, batch in parts:
+                    begin(stream, index, number)
+                    costs[-1][number] = self.elbo.loss(pair.model, pair.guide, *batch)
+                examples += size
+        summed = torch.tensor(costs, dtype=torch.float64, device=self.data.device)
+        processes = self.shares.processes
+        if processes is not None:
+            found = processes.gathered((len(costs), examples))
+            if len(set(found)) > 1:
+                raise RuntimeError(
+                    f"{self.data.argument}: got batches and examples {found} in the processes, "
+                    "expected the same batches in all of them: each takes its share"
+                )
+            processes.add([summed])
+        # In the order of the examples, so that the sum does not depend on who took them.
+        return sum(summed.flatten().tolist()), examples
 
 
 def is_fraction(validation: object) -> TypeGuard[float]:

@@ -20,8 +20,10 @@ from pyro_vae.training.held_out import COLUMN_OF, HeldOut
 from pyro_vae.training.history import COLUMNS, History
 from pyro_vae.training.resumption import Resumption
 from pyro_vae.training.sources import START, Place
+from pyro_vae.training.together import check_alike
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
+from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 
@@ -47,6 +49,7 @@ class Loop:
         total: The number of batches in all epochs, or None if it is unknown.
         resumption: Writes checkpoints, and goes on from one; or None.
         judged: The pair whose held-out costs are computed.
+        processes: The processes that train it together; None if it is this one alone.
     """
 
     pair: Pair
@@ -61,6 +64,7 @@ class Loop:
     total: int | None
     resumption: Resumption | None
     judged: Pair
+    processes: Processes | None = None
     history: History = field(init=False)
     _interruption: Interruption = field(init=False)
     _between: Between = field(init=False)
@@ -93,7 +97,7 @@ class Loop:
     @contextmanager
     def _tracked(self, settings: Mapping[str, Any]) -> Iterator[None]:
         """Tells the tracker of the settings, and at the end the curves; closes it."""
-        if self.tracker is None:
+        if self.tracker is None or not self._writes:
             yield
             return
         try:
@@ -111,13 +115,15 @@ class Loop:
     def _epochs(self, epochs: int) -> Ended:
         if self.history.ended == "stopped":
             return "stopped"
-        with Interruption() as self._interruption, progress_bar(self.total, "batches") as progress:
+        together = self.processes is not None
+        bar = progress_bar(self.total, "batches", shown=self._writes)
+        with Interruption(together) as self._interruption, bar as progress:
 
             def passed(steps: int) -> None:
                 progress.update(steps)
-                self._interruption.check()
+                self._check_interruption()
 
-            self._between = Between(passed)
+            self._between = Between(passed, lambda: self._interruption.requested)
             if self.resumption is not None:
                 self._between.is_due, self._between.write = self.resumption.is_due, self._write
                 progress.update(self.resumption.steps)
@@ -130,8 +136,9 @@ class Loop:
                         self._go_back(error)
                         continue
                     except (Interrupted, RuntimeError, OSError, EOFError) as error:
+                        expected = self._interruption.requested and not together
                         if not isinstance(error, Interrupted) and not (
-                            self._interruption.requested and _is_of_a_worker(error)
+                            expected and _is_of_a_worker(error)
                         ):
                             raise
                         self._check_parameters(f"interrupted in epoch {epoch}")
@@ -158,12 +165,13 @@ class Loop:
         self._epoch_start = time.perf_counter() - seconds
         self._steps(epoch, place, before)
         self._check_parameters(f"epoch {epoch}, after the last batch")
+        if self.processes is not None:
+            check_alike(self.processes, self.pair, f"epoch {epoch}")
         seconds = time.perf_counter() - self._epoch_start
-        check = self._interruption.check
         drawn = None if self.resumption is None else self.resumption.generators()
         try:
             costs = {
-                each.column: each.cost(self.judged, epoch, self.history, check)
+                each.column: each.cost(self.judged, epoch, self.history, self._check_interruption)
                 for each in self.held_out
             }
         except Interrupted:  # All steps of the epoch are taken; the evaluation begins anew.
@@ -175,7 +183,7 @@ class Loop:
             self.optim.end_epoch(next(iter(costs.values())))
         row = {**self.terms.means(), **costs, "seconds": seconds}
         self.history.append({"epoch": epoch, **row})
-        if self.tracker is not None:
+        if self.tracker is not None and self._writes:
             self.tracker.scalars(row, epoch)
 
     def _steps(self, epoch: int, place: Place, before: Sequence[float]) -> None:
@@ -213,6 +221,15 @@ class Loop:
                 message = f"{place}: the parameter {path} is not finite"
                 raise NonFiniteLoss(message, self.history)
 
+    @property
+    def _writes(self) -> bool:
+        return self.processes is None or self.processes.is_first
+
+    def _check_interruption(self) -> None:
+        """Raises Interrupted if Ctrl-C was pressed; several processes agree at each step."""
+        if self.processes is None:
+            self._interruption.check()
+
     def _call(self) -> str | None:
         """Calls all callbacks; returns the reason if one of them stops the training."""
         reason = None
@@ -221,11 +238,16 @@ class Loop:
                 callback(self.pair, self.history)
             except StopTraining as stop:
                 reason = str(stop) if reason is None else reason
+        if self.processes is not None:  # The first reason is that of all.
+            reasons = self.processes.gathered(reason)
+            reason = next((each for each in reasons if each is not None), None)
         return reason
 
     def _end(self, epoch: int, reason: str | None, last: bool) -> Ended | None:
         """Writes a checkpoint after an epoch; returns how the training ends here."""
         interrupted = self._interruption.requested
+        if self.processes is not None:
+            interrupted = self.processes.any(interrupted)
         if reason is not None:
             _log.info("stopped after epoch %d: %s", epoch, reason or "a callback")
         ended: Ended | None = (

@@ -46,6 +46,7 @@ class Resumption:
     Attributes:
         first_epoch: The number of the epoch in which the training goes on.
         steps: The number of steps before.
+        writes: Whether this process writes the checkpoints; others read them alone.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Resumption:
         self.checkpoints = checkpoints
         self.first_epoch = 1 if loaded is None else loaded.epochs + 1
         self.steps = 0 if loaded is None else loaded.steps
+        self.writes = True
         self._loaded = loaded
         self._device = device
         self._outer: Mapping[str, Tensor] = generator_states(device)
@@ -226,6 +228,8 @@ class Resumption:
         self, batches: int, steps: int, history: History, epoch: Mapping[str, Any] | None
     ) -> None:
         self._since = 0
+        if not self.writes:
+            return
         epochs, total = len(history.epoch), self.steps + steps
         self.checkpoints.write(epochs, batches, steps, total, self._state(epoch), history)
 

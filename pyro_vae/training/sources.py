@@ -2,42 +2,31 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DistributedSampler
 
 from pyro_vae.training.reading import (
     as_examples,
-    as_tensor,
     joined,
     length_of,
-    rows_of_dataset,
-    rows_on_disk,
 )
+from pyro_vae.training.shares import Shares
 from pyro_vae.utils.checks import kind
-from pyro_vae.utils.context import Batch, Examples, as_batch, rows
+from pyro_vae.utils.context import Examples, rows
 from pyro_vae.utils.random import Stream, seeded
 
-__all__ = ["BATCH_SIZE", "Data", "DefaultSize", "InMemory", "Indexed", "Source", "source_of"]
+__all__ = ["START", "InMemory", "Indexed", "Parts", "Place", "Source", "Streamed"]
 
-Data = Batch | np.ndarray | Dataset[Any] | Iterable[Any]
-"""What :func:`fit` takes: a tensor, a NumPy array or memmap, a tuple of them, a torch ``Dataset``,
-a ``DataLoader``, or any other iterable of batches that can be iterated again."""
+Parts = Iterator[tuple[int, list[tuple[int, Examples]]]]
+"""For each batch, its number of examples, and shares of it with their numbers."""
 
 _ORDER, _LOADER = 1, 2  # random streams of an epoch, beside that of its noise
-
-
-class DefaultSize(int):
-    """A batch size that nobody asked for."""
-
-
-BATCH_SIZE = DefaultSize(128)
-"""The number of examples in a batch, for data that are not in batches yet."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +71,12 @@ class Source(ABC):
     @abstractmethod
     def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; those of epoch 0 are in the data's order."""
+
+    def parts(self, number: int, shares: Shares, place: Place = START) -> Parts:
+        """Yields this process's shares of the batches of an epoch."""
+        for batch in self.epoch(number, place):
+            size = len(batch[0])
+            yield size, [(share, rows(batch, part)) for share, part in shares.of(size)]
 
     def loader_state(self) -> Any:
         """The random state of what gives the batches, between two of them."""
@@ -140,6 +135,26 @@ class Indexed(Source):
             with stream:
                 batch = self.take(index)
             yield batch
+
+    def parts(self, number: int, shares: Shares, place: Place = START) -> Parts:
+        """Yields this process's shares of the batches of an epoch; reads no others.
+
+        What the data draw is a random stream of the share.
+        """
+        order = self.order(number)
+        place.noise()
+        batches = list(self.moved(order).split(self.batch_size))
+        for index, batch in enumerate(batches[place.batches :], place.batches + 1):
+            taken = []
+            for share, part in shares.of(len(batch)):
+                with self._drawing(number, index, share):
+                    taken.append((share, self.take(batch[part])))
+            yield len(batch), taken
+
+    def _drawing(self, number: int, batch: int, share: int) -> AbstractContextManager[None]:
+        if self.is_fixed:  # Nothing is drawn.
+            return nullcontext()
+        return seeded(self.seed, number, _LOADER, batch, share)
 
     def loader_state(self) -> Tensor | None:
         """The state of the random stream of the examples."""
@@ -242,6 +257,13 @@ class Streamed(Source):
         self._first = begin if argument == "train" else 0  # Others are in epoch 0 each time.
         self._begun: tuple[Stream, Iterator[Any], Examples] | None = None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether each process has other examples."""
+        samplers = (getattr(self.iterable, name, None) for name in ("sampler", "batch_sampler"))
+        found = [each for s in samplers for each in (s, getattr(s, "sampler", None))]
+        return any(isinstance(each, DistributedSampler) for each in found)
+
     def first(self) -> Examples:
         """The first batch of the first epoch, which begins here in training."""
         if self._begun is None:
@@ -303,70 +325,3 @@ class Streamed(Source):
         with stream:
             iterator = iter(self.iterable)
         return stream, iterator if self.collated is None else joined(iterator, self.collated)
-
-
-def source_of(
-    argument: str,
-    data: Data,
-    *,
-    batch_size: int,
-    seed: int | None,
-    epochs: int,
-    device: torch.device,
-    begin: int = 1,
-) -> Source:
-    """The source of some data.
-
-    Arguments:
-        argument: The name of the data in error messages.
-        data: The data.
-        batch_size: The number of examples in a batch.
-        seed: The seed of the order, and of what a loader draws.
-        epochs: The number of epochs.
-        begin: The number of the first epoch.
-        device: Where tensors and arrays in memory are kept.
-
-    Raises:
-        TypeError: The data are of none of the kinds that are taken.
-        ValueError: The data are empty, `batch_size` was given for training data that come in
-            batches, or an iterator that runs once is to run several epochs.
-    """
-    if type(data) is TensorDataset:  # A subclass may change the examples as they are taken.
-        data = data.tensors
-    if isinstance(data, list) and data and isinstance(data[0], tuple | list):
-        data = _Batches(data)
-    if isinstance(data, Tensor | np.ndarray | tuple | list):
-        entries = data if isinstance(data, tuple | list) else (data,)
-        if any(isinstance(entry, np.memmap) for entry in entries):
-            return Indexed(argument, *rows_on_disk(argument, entries), batch_size, seed, True)
-        arrays = tuple(as_tensor(argument, entry) for entry in entries)
-        given = as_batch(arrays[0] if len(arrays) == 1 else arrays, argument)
-        return InMemory(argument, given, batch_size, seed, device)
-    if isinstance(data, Mapping | str | bytes) or not isinstance(data, Dataset | Iterable):
-        raise TypeError(
-            f"{argument}: got {kind(data)}, expected a tensor, a NumPy array or memmap, a tuple "
-            "(x, *context) of them, a torch Dataset, a DataLoader, or another iterable of batches"
-        )
-    if isinstance(data, IterableDataset):
-        return Streamed(argument, data, batch_size, seed, epochs, begin)
-    if isinstance(data, Dataset):
-        return Indexed(argument, *rows_of_dataset(argument, data), batch_size, seed)
-    if not isinstance(batch_size, DefaultSize) and argument == "train":
-        raise ValueError(
-            f"batch_size: got {batch_size} with {kind(data)} as {argument}, which gives batches "
-            "already, expected none"
-        )
-    return Streamed(argument, data, None, seed, epochs, begin)
-
-
-class _Batches:
-    """The batches of a list, as an iterable that is no batch itself."""
-
-    def __init__(self, batches: list[Any]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.batches)

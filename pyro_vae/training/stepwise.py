@@ -1,47 +1,25 @@
 """The steps of an epoch one by one: ``SVI.step`` for each batch."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 
 from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.util import zero_grads
 
+from pyro_vae.objectives import schedule_of
+from pyro_vae.training.between import Between
 from pyro_vae.training.data import Prepared
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.history import History
-from pyro_vae.training.sources import START, Place
-from pyro_vae.utils.context import Examples, rows
+from pyro_vae.training.shares import SHARE, Shares
+from pyro_vae.training.sources import START, Place, Streamed
+from pyro_vae.training.together import Share, Together
+from pyro_vae.utils.context import Examples
 from pyro_vae.utils.random import streams
 
-__all__ = ["Shares", "Stepwise"]
-
-
-_SHARE = 3  # marks the random streams of shares, beside those of an epoch
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How a batch is cut into shares, whose gradients are added before the step.
-
-    Each has a random stream of its own, of the seed, the epoch, the batch and its number.
-
-    Attributes:
-        count: The number of shares.
-        seed: The seed; None draws from torch's global generator.
-    """
-
-    count: int
-    seed: int | None
-
-    def of(self, batch: Examples) -> Iterator[Examples]:
-        """Yields the shares of a batch, in their order, but for those that are empty."""
-        size = len(batch[0])
-        ends = [size * number // self.count for number in range(self.count + 1)]
-        for first, last in pairwise(ends):
-            if first < last:
-                yield rows(batch, slice(first, last))
+__all__ = ["Stepwise"]
 
 
 class Stepwise:
@@ -68,12 +46,14 @@ class Stepwise:
         self.terms = terms
         self.after = after
         self.shares = shares
+        processes = None if shares is None else shares.processes
+        self.together = None if processes is None else Together(processes, data.pair)
 
     def epoch(
         self,
         number: int,
         history: History,
-        done: Callable[[int], object],
+        done: Between,
         place: Place = START,
     ) -> None:
         """Takes a step for each batch of an epoch.
@@ -81,7 +61,7 @@ class Stepwise:
         Arguments:
             number: The epoch, from 1.
             history: The history of the epochs before.
-            done: Called after each step, with the number of steps since its last call.
+            done: Called after each step.
             place: Where the epoch goes on.
 
         Raises:
@@ -89,40 +69,74 @@ class Stepwise:
         """
         self.terms.mode = tuple(module.training for module in self.data.pair.modules())
         if self.shares is not None:
-            self._in_shares(number, history, done, place)
+            self._in_shares(number, history, done, place, self.shares)
             return
         for index, batch in enumerate(self.data.epoch(number, place), place.batches + 1):
             self.step(f"epoch {number}, batch {index}", batch, history)
             done(1)
 
     def _in_shares(
-        self, number: int, history: History, done: Callable[[int], object], place: Place
+        self, number: int, history: History, done: Between, place: Place, shares: Shares
     ) -> None:
         """Takes the steps of an epoch, each with the sum of the gradients of its shares."""
-        assert self.shares is not None
-        with streams(self.shares.seed, self.data.device) as begin:
-            given = self.data.given(number, place)
-            for index, batch in enumerate(given, place.batches + 1):
-                self.terms.place = f"epoch {number}, batch {index}"
-                try:
-                    self._step_in_shares(batch, lambda *key: begin(number, *key), index)
-                except FloatingPointError as error:
-                    raise NonFiniteLoss(str(error), history) from None
-                self.after()
-                done(1)
+        index = place.batches
+        with streams(shares.seed, self.data.device) as begin:
+            try:
+                for size, parts in self.data.parts(number, shares, place):
+                    index += 1
+                    self.terms.place = f"epoch {number}, batch {index}"
+                    self._step_in_shares(size, parts, partial(begin, number, index), done)
+                    self.after()
+                    done(1)
+                if self.together is not None and isinstance(self.data.source, Streamed):
+                    self.together.end(f"epoch {number}, after batch {index}", done)
+            except FloatingPointError as error:
+                raise NonFiniteLoss(str(error), history) from None
 
-    def _step_in_shares(self, given: Examples, begin: Callable[..., None], index: int) -> None:
-        assert self.shares is not None
-        svi = self.svi
-        with poutine.trace(param_only=True) as sites:
-            for number, part in enumerate(self.shares.of(given)):
-                begin(index, number, _SHARE)
-                batch = self.data.checked(part)
-                svi.loss_and_grads(svi.model, svi.guide, *batch)
-                self.terms.examples += len(batch[0])
+    def _step_in_shares(
+        self,
+        size: int,
+        parts: Sequence[tuple[int, Examples]],
+        begin: Callable[[int, int], None],
+        done: Between,
+    ) -> None:
+        before, error = self.terms.state(), None
+        self.terms.reset()
+        with poutine.trace(param_only=True) as sites, self._one_step_of_the_warm_up() as again:
+            try:
+                for number, part in parts:
+                    again()
+                    begin(number, SHARE)
+                    batch = self.data.checked(part)
+                    self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch)
+            except Exception as raised:
+                if self.together is None:
+                    raise
+                error = raised
         parameters = {site["value"].unconstrained() for site in sites.trace.nodes.values()}
-        svi.optim(parameters)
+        terms: Sequence[float] = self.terms.state()[:3]
+        if self.together is not None:
+            share = Share(terms, size, parameters, error)
+            terms, used = self.together.step(self.terms.place, share, done)
+            parameters = set(used)
+        sums = [a + b for a, b in zip(before, [*terms, size], strict=True)]
+        self.terms.load_state(sums)
+        self.svi.optim(parameters)
         zero_grads(parameters)
+
+    @contextmanager
+    def _one_step_of_the_warm_up(self) -> Iterator[Callable[[], None]]:
+        """Counts one step of an objective's warm-up, whichever number of shares there is.
+
+        Yields a function that puts its count to that of the step, for the next share.
+        """
+        annealed = schedule_of(self.terms.objective)
+        if annealed is None:
+            yield lambda: None
+            return
+        taken = annealed.taken.clone()
+        yield lambda: annealed.load_state_dict({"taken": taken})
+        annealed.load_state_dict({"taken": taken + 1})
 
     def step(self, place: str, batch: Examples, history: History) -> None:
         """Takes one step.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Tens
 
 from pyro_vae import Pair, fit
 from pyro_vae.datasets import fresh_pixels
-from pyro_vae.training.sources import source_of
+from pyro_vae.training.kinds import source_of
 from pyro_vae.utils.random import seeded
 
 from ..models import bernoulli_vae, binary

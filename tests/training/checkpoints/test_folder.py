@@ -22,7 +22,7 @@ from pyro_vae import VAE, fit, likelihoods, networks, objectives, optim
 from pyro_vae.storage import DamagedRun
 from pyro_vae.training import CheckpointError, EarlyStopping, History, load_checkpoint
 from pyro_vae.training.checkpoints import Interval, Settings
-from pyro_vae.training.sources import source_of
+from pyro_vae.training.kinds import source_of
 
 from ...models import bernoulli_vae, binary
 from ...test_storage import mutated

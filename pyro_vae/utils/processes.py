@@ -1,0 +1,125 @@
+"""The processes of ``torch.distributed`` that train or evaluate together."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["Group", "Processes", "processes_of"]
+
+T = TypeVar("T")
+
+Group: TypeAlias = "dist.ProcessGroup | None"
+"""A group of processes; None is torch's default group."""
+
+
+class Processes:
+    """Processes that do the same work, each with a share of the examples.
+
+    All of them have to call each method, in the same order.
+
+    Arguments:
+        device: Where their tensors are.
+        group: The group; None is torch's default group.
+
+    Attributes:
+        rank: The number of this process, from 0.
+        size: The number of processes.
+
+    Raises:
+        ConnectionError: In each method: another process has ended, or did not answer in the
+            group's timeout.
+    """
+
+    def __init__(self, device: torch.device, group: Group = None) -> None:
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+        self.device = device
+        self._group = group
+        self._first = 0 if group is None else dist.get_global_rank(group, 0)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Sums each tensor over the processes, in place, with one message for each dtype."""
+        for some, flat in _flat(tensors):
+            with self._answering():
+                dist.all_reduce(flat, group=self._group)
+            _split(flat, some)
+
+    def take_first(self, tensors: Sequence[Tensor]) -> None:
+        """Gives each tensor the values of the first process, in place."""
+        for some, flat in _flat(tensors):
+            with self._answering():
+                dist.broadcast(flat, src=self._first, group=self._group)
+            _split(flat, some)
+
+    def gathered(self, value: T) -> list[T]:
+        """The values of all processes, in their order; values are pickled."""
+        found: list[Any] = [None] * self.size
+        with self._answering():
+            dist.all_gather_object(found, value, group=self._group)
+        return found
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set in any process."""
+        count = torch.tensor([float(flag)], device=self.device)
+        self.add([count])
+        return bool(count.item())
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        # Messages of objects go through the current GPU, which the user may not have set.
+        current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        try:
+            with current:
+                yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ConnectionError(
+                f"process {self.rank}: another process has ended, or does something else; its own "
+                f"error says why ({reason})"
+            ) from error
+
+
+def processes_of(device: torch.device, group: Group = None) -> Processes | None:
+    """The processes of which this is one; None without ``torch.distributed``.
+
+    Arguments:
+        device: Where their tensors are.
+        group: The group; None is torch's default group.
+
+    Raises:
+        RuntimeError: ``torchrun`` has begun several processes, which do not know each other yet.
+    """
+    if not dist.is_available():
+        return None
+    if dist.is_initialized():
+        return Processes(device, group)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if dist.is_torchelastic_launched() and count > 1:
+        raise RuntimeError(
+            f"torchrun: got one of {count} processes without a process group, in which each would "
+            "train alone, expected torch.distributed.init_process_group() before"
+        )
+    return None
+
+
+def _flat(tensors: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The tensors of each dtype, and one vector of all their values."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        some = [tensor for tensor in tensors if tensor.dtype == dtype]
+        yield some, torch.cat([tensor.detach().reshape(-1) for tensor in some])
+
+
+@torch.no_grad()
+def _split(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view(tensor.shape))
