@@ -17,6 +17,7 @@ from pyro_vae.cli.options import (
     open_run,
     say,
 )
+from pyro_vae.cli.processes import count, is_first, joined
 from pyro_vae.evaluation import (
     Elbo,
     LogLikelihood,
@@ -58,7 +59,10 @@ def evaluate(
             f"on a {pixels} draw of the test set, seed {pixels_seed}"
         )
     given = labelled(vae, x, dataset.test_labels)
-    result, bound = _scores(vae, given, num_samples, estimator, seed)
+    with joined():
+        result, bound = _scores(vae, given, num_samples, estimator, seed)
+    if not is_first():
+        return
     means = _means(result, bound)
     say(
         markdown(
@@ -92,9 +96,10 @@ def _scores(
     """Estimates the log-likelihood, and the ELBO of the same examples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreliableWeights)  # `_reliability` says it
-        result = log_likelihood(vae, x, num_samples, estimator=estimator, seed=seed)
+        settings: dict[str, Any] = {"seed": seed, "shared": count() > 1}
+        result = log_likelihood(vae, x, num_samples, estimator=estimator, **settings)
     done = rows(as_batch(x), slice(len(result.values)))
-    return result, elbo(vae, done, num_samples=min(num_samples, 100), seed=seed)
+    return result, elbo(vae, done, num_samples=min(num_samples, 100), **settings)
 
 
 def _means(result: LogLikelihood, bound: Elbo) -> dict[str, tuple[float, float, float]]:

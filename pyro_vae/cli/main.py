@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import typer
 
-from pyro_vae.cli import compare, evaluate, pairs, plot, reproduce, train
+from pyro_vae.cli import compare, evaluate, pairs, plot, processes, reproduce, train
 from pyro_vae.cli.options import print_help
 from pyro_vae.cli.termination import TERMINATED, Termination
 from pyro_vae.training import NonFiniteLoss
@@ -32,6 +32,12 @@ app.add_typer(reproduce.app, name="reproduce")
 @app.callback(invoke_without_command=True)
 def help_alone(context: typer.Context) -> None:
     """Prints the help if no command is given."""
+    command = context.invoked_subcommand
+    if processes.count() > 1 and command is not None and command not in processes.TOGETHER:
+        raise ValueError(
+            f"{command}: got {processes.count()} processes of torchrun, expected one; "
+            f"{' and '.join(processes.TOGETHER)} run in several"
+        )
     print_help(context)
 
 

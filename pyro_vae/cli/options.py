@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae import datasets, presets, storage
+from pyro_vae.cli.processes import is_first
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch
@@ -42,8 +43,9 @@ RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.", show_defau
 
 
 def say(text: str) -> None:
-    """Prints a line, above the progress bar if there is one."""
-    tqdm.write(text)
+    """Prints a line, above the progress bar if there is one; of several processes, one does."""
+    if is_first():
+        tqdm.write(text)
 
 
 def print_help(context: typer.Context) -> None:

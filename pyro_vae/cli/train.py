@@ -21,6 +21,7 @@ from pyro_vae.cli.options import (
     load_data,
     say,
 )
+from pyro_vae.cli.processes import is_first, joined
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
@@ -102,24 +103,27 @@ def train(
         "optimizer": "optim.Adam(lr=1e-3)",
     }
     decay = settings["average"]
-    tracker = TensorBoard(folder / "tensorboard") if tensorboard else None
+    tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
     writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
-    history = fit(
-        vae,
-        labelled(vae, dataset.train, dataset.train_labels),
-        test=labelled(vae, dataset.test, dataset.test_labels),
-        **{name: settings[name] for name in ("epochs", "batch_size", "pixels", "seed")},
-        precision=settings["precision"],
-        objective=loss,
-        callbacks=[writer],
-        tracker=tracker,
-        average=writer.average,
-        checkpoint=folder / CHECKPOINTS,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-    )
+    with joined():
+        history = fit(
+            vae,
+            labelled(vae, dataset.train, dataset.train_labels),
+            test=labelled(vae, dataset.test, dataset.test_labels),
+            **{name: settings[name] for name in ("epochs", "batch_size", "pixels", "seed")},
+            precision=settings["precision"],
+            objective=loss,
+            callbacks=[writer],
+            tracker=tracker,
+            average=writer.average,
+            checkpoint=folder / CHECKPOINTS,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+        )
     if history.ended == "interrupted":
         raise KeyboardInterrupt
+    if not is_first():
+        return
     for line in _diagnosed(
         writer.judged(vae), dataset, chosen["pixels"], settings["seed"], history
     ):
@@ -129,7 +133,7 @@ def train(
 
 @dataclass
 class _Writer:
-    """Writes the run, before the first step and after each epoch.
+    """Writes the run, before the first step and after each epoch; of several processes, one does.
 
     Attributes:
         folder: The folder of the run.
@@ -149,13 +153,15 @@ class _Writer:
 
     def before_training(self, vae: Pair, columns: Sequence[str]) -> None:
         """Writes the settings, by which the run can go on from now on."""
-        if not self.begun:
+        if not self.begun and is_first():
             none = {**self.settings, "epochs_done": 0}
             # A kill between two files leaves a folder that is no run, which --resume begins.
             storage.save(self.judged(vae), self.folder, training=none, overwrite=True)
 
     def __call__(self, vae: Pair, history: History) -> None:
         """Writes the parameters and the history."""
+        if not is_first():
+            return
         done = {**self.settings, "epochs_done": history.epoch[-1]}
         storage.save(self.judged(vae), self.folder, training=done, overwrite=True)
         history.save_csv(self.folder / storage.METRICS)

@@ -268,6 +268,7 @@ def blocks(
     max_bytes: MaxBytes,
     desc: str,
     num_samples: int = 0,
+    takes: Callable[[int], bool] = lambda index: True,
 ) -> Iterator[Block]:
     """Yields the data in blocks of 64 examples, with a progress bar.
 
@@ -279,11 +280,13 @@ def blocks(
             :func:`bytes_for`.
         desc: The label of the progress bar.
         num_samples: Samples of each example that will be scored: many of them are compiled for.
+        takes: Whether the block with a number is yielded.
     """
     total, limit = len(batch[0]), bytes_for(max_bytes, batch[0].device)
     scorer = Scorer(densities, total * num_samples)
     with progress_bar(total, "examples", desc) as progress:
         for index, first in enumerate(range(0, total, EXAMPLES)):
             block = Block(scorer, rows(batch, slice(first, first + EXAMPLES)), seed, index, limit)
-            yield block
+            if takes(index):
+                yield block
             progress.update(len(block.x))

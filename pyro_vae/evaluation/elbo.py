@@ -11,8 +11,9 @@ from torch.distributions import kl_divergence
 from pyro_vae.contracts import call
 from pyro_vae.distributions import check_analytic_kl
 from pyro_vae.evaluation.blocks import blocks
-from pyro_vae.evaluation.inputs import check_arguments, opened, over_examples
+from pyro_vae.evaluation.inputs import check_arguments, data_hash, opened, over_examples
 from pyro_vae.evaluation.memory_limit import MaxBytes
+from pyro_vae.evaluation.sharing import sharing
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch
@@ -72,6 +73,7 @@ def elbo(
     kl: Literal["sampled", "analytic"] = "sampled",
     seed: int | None = None,
     max_bytes: MaxBytes = "auto",
+    shared: bool = False,
 ) -> Elbo:
     r"""Estimates the ELBO of each example, and its reconstruction and KL terms.
 
@@ -91,6 +93,8 @@ def elbo(
         max_bytes: A bound on the bytes that one step of the prior and the likelihood allocates. It
             changes the numbers by float rounding only. ``"auto"`` is half of the memory that a GPU
             has left, and 2**28 on a CPU. The posterior takes 64 examples at a time.
+        shared: Whether the processes of ``torch.distributed`` share the examples, see
+            :func:`log_likelihood`.
 
     Returns:
         The estimates for each example in nats, shape ``(N,)``, and their means and errors.
@@ -110,10 +114,12 @@ def elbo(
     if kl not in ("sampled", "analytic"):
         raise ValueError(f'kl: got {kl!r}, expected "sampled" or "analytic"')
     check_count("num_samples", num_samples)
-    check_arguments(x, seed, max_bytes)
-    rows: list[Tensor] = []
-    with opened(vae, x) as (densities, batch):
-        for block in blocks(densities, batch, seed, max_bytes, desc="ELBO"):
+    given = check_arguments(x, seed, max_bytes)
+    with opened(vae, x) as (densities, batch), sharing(shared, batch[0].device, vae) as rows:
+        rows.check_alike("x", data_hash(given))
+        rows.check_alike("num_samples, kl, seed", (num_samples, kl, seed))
+        noise = rows.seed(seed)
+        for block in blocks(densities, batch, noise, max_bytes, "ELBO", takes=rows.takes):
             sums: Tensor | float = 0.0
             # The KL of a VAE is the same for all samples; that of several sites may not be.
             closed = kl == "analytic" and not isinstance(vae, VAE)
@@ -137,8 +143,8 @@ def elbo(
                 mean[1] = kl_divergence(q_z, p_z).double()
                 mean[2] = mean[0] + mean[1]
                 variance[1], variance[2] = 0.0, variance[0]
-            rows.append(torch.cat((mean, variance)))
-    reconstruction, divergence, cost, *variances = torch.cat(rows, dim=1)
+            rows.own.append(torch.cat((mean, variance)))
+    reconstruction, divergence, cost, *variances = torch.cat(rows.joined(), dim=1)
     return Elbo(
         -cost,
         reconstruction,

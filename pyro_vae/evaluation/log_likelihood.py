@@ -18,6 +18,7 @@ from pyro_vae.evaluation.inputs import (
 )
 from pyro_vae.evaluation.memory_limit import MaxBytes
 from pyro_vae.evaluation.result import LogLikelihood, warn_of
+from pyro_vae.evaluation.sharing import sharing
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch, Examples
@@ -33,6 +34,7 @@ def log_likelihood(
     estimator: str | Estimator = "importance",
     seed: int | None = None,
     max_bytes: MaxBytes = "auto",
+    shared: bool = False,
 ) -> LogLikelihood: ...
 @overload
 def log_likelihood(
@@ -44,6 +46,7 @@ def log_likelihood(
     estimator: str | Estimator = "importance",
     seed: int | None = None,
     max_bytes: MaxBytes = "auto",
+    shared: bool = False,
 ) -> LogLikelihood: ...
 def log_likelihood(
     vae: Pair | None = None,
@@ -55,6 +58,7 @@ def log_likelihood(
     estimator: str | Estimator = "importance",
     seed: int | None = None,
     max_bytes: MaxBytes = "auto",
+    shared: bool = False,
 ) -> LogLikelihood:
     r"""Estimates log p(x) of each example, by importance weighting or another estimator.
 
@@ -95,6 +99,10 @@ def log_likelihood(
             numbers by float rounding only. ``"auto"`` is half of the memory that a GPU has left,
             and 2**28 on a CPU. The guide takes 64 examples and 64 samples at a time, a
             model that draws from its prior 64 examples and 8 samples.
+        shared: Whether the processes of ``torch.distributed`` share the examples. All of them have
+            to call this, with the same arguments, and get the same result, which is that of one
+            process. Without a seed, the first of them draws one. If False, each process evaluates
+            by itself.
 
     Returns:
         The estimates for each example in nats, shape ``(N,)``, their mean with its errors, and
@@ -106,6 +114,8 @@ def log_likelihood(
             a site outside the plate, a plate of a fixed size, subsampled or scaled sites, sites
             that change between calls, or a latent site in only one of model and guide.
         FloatingPointError: A log-probability is NaN.
+        RuntimeError: `shared`, and there is no process group, or another process failed.
+        ConnectionError: `shared`, and another process has ended.
 
     Warns:
         UnreliableWeights: The `khat` of some examples is above its threshold, or there are too few
@@ -129,6 +139,7 @@ def log_likelihood(
         estimator=estimator,
         seed=seed,
         max_bytes=max_bytes,
+        shared=shared,
         interruptible=True,
     )
     warn_of(result, stacklevel=3)
@@ -145,6 +156,7 @@ def estimated(
     estimator: str | Estimator = "importance",
     seed: int | None = None,
     max_bytes: MaxBytes = "auto",
+    shared: bool = False,
     interruptible: bool = False,
 ) -> LogLikelihood:
     """Does the work of :func:`log_likelihood`, for callers in this package.
@@ -166,7 +178,6 @@ def estimated(
                 "needs its prior and its likelihood"
             )
         return _exact(vae, batch)
-    done: list[Statistics] = []
     complete = True
     digest = data_hash(batch)
     if vae is not None:
@@ -175,18 +186,22 @@ def estimated(
         assert model is not None
         assert guide is not None
         context = opened_pair(model, guide, batch)
-    with context as (densities, batch):
+    with context as (densities, batch), sharing(shared, batch[0].device, vae) as done:
+        settings = chosen.name, num_samples, seed, settings_of(chosen)
+        done.check_alike("x", digest)
+        done.check_alike("estimator, num_samples, seed", settings)
+        rest = densities, batch, done.seed(seed), max_bytes, "log-likelihood", num_samples
         try:
-            for block in blocks(densities, batch, seed, max_bytes, "log-likelihood", num_samples):
+            for block in blocks(*rest, done.takes):
                 weights = Weights(num_samples)
                 for log_w in chosen.log_weights(block, num_samples):
                     weights.add(log_w)
-                done.append(weights.statistics())
+                done.own.append(weights.statistics())
         except KeyboardInterrupt:
-            if not done or not interruptible:
+            if shared or not done.own or not interruptible:
                 raise
             complete = False
-    return _result(done, num_samples, chosen, seed, digest, complete)
+    return _result(done.joined(), num_samples, chosen, seed, digest, complete)
 
 
 def _result(

@@ -10,6 +10,7 @@ from pyro_vae.objectives.description import described as described
 from pyro_vae.objectives.elbo import AnalyticKL_ELBO as AnalyticKL_ELBO
 from pyro_vae.objectives.elbo import analytic_kl, sticking_the_landing, trace_elbo
 from pyro_vae.objectives.free_bits import free_bits
+from pyro_vae.objectives.free_bits import free_bits_of as free_bits_of
 from pyro_vae.objectives.importance import ciwae, dreg, iwae, miwae, piwae, renyi
 from pyro_vae.objectives.importance_weighted import (
     ImportanceWeightedELBO as ImportanceWeightedELBO,

@@ -1,9 +1,12 @@
 """Free bits: a KL that counts from a threshold up, for each latent dimension."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.util import warn_if_nan
@@ -15,6 +18,7 @@ from pyro_vae.distributions import describe_distribution
 from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
 from pyro_vae.objectives.registry import named
 from pyro_vae.objectives.traits import Traits
+from pyro_vae.objectives.wrapper import layers
 from pyro_vae.utils.traces import log_prob_sum
 
 __all__ = ["FreeBitsELBO", "free_bits"]
@@ -64,11 +68,19 @@ class FreeBitsELBO(ImportanceWeightedELBO):
     Arguments:
         num_particles: Number of samples of z for each example.
         nats: The threshold of each latent dimension.
+
+    Attributes:
+        by_batch: Whether the KL is averaged over the batch of the loss. If False, that batch is a
+            share of a larger one, see :meth:`over`.
     """
 
     def __init__(self, num_particles: int, nats: float) -> None:
         super().__init__(num_particles, _mean, linear=True)
         self.nats = nats
+        self.by_batch = True
+        # The dimensions above the threshold in the whole batch. They change in place, so that a
+        # compiled loss reads them.
+        self._above: dict[tuple[str, torch.Size, torch.device], Tensor] = {}
 
     @property
     def traits(self) -> Traits:
@@ -94,8 +106,52 @@ class FreeBitsELBO(ImportanceWeightedELBO):
         warn_if_nan(loss, "loss")
         return loss
 
+    @torch.no_grad()
+    def kl_sums(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The number of terms and the sum of the KL, in each dimension of each latent site.
+
+        Returns:
+            For each site a tensor of shape ``(2, *event_shape)``.
+        """
+        model_trace, guide_trace = self._vectorized_traces(model, guide, args, kwargs)
+        return {
+            name: torch.stack(self._sums(name, guide_trace, model_trace))
+            for name in guide_trace.stochastic_nodes
+        }
+
+    @contextmanager
+    def over(self, sums: Mapping[str, Tensor]) -> Iterator[None]:
+        """A context in which batches are shares of a larger one, over which the KL is averaged.
+
+        The losses of the shares then add up to that of the whole.
+
+        Arguments:
+            sums: The sums of :meth:`kl_sums` over the whole batch.
+        """
+        for name, (count, total) in sums.items():
+            above = ~(total < self.nats * count)  # NaN counts, so that it is seen.
+            key = name, above.shape, above.device
+            self._above.setdefault(key, above.clone()).copy_(above)
+        self.by_batch = False
+        try:
+            yield
+        finally:
+            self.by_batch = True
+
     def _kl(self, name: str, guide: Trace, model: Trace) -> Tensor:
         """The KL of a site over its dimensions, each of at least the free nats."""
+        count, total = self._sums(name, guide, model)
+        if self.by_batch:
+            mean = total / count.clamp_min(1)
+            counted = count * mean.clamp_min(self.nats)
+        else:
+            above = self._above[name, total.shape, total.device]
+            counted = torch.where(above, total, count * self.nats)
+        scaled: Tensor = (guide.nodes[name]["scale"] * counted / self.num_particles).sum()
+        return scaled
+
+    def _sums(self, name: str, guide: Trace, model: Trace) -> tuple[Tensor, Tensor]:
+        """The number of terms and the sum of the KL, in each dimension of a site."""
         q, p = guide.nodes[name], model.nodes[name]
         scale = q["scale"]
         if isinstance(scale, Tensor) and scale.dim():
@@ -118,9 +174,12 @@ class FreeBitsELBO(ImportanceWeightedELBO):
         mask = torch.as_tensor(mask, device=kl.device)
         mask = mask[(..., *[None] * event_dims)].expand(kl.shape)
         count = mask.sum(dims).to(kl.dtype)
-        mean = torch.where(mask.bool(), kl, 0.0).sum(dims) / count.clamp_min(1)
-        counted = count / self.num_particles * mean.clamp_min(self.nats)
-        return (scale * counted).sum()
+        return count, torch.where(mask.bool(), kl, 0.0).sum(dims)
+
+
+def free_bits_of(elbo: ELBO) -> FreeBitsELBO | None:
+    """The layer of an objective that has free bits, or None."""
+    return next((each for each in layers(elbo) if isinstance(each, FreeBitsELBO)), None)
 
 
 def _mean(log_w: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pyro.infer import ELBO
 from torch import nn
 
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import check_elbo, traits
+from pyro_vae.objectives import check_elbo, free_bits_of, traits
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training.averaging import Averaging
@@ -127,7 +127,7 @@ def check_shares(
     if accumulate * count == 1:
         return
     got = f"accumulate: got {accumulate}" if count == 1 else f"fit: runs in {count} processes"
-    if not traits(objective).is_sum:
+    if not traits(objective).is_sum and free_bits_of(objective) is None:
         raise ValueError(
             f"{got} with {kind(objective)}, whose loss is no sum over examples, expected an "
             "objective that is one, such as trace_elbo()"

@@ -7,8 +7,9 @@ from functools import partial
 from pyro import poutine
 from pyro.infer import SVI
 from pyro.infer.util import zero_grads
+from torch import Tensor
 
-from pyro_vae.objectives import schedule_of
+from pyro_vae.objectives import free_bits_of, schedule_of
 from pyro_vae.training.between import Between
 from pyro_vae.training.data import Prepared
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
@@ -102,13 +103,19 @@ class Stepwise:
     ) -> None:
         before, error = self.terms.state(), None
         self.terms.reset()
+        programs = self.svi.model, self.svi.guide
+
+        def batches() -> Iterator[Examples]:
+            for number, part in parts:
+                begin(number, SHARE)
+                yield self.data.checked(part)
+
         with poutine.trace(param_only=True) as sites, self._one_step_of_the_warm_up() as again:
             try:
-                for number, part in parts:
-                    again()
-                    begin(number, SHARE)
-                    batch = self.data.checked(part)
-                    self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch)
+                with self._free_bits_of_the_whole(batches()):
+                    for batch in batches():
+                        again()
+                        self.svi.loss_and_grads(*programs, *batch)
             except Exception as raised:
                 if self.together is None:
                     raise
@@ -123,6 +130,30 @@ class Stepwise:
         self.terms.load_state(sums)
         self.svi.optim(parameters)
         zero_grads(parameters)
+
+    @contextmanager
+    def _free_bits_of_the_whole(self, batches: Iterator[Examples]) -> Iterator[None]:
+        """Lets free bits be counted over all shares, which are drawn twice for it."""
+        free = free_bits_of(self.terms.objective)
+        if free is None:
+            yield
+            return
+        sums: dict[str, Tensor] = {}
+        error = None
+        try:
+            for batch in batches:
+                for name, own in free.kl_sums(self.svi.model, self.svi.guide, *batch).items():
+                    sums[name] = sums[name] + own if name in sums else own
+        except Exception as raised:
+            if self.together is None:
+                raise
+            error = raised
+        if self.together is not None:
+            sums = self.together.summed(sums)
+        if error is not None:
+            raise error
+        with free.over(sums):
+            yield
 
     @contextmanager
     def _one_step_of_the_warm_up(self) -> Iterator[Callable[[], None]]:

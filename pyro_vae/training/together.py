@@ -107,6 +107,15 @@ class Together:
         """Ends an epoch of a stream; raises RuntimeError if other processes have more batches."""
         self.step(place, Share([0.0] * 3, 0), done)
 
+    def summed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums tensors by name; a process may have none of them."""
+        device, total = self.processes.device, dict[str, Tensor]()
+        for other in self.processes.gathered({n: t.cpu() for n, t in tensors.items()}):
+            for name, tensor in other.items():
+                own = tensor.to(device)
+                total[name] = total[name] + own if name in total else own
+        return total
+
     def _sum(self, values: Sequence[float]) -> list[float]:
         vector = torch.tensor(values, dtype=torch.float64, device=self.processes.device)
         self.processes.add([vector])

@@ -1,0 +1,127 @@
+"""Evaluations that several processes share: each takes every N-th block of examples."""
+
+from dataclasses import fields, is_dataclass, replace
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.utils.checks import kind
+from pyro_vae.utils.processes import Processes, processes_of
+
+__all__ = ["Sharing", "sharing"]
+
+T = TypeVar("T")
+
+
+class Sharing(Generic[T]):
+    """Collects the results of blocks of examples, in a context; joins those of all processes.
+
+    An error in one process is raised in all of them.
+
+    Arguments:
+        processes: The processes; None for this one alone.
+        device: Where the results are.
+
+    Attributes:
+        own: The results of this process, in the order of its blocks.
+    """
+
+    def __init__(self, processes: Processes | None, device: torch.device) -> None:
+        self.processes = processes
+        self.own: list[T] = []
+        self._device = device
+        self._joined: list[T] = self.own
+
+    def takes(self, index: int) -> bool:
+        """Whether this process takes the block with this number."""
+        return self.processes is None or index % self.processes.size == self.processes.rank
+
+    def seed(self, seed: int | None) -> int | None:
+        """The seed of all processes; None becomes one that the first of them draws."""
+        if self.processes is None or seed is not None:
+            return seed
+        return self.processes.gathered(int(torch.randint(2**32, (), device="cpu")))[0]
+
+    def check_alike(self, argument: str, value: object) -> None:
+        """Raises ValueError if an argument is another one in some process."""
+        if self.processes is None:
+            return
+        for rank, other in enumerate(self.processes.gathered(value)):
+            if other != value:
+                raise ValueError(
+                    f"{argument}: got {other} in process {rank} and {value} in process "
+                    f"{self.processes.rank}, expected the same in all of them with shared=True"
+                )
+
+    def joined(self) -> list[T]:
+        """The results of all blocks, in their order."""
+        return self._joined
+
+    def __enter__(self) -> "Sharing[T]":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        ends = error is not None and not isinstance(error, Exception)
+        if self.processes is None or ends or isinstance(error, ConnectionError):
+            return
+        text = None if error is None else f"{type(error).__name__}: {error}"
+        given = text, [_moved(result, torch.device("cpu")) for result in self.own]
+        found = self.processes.gathered(given)
+        if error is not None:
+            return
+        for rank, (failed, _) in enumerate(found):
+            if failed is not None:
+                raise RuntimeError(f"shared: process {rank} failed: {failed}")
+        own = [results for _, results in found]
+        count = sum(map(len, own))
+        size = self.processes.size
+        in_order = [own[index % size][index // size] for index in range(count)]
+        self._joined = [_moved(result, self._device) for result in in_order]
+
+
+def sharing(shared: Any, device: torch.device, module: nn.Module | None) -> "Sharing[Any]":
+    """Whether, and with whom, an evaluation is shared.
+
+    Arguments:
+        shared: Whether the processes of ``torch.distributed`` share it.
+        device: Where the results are.
+        module: What is evaluated, which has to be the same in all of them.
+
+    Raises:
+        TypeError: `shared` is not a bool.
+        RuntimeError: There are no processes to share it with.
+        ValueError: The parameters differ between the processes.
+    """
+    if not isinstance(shared, bool):
+        raise TypeError(f"shared: got {kind(shared)}, expected True or False")
+    if not shared:
+        return Sharing(None, device)
+    processes = processes_of(device)
+    if processes is None:
+        raise RuntimeError(
+            "shared: got True without torch.distributed, expected init_process_group() before, or "
+            "False"
+        )
+    found: Sharing[Any] = Sharing(processes, device)
+    if module is not None:
+        state = (*module.parameters(), *module.buffers())
+        sums = [t.detach().double().sum().item() for t in state]
+        found.check_alike("vae", f"parameters and buffers that sum up to {sums}")
+    return found
+
+
+def _moved(result: Any, device: torch.device) -> Any:
+    """A result with its tensors on a device."""
+    if isinstance(result, Tensor):
+        return result.to(device)
+    if is_dataclass(result) and not isinstance(result, type):
+        values = {f.name: _moved(getattr(result, f.name), device) for f in fields(result)}
+        return replace(result, **values)
+    return result
