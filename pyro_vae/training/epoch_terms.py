@@ -27,6 +27,9 @@ class NonFiniteLoss(FloatingPointError):
         super().__init__(message)
         self.history = history
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.history)
+
 
 class EpochTerms:
     """Sums cost, reconstruction and KL over the batches of an epoch, in nats.

@@ -15,6 +15,7 @@ from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.history import History
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Indexed, Source
+from pyro_vae.training.together import check_success
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.random import seeded, streams
 
@@ -87,25 +88,33 @@ class HeldOut:
     def _sum_of_shares(self, pair: Pair, check: Callable[[], object]) -> tuple[float, int]:
         """The same, by shares with streams of their own, which other processes may take."""
         assert self.shares is not None
+        shares, processes = self.shares, self.shares.processes
         costs: list[list[float]] = []
         examples, stream = 0, _STREAMS[self.data.argument]
+        error: Exception | None = None
         with streams(self.seed, self.data.device) as begin:
-            for index, (size, parts) in enumerate(self.data.fixed_parts(self.seed, self.shares)):
-                check()
-                costs.append([0.0] * self.shares.count)
-                for number, batch in parts:
-                    begin(stream, index, number)
-                    costs[-1][number] = self.elbo.loss(pair.model, pair.guide, *batch)
-                examples += size
-        summed = torch.tensor(costs, dtype=torch.float64, device=self.data.device)
-        processes = self.shares.processes
+            try:
+                for index, (size, parts) in enumerate(self.data.fixed_parts(self.seed, shares)):
+                    check()
+                    costs.append([0.0] * shares.count)
+                    for number, batch in parts:
+                        begin(stream, index, number)
+                        costs[-1][number] = self.elbo.loss(pair.model, pair.guide, *batch)
+                    examples += size
+            except Exception as raised:
+                if processes is None:
+                    raise
+                error = raised
         if processes is not None:
+            check_success(processes, self.data.argument, error)
             found = processes.gathered((len(costs), examples))
             if len(set(found)) > 1:
                 raise RuntimeError(
                     f"{self.data.argument}: got batches and examples {found} in the processes, "
                     "expected the same batches in all of them: each takes its share"
                 )
+        summed = torch.tensor(costs, dtype=torch.float64, device=self.data.device)
+        if processes is not None:
             processes.add([summed])
         # In the order of the examples, so that the sum does not depend on who took them.
         return sum(summed.flatten().tolist()), examples

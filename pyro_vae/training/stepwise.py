@@ -1,5 +1,6 @@
 """The steps of an epoch one by one: ``SVI.step`` for each batch."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,7 +10,9 @@ from pyro.infer import SVI
 from pyro.infer.util import zero_grads
 from torch import Tensor
 
-from pyro_vae.objectives import free_bits_of, schedule_of
+from pyro_vae.compat import guess_plates
+from pyro_vae.compile import RandomState
+from pyro_vae.objectives import free_bits_of, layers, schedule_of
 from pyro_vae.training.between import Between
 from pyro_vae.training.data import Prepared
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
@@ -108,7 +111,9 @@ class Stepwise:
         def batches() -> Iterator[Examples]:
             for number, part in parts:
                 begin(number, SHARE)
-                yield self.data.checked(part)
+                batch = self.data.checked(part)
+                self._guess_plates(batch)
+                yield batch
 
         with poutine.trace(param_only=True) as sites, self._one_step_of_the_warm_up() as again:
             try:
@@ -130,6 +135,14 @@ class Stepwise:
         self.terms.load_state(sums)
         self.svi.optim(parameters)
         zero_grads(parameters)
+
+    def _guess_plates(self, batch: Examples) -> None:
+        """Lets Pyro count the plates, which takes random numbers of no share."""
+        *_, inner = layers(self.terms.objective)
+        if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
+            random = RandomState(batch)
+            guess_plates(inner, self.svi.model, self.svi.guide, batch, {})
+            random.restore()
 
     @contextmanager
     def _free_bits_of_the_whole(self, batches: Iterator[Examples]) -> Iterator[None]:

@@ -13,7 +13,7 @@ from pyro_vae.training.sources import Source, Streamed
 from pyro_vae.utils.context import content_hash
 from pyro_vae.utils.processes import Processes
 
-__all__ = ["Share", "Together", "agreed", "begin_together", "check_alike"]
+__all__ = ["Share", "Together", "agreed", "begin_together", "check_alike", "check_success"]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Together:
         )
         requested, due, sizes, squares = rest[:4]
         if failed:
-            self._raise(place, share.error)
+            check_success(self.processes, place, share.error)
         count = self.processes.size
         if sizes != count * share.size or squares != count * share.size**2:
             raise RuntimeError(
@@ -122,17 +122,30 @@ class Together:
         summed: list[float] = vector.tolist()
         return summed
 
-    def _raise(self, place: str, own: Exception | None) -> None:
-        """Raises the error of this process, or says which other one failed."""
-        text = None if own is None else (isinstance(own, FloatingPointError), str(own))
-        found = self.processes.gathered(text)
-        if own is not None and not isinstance(own, FloatingPointError):
-            raise own
-        for rank, other in enumerate(found):
-            if other is not None and not other[0]:
-                raise RuntimeError(f"{place}: process {rank} failed: {other[1]}") from own
-        # All processes raise the same, so that all go back to the same checkpoint.
-        raise FloatingPointError(next(other[1] for other in found if other)) from own
+
+def check_success(processes: Processes, place: str, own: Exception | None) -> None:
+    """Raises the error of this process, or says which other one has failed.
+
+    Arguments:
+        processes: The processes.
+        place: Where, for the message.
+        own: The error of this process, or None.
+
+    Raises:
+        FloatingPointError: Some raised it, and no other. All raise the same, so that all can go
+            back to the same checkpoint.
+        RuntimeError: Another process failed.
+    """
+    text = None if own is None else (isinstance(own, FloatingPointError), str(own))
+    found = processes.gathered(text)
+    if own is not None and not isinstance(own, FloatingPointError):
+        raise own
+    for rank, other in enumerate(found):
+        if other is not None and not other[0]:
+            raise RuntimeError(f"{place}: process {rank} failed: {other[1]}") from own
+    messages = [other[1] for other in found if other is not None]
+    if messages:
+        raise FloatingPointError(messages[0]) from own
 
 
 def agreed(seed: int | None, processes: Processes | None) -> int | None:

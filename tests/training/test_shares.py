@@ -7,10 +7,20 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceTailAdaptive_ELBO
 from torch import Tensor, nn
 
-from pyro_vae import Pair, fit, networks, objectives, optim, posteriors
+from pyro_vae import (
+    VAE,
+    Pair,
+    fit,
+    likelihoods,
+    networks,
+    objectives,
+    optim,
+    posteriors,
+    priors,
+)
 from pyro_vae.utils.random import seeded
 
 from ..conftest import needs_compiler
@@ -39,20 +49,61 @@ def noiseless() -> Pair:
     ("accumulate", "compile"),
     [(2, False), (50, False), pytest.param(3, True, marks=needs_compiler)],
 )
+@pytest.mark.parametrize("steps", [0, 11])
 @pytest.mark.usefixtures("code", "float64")
 def test_without_noise_the_steps_are_those_of_whole_batches(
-    accumulate: int, compile: bool
+    accumulate: int, compile: bool, steps: int
 ) -> None:
-    """Also for shares that are uneven, or empty."""
+    """Also for shares that are uneven, or empty, and in a warm-up of so many steps."""
     x, found = torch.randn(44, 5), []
     for shares in (1, accumulate):
         pair = noiseless()
         rate = optim.Adam(1e-2, clip_norm=1.0)
         settings: dict[str, Any] = {"epochs": 5, "batch_size": 16, "optim": rate}
+        if steps:
+            settings["objective"] = objectives.warm_up(objectives.trace_elbo(), steps)
         history = fit(pair, x, accumulate=shares, compile=compile, **settings)
         found.append((parameters(pair), torch.tensor([history.cost, history.kl])))
     for ours, expected in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+class Deaf(nn.Module):
+    """A decoder that does not hear z, so that there is no noise."""
+
+    out_shape = torch.Size((6,))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(6))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.logits.expand(*z.shape[:-1], 6)
+
+
+@pytest.mark.parametrize("nats", [0.0, 0.3, 50.0])
+@pytest.mark.parametrize(
+    ("accumulate", "compile"), [(3, False), pytest.param(3, True, marks=needs_compiler)]
+)
+@pytest.mark.usefixtures("code", "float64")
+def test_free_bits_are_counted_over_the_whole_batch(
+    accumulate: int, compile: bool, nats: float
+) -> None:
+    x, found = binary(44), []
+    for shares in (1, accumulate):
+        torch.manual_seed(1)
+        encoder = networks.MLP(6, (8,), 6)
+        with torch.no_grad():
+            encoder.layers[-1].weight.mul_(3.0)  # Some dimensions are above the threshold.
+        vae = VAE(
+            priors.StandardNormal(3), likelihoods.Bernoulli(Deaf()), posteriors.Normal(encoder)
+        )
+        settings: dict[str, Any] = {"epochs": 5, "batch_size": 16, "compile": compile}
+        settings |= {"objective": objectives.free_bits(nats), "optim": optim.Adam(1e-2)}
+        history = fit(vae, x, accumulate=shares, **settings)
+        found.append((parameters(vae), torch.tensor([history.cost, history.kl])))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found[1][1][0], found[0][1][0], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.usefixtures("float64")
@@ -100,9 +151,9 @@ def test_wrong_arguments() -> None:
     for number in wrong:
         with pytest.raises(ValueError, match=f"accumulate: got {number}, expected a positive"):
             fit(vae, x, epochs=1, accumulate=number)
-    for objective in (objectives.free_bits(0.1), objectives.compiled(objectives.free_bits(0.1))):
-        with pytest.raises(ValueError, match=r"accumulate: got 2 with .*no sum over examples"):
-            fit(vae, x, epochs=1, accumulate=2, objective=objective)
+    objective = TraceTailAdaptive_ELBO(num_particles=2, vectorize_particles=True)
+    with pytest.raises(ValueError, match=r"accumulate: got 2 with .*no sum over examples"):
+        fit(vae, x, epochs=1, accumulate=2, objective=objective)
 
     class Encoder(nn.Sequential):
         out_shape = torch.Size((2,))
