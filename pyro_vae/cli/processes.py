@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 
@@ -27,8 +28,29 @@ def joined() -> Iterator[None]:
     if count() == 1:
         yield
         return
-    dist.init_process_group("gloo")
+    rank, size = int(os.environ["RANK"]), count()
+    store = _store(size)
+    if store is None:
+        dist.init_process_group("gloo")
+    else:
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _store(size: int) -> Any:
+    """A store for this start of the processes alone; None for torch's own.
+
+    After a restart, torchrun hands on the store of the processes that have ended, at whose
+    addresses the new ones would wait. Starts are counted alike on one machine only.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE") != "1" or not os.environ.get("MASTER_PORT"):
+        return None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.TCPStore(address, port, size, is_master=False)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"start {start}", store)  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from pyro_vae.cli.options import (
     load_data,
     say,
 )
-from pyro_vae.cli.processes import is_first, joined
+from pyro_vae.cli.processes import count, is_first, joined
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
@@ -100,6 +100,7 @@ def train(
         **{name: options[name] for name in _SETTINGS},
         "pixels": chosen["pixels"],
         "compile": "auto",
+        "processes": count(),
         "optimizer": "optim.Adam(lr=1e-3)",
     }
     decay = settings["average"]

@@ -173,7 +173,7 @@ def described(
     seed: int | None,
     compile: object,
     precision: str,
-    accumulate: int,
+    shares: int,
     average: Averaging | None,
     recovery: Recovery | None,
 ) -> dict[str, object]:
@@ -183,7 +183,7 @@ def described(
         "seed": None if seed is None else int(seed),
         "compile": compile,
         "precision": precision,
-        "accumulate": accumulate,
+        "accumulate (times processes)": shares,
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
     }

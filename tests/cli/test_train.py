@@ -31,6 +31,7 @@ def test_a_run_says_how_it_was_made(trained: Path, run: Run, tmp_path: Path) -> 
         "precision": "float32",
         "average": None,
         "compile": "auto",
+        "processes": 1,
         "optimizer": "optim.Adam(lr=1e-3)",
         "epochs_done": 2,
     }
