@@ -1,14 +1,16 @@
 """Checkpoints, averages and going back on a GPU."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.optim.lr_scheduler import ExponentialLR
 
-from pyro_vae import VAE, fit, objectives, optim
+from pyro_vae import VAE, fit, log_likelihood, objectives, optim
 from pyro_vae.training import Averaging, History, Recovery, load_checkpoint
 from pyro_vae.training.checkpoints import Checkpoints
 
@@ -82,3 +84,38 @@ def test_it_goes_back(compile: bool, tmp_path: Path) -> None:
     assert len(history.recoveries) == 1
     assert parameters(vae).isfinite().all()
     assert len(history.epoch) == 6
+
+
+@pytest.fixture
+def world_of_one(tmp_path: Path) -> Iterator[None]:
+    backend = "nccl" if DEVICE == "cuda" else "gloo"
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def in_shares(objective: Any, compile: bool) -> tuple[Any, ...]:
+    torch.manual_seed(0)
+    vae, x = bernoulli_vae().to(DEVICE), (torch.rand(101, 6) < 0.5).float()
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 20, "test": x[:37], "accumulate": 2}
+    history = fit(vae, x, objective=objective(), compile=compile, **settings)
+    shared = dist.is_initialized()
+    scores = log_likelihood(vae, x, 70, seed=0, shared=shared)
+    return parameters(vae), history.cost, history.test_cost, scores.values
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    "objective", [objectives.trace_elbo, lambda: objectives.free_bits(0.2)], ids=["elbo", "free"]
+)
+def test_nccl_in_a_world_of_one(
+    objective: Any, compile: bool, request: pytest.FixtureRequest
+) -> None:
+    """Two processes share no GPU, so that one of them sends its messages to itself."""
+    alone = in_shares(objective, compile)
+    request.getfixturevalue("world_of_one")
+    together = in_shares(objective, compile)
+    assert torch.equal(together[0], alone[0])
+    assert together[1:3] == alone[1:3]
+    assert torch.equal(together[3], alone[3])

@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from pyro.infer import ELBO
 from torch import nn
 
@@ -22,6 +23,7 @@ from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training import History, fit
 from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.context import Batch, as_batch, rows
+from pyro_vae.utils.processes import processes_of
 from pyro_vae.utils.random import seeded
 
 __all__ = ["OnRun", "compare"]
@@ -108,6 +110,12 @@ def compare(
         vae_factory, train, test, objectives, seeds[0], epochs, batch_size, pixels, num_samples,
         draws, points,
     )  # fmt: skip
+    processes = processes_of(torch.device("cpu"))
+    if keep is not None and processes is not None and processes.size > 1:
+        raise ValueError(
+            f"keep: got a folder in one of {processes.size} processes, expected None: each of "
+            "them would write there"
+        )
     kept = None if keep is None else KeptRuns(keep, trainer.settings(), list(objectives))
     wanted = [(name, seed) for seed, name in product(seeds, objectives)]
     runs = {} if kept is None else trainer.read(kept, wanted)

@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pyro_vae.utils.checks import kind
+
 __all__ = ["Group", "Processes", "processes_of"]
 
 T = TypeVar("T")
@@ -97,12 +99,26 @@ def processes_of(device: torch.device, group: Group = None) -> Processes | None:
         group: The group; None is torch's default group.
 
     Raises:
+        TypeError: `group` is not a process group.
+        ValueError: This process is not in the group, or there is no ``torch.distributed``.
         RuntimeError: ``torchrun`` has begun several processes, which do not know each other yet.
     """
+    if not dist.is_available() or not dist.is_initialized():
+        if group is not None:
+            raise ValueError(
+                "process_group: got one without torch.distributed, expected init_process_group() "
+                "before"
+            )
+    elif group == dist.GroupMember.NON_GROUP_MEMBER:  # type: ignore[comparison-overlap]
+        raise ValueError(
+            "process_group: got one that this process is not in, expected one with it, or None"
+        )
+    elif group is not None and not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"process_group: got {kind(group)}, expected a ProcessGroup or None")
+    else:
+        return Processes(device, group)
     if not dist.is_available():
         return None
-    if dist.is_initialized():
-        return Processes(device, group)
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if dist.is_torchelastic_launched() and count > 1:
         raise RuntimeError(
@@ -122,4 +138,5 @@ def _flat(tensors: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
 @torch.no_grad()
 def _split(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(part.view(tensor.shape))
+        if not torch.equal(tensor, part.view(tensor.shape)):  # An expanded one cannot be written.
+            tensor.copy_(part.view(tensor.shape))

@@ -448,6 +448,21 @@ def test_a_group_of_one_trains_alone() -> None:
     assert not torch.equal(found[0][2], found[1][2])
 
 
+def outside() -> None:
+    group = new_group([0])
+    fit(bernoulli_vae(), x(40), epochs=1, process_group=group)
+
+
+def test_a_wrong_group_is_refused() -> None:
+    first, second = run(outside)
+    assert first is None
+    assert isinstance(second, ValueError)
+    assert str(second).startswith("process_group: got one that this process is not in")
+    group: Any = 3
+    with pytest.raises(ValueError, match=r"process_group: got one without torch\.distributed"):
+        fit(bernoulli_vae(), x(), epochs=1, process_group=group)
+
+
 def test_processes_without_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
