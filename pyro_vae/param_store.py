@@ -142,8 +142,9 @@ def apart() -> Iterator[None]:
         for parameter in stored_parameters().values():
             if not hasattr(parameter, "unconstrained"):
                 _refer(parameter)
-        _waiting.pop()
-        for bound in gone:
+        # By identity: another thread may have put a list behind this one.
+        del _waiting[next(i for i, each in enumerate(_waiting) if each is gone)]
+        for bound in list(gone):
             release(bound)
 
 

@@ -1,6 +1,6 @@
 """``pyro-vae train``: trains a preset and writes a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from pyro_vae.cli.options import (
     say,
 )
 from pyro_vae.cli.processes import count, is_first, joined
-from pyro_vae.datasets import Dataset, Pixels
+from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
 from pyro_vae.training import Averaging, History, TensorBoard, fit
@@ -106,13 +106,13 @@ def train(
     decay = settings["average"]
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
     writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
+    given = {n: settings[n] for n in ("epochs", "batch_size", "pixels", "seed", "precision")}
     with joined():
         history = fit(
             vae,
             labelled(vae, dataset.train, dataset.train_labels),
             test=labelled(vae, dataset.test, dataset.test_labels),
-            **{name: settings[name] for name in ("epochs", "batch_size", "pixels", "seed")},
-            precision=settings["precision"],
+            **given,
             objective=loss,
             callbacks=[writer],
             tracker=tracker,
@@ -123,13 +123,10 @@ def train(
         )
     if history.ended == "interrupted":
         raise KeyboardInterrupt
-    if not is_first():
-        return
-    for line in _diagnosed(
-        writer.judged(vae), dataset, chosen["pixels"], settings["seed"], history
-    ):
-        say(line)
-    say(f"run: {folder}")
+    if is_first():
+        for line in _diagnosed(writer.judged(vae), dataset, settings, history):
+            say(line)
+        say(f"run: {folder}")
 
 
 @dataclass
@@ -170,10 +167,11 @@ class _Writer:
 
 
 def _diagnosed(
-    vae: Pair, dataset: Dataset, pixels: Pixels, seed: int, history: History
+    vae: Pair, dataset: Dataset, settings: Mapping[str, Any], history: History
 ) -> list[str]:
     """A line for each thing that went wrong; none for a good run."""
     assert isinstance(vae, VAE)
+    pixels, seed = settings["pixels"], settings["seed"]
     try:
         images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels
         x, _ = density_draw(vae, labelled(vae, images, labels), pixels, seed)

@@ -110,12 +110,7 @@ def compare(
         vae_factory, train, test, objectives, seeds[0], epochs, batch_size, pixels, num_samples,
         draws, points,
     )  # fmt: skip
-    processes = processes_of(torch.device("cpu"))
-    if keep is not None and processes is not None and processes.size > 1:
-        raise ValueError(
-            f"keep: got a folder in one of {processes.size} processes, expected None: each of "
-            "them would write there"
-        )
+    _check_alone(keep)
     kept = None if keep is None else KeptRuns(keep, trainer.settings(), list(objectives))
     wanted = [(name, seed) for seed, name in product(seeds, objectives)]
     runs = {} if kept is None else trainer.read(kept, wanted)
@@ -247,6 +242,16 @@ class _Trainer:
             return self.test, None
         x, density_pixels = density_draw(vae, self.test, self.pixels, seed=0)
         return (x, *as_batch(self.test)[1:]), density_pixels
+
+
+def _check_alone(keep: str | Path | None) -> None:
+    """Raises ValueError if several processes would write to a folder."""
+    processes = processes_of(torch.device("cpu"))
+    if keep is not None and processes is not None and processes.size > 1:
+        raise ValueError(
+            f"keep: got a folder in one of {processes.size} processes, expected None: each of "
+            "them would write there"
+        )
 
 
 def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:

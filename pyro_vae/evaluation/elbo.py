@@ -14,9 +14,10 @@ from pyro_vae.evaluation.blocks import blocks
 from pyro_vae.evaluation.inputs import check_arguments, data_hash, opened, over_examples
 from pyro_vae.evaluation.memory_limit import MaxBytes
 from pyro_vae.evaluation.sharing import sharing
-from pyro_vae.pair import Pair
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch
+from pyro_vae.utils.modules import device_of
 from pyro_vae.utils.tables import summary
 from pyro_vae.vae import VAE
 
@@ -115,9 +116,11 @@ def elbo(
         raise ValueError(f'kl: got {kl!r}, expected "sampled" or "analytic"')
     check_count("num_samples", num_samples)
     given = check_arguments(x, seed, max_bytes)
-    with opened(vae, x) as (densities, batch), sharing(shared, batch[0].device, vae) as rows:
-        rows.check_alike("x", data_hash(given))
-        rows.check_alike("num_samples, kl, seed", (num_samples, kl, seed))
+    check_pair(vae)
+    rows = sharing(shared, device_of(vae), vae)
+    rows.check_alike("x", data_hash(given))
+    rows.check_alike("num_samples, kl, seed", (num_samples, kl, seed))
+    with rows, opened(vae, x) as (densities, batch):
         noise = rows.seed(seed)
         for block in blocks(densities, batch, noise, max_bytes, "ELBO", takes=rows.takes):
             sums: Tensor | float = 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.contracts import call, check
@@ -19,7 +19,7 @@ from pyro_vae.evaluation.simulation import observed_site
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch, content_hash
-from pyro_vae.utils.modules import device_of, dtype_of, evaluating
+from pyro_vae.utils.modules import device_of, dtype_of, evaluating, owner_of
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
@@ -91,17 +91,7 @@ def opened_pair(
 @contextmanager
 def _evaluating_owner(program: Callable[..., Any]) -> Iterator[None]:
     """A context in which the module that a program is, or is a method of, is in eval mode."""
-    owner: Any = program
-    while owner is not None and not isinstance(owner, nn.Module):
-        # A handler such as `poutine.mask(model)` wraps a function `fn`, a partial one `func`.
-        owner = next(
-            (
-                getattr(owner, name)
-                for name in ("__self__", "fn", "func", "__wrapped__")
-                if getattr(owner, name, None) is not None
-            ),
-            None,
-        )
+    owner = owner_of(program)
     if owner is None:
         yield
     else:

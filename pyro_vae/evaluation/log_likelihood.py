@@ -22,6 +22,7 @@ from pyro_vae.evaluation.sharing import sharing
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch, Examples
+from pyro_vae.utils.modules import device_of
 from pyro_vae.vae import VAE
 
 
@@ -171,6 +172,9 @@ def estimated(
             f"vae, model, guide: got {_given(vae=vae, model=model, guide=guide)}, expected a vae, "
             "or a model and a guide"
         )
+    device = batch[0].device if vae is None else device_of(vae)
+    done = sharing(shared, device, vae, model, guide)
+    done.check_alike("x", data_hash(batch))
     if chosen is None:
         if not isinstance(vae, VAE):
             raise ValueError(
@@ -186,10 +190,9 @@ def estimated(
         assert model is not None
         assert guide is not None
         context = opened_pair(model, guide, batch)
-    with context as (densities, batch), sharing(shared, batch[0].device, vae) as done:
-        settings = chosen.name, num_samples, seed, settings_of(chosen)
-        done.check_alike("x", digest)
-        done.check_alike("estimator, num_samples, seed", settings)
+    settings = chosen.name, num_samples, seed, settings_of(chosen)
+    done.check_alike("estimator, num_samples, seed", settings)
+    with done, context as (densities, batch):
         rest = densities, batch, done.seed(seed), max_bytes, "log-likelihood", num_samples
         try:
             for block in blocks(*rest, done.takes):

@@ -1,14 +1,17 @@
 """Evaluations that several processes share: each takes every N-th block of examples."""
 
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_vae.compat import stored_parameters
 from pyro_vae.utils.checks import kind
-from pyro_vae.utils.processes import Processes, processes_of
+from pyro_vae.utils.modules import owner_of
+from pyro_vae.utils.processes import Processes, checksum, processes_of
 
 __all__ = ["Sharing", "sharing"]
 
@@ -86,13 +89,16 @@ class Sharing(Generic[T]):
         self._joined = [_moved(result, self._device) for result in in_order]
 
 
-def sharing(shared: Any, device: torch.device, module: nn.Module | None) -> "Sharing[Any]":
+def sharing(
+    shared: Any, device: torch.device, *evaluated: Callable[..., Any] | None
+) -> "Sharing[Any]":
     """Whether, and with whom, an evaluation is shared.
 
     Arguments:
         shared: Whether the processes of ``torch.distributed`` share it.
         device: Where the results are.
-        module: What is evaluated, which has to be the same in all of them.
+        evaluated: A pair, or model and guide, which have to be the same in all of them. Those
+            that are no modules have the parameters in Pyro's store.
 
     Raises:
         TypeError: `shared` is not a bool.
@@ -110,10 +116,14 @@ def sharing(shared: Any, device: torch.device, module: nn.Module | None) -> "Sha
             "False"
         )
     found: Sharing[Any] = Sharing(processes, device)
-    if module is not None:
-        state = (*module.parameters(), *module.buffers())
-        sums = [t.detach().double().sum().item() for t in state]
-        found.check_alike("vae", f"parameters and buffers that sum up to {sums}")
+    state: list[Tensor] = []
+    for program in evaluated:
+        owner = None if program is None else owner_of(program)
+        if owner is not None:
+            state += [*owner.parameters(), *owner.buffers()]
+        elif program is not None:
+            state += stored_parameters().copy().values()
+    found.check_alike("vae", f"parameters of the checksums {[checksum(t) for t in state]}")
     return found
 
 

@@ -22,6 +22,7 @@ from pyro_vae.training.kinds import Data, source_of
 from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Source
+from pyro_vae.training.trackers import check_tracker
 from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.processes import Processes
@@ -148,9 +149,14 @@ def shares_of(accumulate: int, seed: int | None, processes: Processes | None) ->
 
 
 def check_extras(
-    average: object, recovery: object, checkpoint: object, callbacks: Sequence[Callback]
+    average: object,
+    recovery: object,
+    checkpoint: object,
+    callbacks: Sequence[Callback],
+    tracker: object,
 ) -> None:
-    """Raises TypeError or ValueError unless average and recovery fit the other arguments."""
+    """Raises TypeError or ValueError unless these fit the other arguments."""
+    check_tracker(tracker)
     if average is not None and not isinstance(average, Averaging):
         raise TypeError(f"average: got {kind(average)}, expected an Averaging or None")
     if recovery is not None and not isinstance(recovery, Recovery):
@@ -173,7 +179,7 @@ def described(
     seed: int | None,
     compile: object,
     precision: str,
-    shares: int,
+    shares: Shares | None,
     average: Averaging | None,
     recovery: Recovery | None,
 ) -> dict[str, object]:
@@ -183,7 +189,7 @@ def described(
         "seed": None if seed is None else int(seed),
         "compile": compile,
         "precision": precision,
-        "accumulate (times processes)": shares,
+        "accumulate (times processes)": 1 if shares is None else shares.count,
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
     }

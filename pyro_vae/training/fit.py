@@ -41,12 +41,13 @@ from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.resumption import Resumption, resumption_of
 from pyro_vae.training.shares import Shares
+from pyro_vae.training.sources import Source
 from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.together import agreed, begin_together
-from pyro_vae.training.trackers import Tracker, check_tracker
+from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.modules import device_of
-from pyro_vae.utils.processes import Group, processes_of
+from pyro_vae.utils.processes import Group, Processes, processes_of, together
 
 __all__ = ["COMPILED_FROM", "fit"]
 
@@ -201,42 +202,56 @@ def fit(
     check_fraction(validation)
     check_plateau(chosen, test if validation is None else validation)
     check_precision(vae, precision)
-    check_tracker(tracker)
     device = device_of(vae)
     processes = processes_of(device, process_group)
     check_shares(accumulate, processes, vae, objective)
-    check_extras(average, recovery, checkpoint, callbacks)
+    check_extras(average, recovery, checkpoint, callbacks, tracker)
 
-    resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)
+    with together(processes, "fit"):
+        resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)
     begin = 1 if resumption is None else resumption.first_epoch
     given, seed = seed, agreed(seed, processes)
-    sources = sources_of(train, validation, test, batch_size, seed, epochs, device, begin)
-    if resumption is not None:
-        resumption.load_loaders(sources)
-    check_size(sources["train"], batch_size)
-    set_up(vae, sources["train"], chosen, seed, pixels, transform)
-    with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
-        data = {name: Prepared(each, vae, pixels, transform) for name, each in sources.items()}
-    training = data["train"]
-    settings = _settings(vae, training, epochs, objective, chosen, seed, precision)
+    with together(processes, "fit"):
+        sources = sources_of(train, validation, test, batch_size, seed, epochs, device, begin)
+        if resumption is not None:
+            resumption.load_loaders(sources)
+        check_size(sources["train"], batch_size)
+        set_up(vae, sources["train"], chosen, seed, pixels, transform)
+        with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
+            data = {n: Prepared(each, vae, pixels, transform) for n, each in sources.items()}
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
-        count = 1 if shares is None else shares.count
-        plain = described(pixels, given, compile, precision, count, average, recovery)
-        parts = objective, chosen, transform, callbacks
-        own = Settings.of(vae, sources, *parts, plain)
-        if processes is not None:
-            place = None if resumption is None else [resumption.first_epoch, resumption.steps]
-            begin_together(processes, vae, sources, own, [epochs, place])
-        if resumption is not None:
-            resumption.writes = processes is None or processes.is_first
-            before = resumption.check(own, objective)
-    total = None if training.source.steps is None else epochs * training.source.steps
+        plain = described(pixels, given, compile, precision, shares, average, recovery)
+        own = Settings.of(vae, sources, objective, chosen, transform, callbacks, plain)
+        before = _checked(own, vae, sources, objective, chosen, epochs, processes, resumption)
+    total = None if (steps := data["train"].source.steps) is None else epochs * steps
+    settings = _settings(vae, data["train"], epochs, objective, chosen, given, precision)
     objective = _with_terms(objective, compile, total or 0, device, before)
     extras = callbacks, tracker, average, resumption, recovery
     loop = _loop(vae, data, objective, chosen, seed, precision, total, shares, *extras)
     return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
+
+
+def _checked(
+    settings: Settings,
+    pair: Pair,
+    sources: Mapping[str, Source],
+    objective: ELBO,
+    optim: pyro.optim.PyroOptim,
+    epochs: int,
+    processes: Processes | None,
+    resumption: Resumption | None,
+) -> bool | None:
+    """Whether the training was compiled before; the settings are those of all processes."""
+    if processes is not None:
+        place = None if resumption is None else [resumption.first_epoch, resumption.steps]
+        others = {"epochs": epochs, "checkpoint": place}
+        begin_together(processes, pair, sources, optim, settings, others)
+    if resumption is None:
+        return None
+    resumption.processes = processes
+    return resumption.check(settings, objective)
 
 
 def _loop(

@@ -15,8 +15,8 @@ from pyro_vae.training.epoch_terms import NonFiniteLoss
 from pyro_vae.training.history import History
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Indexed, Source
-from pyro_vae.training.together import check_success
 from pyro_vae.utils.modules import evaluating
+from pyro_vae.utils.processes import together
 from pyro_vae.utils.random import seeded, streams
 
 __all__ = ["COLUMN_OF", "HeldOut", "check_fraction", "is_fraction", "split"]
@@ -91,22 +91,19 @@ class HeldOut:
         shares, processes = self.shares, self.shares.processes
         costs: list[list[float]] = []
         examples, stream = 0, _STREAMS[self.data.argument]
-        error: Exception | None = None
-        with streams(self.seed, self.data.device) as begin:
-            try:
-                for index, (size, parts) in enumerate(self.data.fixed_parts(self.seed, shares)):
-                    check()
-                    costs.append([0.0] * shares.count)
-                    for number, batch in parts:
-                        begin(stream, index, number)
-                        costs[-1][number] = self.elbo.loss(pair.model, pair.guide, *batch)
-                    examples += size
-            except Exception as raised:
-                if processes is None:
-                    raise
-                error = raised
+        parts_of = self.data.fixed_parts(self.seed, shares)
+        with (
+            together(processes, self.data.argument),
+            streams(self.seed, self.data.device) as begin,
+        ):
+            for index, (size, parts) in enumerate(parts_of):
+                check()
+                costs.append([0.0] * shares.count)
+                for number, batch in parts:
+                    begin(stream, index, number)
+                    costs[-1][number] = self.elbo.loss(pair.model, pair.guide, *batch)
+                examples += size
         if processes is not None:
-            check_success(processes, self.data.argument, error)
             found = processes.gathered((len(costs), examples))
             if len(set(found)) > 1:
                 raise RuntimeError(

@@ -23,7 +23,7 @@ from pyro_vae.training.sources import START, Place
 from pyro_vae.training.together import check_alike
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
-from pyro_vae.utils.processes import Processes
+from pyro_vae.utils.processes import Processes, together
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 
@@ -82,23 +82,31 @@ class Loop:
         """
         missing = {*COLUMN_OF.values()} - {each.column for each in self.held_out}
         self.history = History({name: [] for name in COLUMNS if name not in missing})
-        for callback in self.callbacks:
-            if hasattr(callback, "before_training"):
-                callback.before_training(self.pair, list(self.history))
+        with together(self.processes, "before_training"):
+            for callback in self.callbacks:
+                if hasattr(callback, "before_training"):
+                    callback.before_training(self.pair, list(self.history))
         with _training(self.pair), self._tracked(settings):
             if self.resumption is not None:
                 self.history = self.resumption.begin(self.history)
             self.history.ended = self._epochs(epochs)
-            for callback in self.callbacks:
-                if hasattr(callback, "after_training"):
-                    callback.after_training(self.pair, self.history)
+            with together(self.processes, "after_training"):
+                for callback in self.callbacks:
+                    if hasattr(callback, "after_training"):
+                        callback.after_training(self.pair, self.history)
         return self.history
 
     @contextmanager
     def _tracked(self, settings: Mapping[str, Any]) -> Iterator[None]:
         """Tells the tracker of the settings, and at the end the curves; closes it."""
-        if self.tracker is None or not self._writes:
+        if self.tracker is None:
             yield
+            return
+        if not self._writes:
+            try:
+                yield
+            finally:
+                self.tracker.close()
             return
         try:
             self.tracker.config(settings)
@@ -183,8 +191,9 @@ class Loop:
             self.optim.end_epoch(next(iter(costs.values())))
         row = {**self.terms.means(), **costs, "seconds": seconds}
         self.history.append({"epoch": epoch, **row})
-        if self.tracker is not None and self._writes:
-            self.tracker.scalars(row, epoch)
+        with together(self.processes, "tracker"):
+            if self.tracker is not None and self._writes:
+                self.tracker.scalars(row, epoch)
 
     def _steps(self, epoch: int, place: Place, before: Sequence[float]) -> None:
         """Takes the steps of an epoch; if it is interrupted, writes a checkpoint."""
@@ -202,7 +211,8 @@ class Loop:
             self._check_parameters(f"epoch {epoch}, batch {self._between.batches}")
             seconds = time.perf_counter() - self._epoch_start
             between = self._between
-            self.resumption.write(between.batches, between.steps, seconds, self.history)
+            with together(self.processes, "checkpoint"):
+                self.resumption.write(between.batches, between.steps, seconds, self.history)
 
     def _go_back(self, error: NonFiniteLoss) -> None:
         """Goes back to the last checkpoint, or raises the error if there is no way back."""
@@ -233,11 +243,12 @@ class Loop:
     def _call(self) -> str | None:
         """Calls all callbacks; returns the reason if one of them stops the training."""
         reason = None
-        for callback in self.callbacks:
-            try:
-                callback(self.pair, self.history)
-            except StopTraining as stop:
-                reason = str(stop) if reason is None else reason
+        with together(self.processes, "callbacks"):
+            for callback in self.callbacks:
+                try:
+                    callback(self.pair, self.history)
+                except StopTraining as stop:
+                    reason = str(stop) if reason is None else reason
         if self.processes is not None:  # The first reason is that of all.
             reasons = self.processes.gathered(reason)
             reason = next((each for each in reasons if each is not None), None)
@@ -245,9 +256,11 @@ class Loop:
 
     def _end(self, epoch: int, reason: str | None, last: bool) -> Ended | None:
         """Writes a checkpoint after an epoch; returns how the training ends here."""
-        interrupted = self._interruption.requested
+        interrupted, steps = self._interruption.requested, self._between.steps
+        due = self.resumption is not None and self.resumption.is_due_after(steps, self.history)
         if self.processes is not None:
-            interrupted = self.processes.any(interrupted)
+            found = self.processes.gathered((interrupted, due))
+            interrupted, due = any(each for each, _ in found), found[0][1]
         if reason is not None:
             _log.info("stopped after epoch %d: %s", epoch, reason or "a callback")
         ended: Ended | None = (
@@ -255,9 +268,9 @@ class Loop:
         )
         if self.resumption is not None:
             self._check_parameters(f"epoch {epoch}, after the callbacks")
-            self.resumption.end_epoch(
-                self._between.steps, self.history, ended, always=last or ended is not None
-            )
+            if due or last or ended is not None:
+                with together(self.processes, "checkpoint"):
+                    self.resumption.end_epoch(steps, self.history, ended)
         return ended
 
 

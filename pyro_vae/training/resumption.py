@@ -27,6 +27,7 @@ from pyro_vae.training.recovery import Recovery, scaled_rates
 from pyro_vae.training.sources import START, Place, Source
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.checks import kind
+from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.random import generator_states, set_generator_states
 
 __all__ = ["Resumption", "resumption_of"]
@@ -46,7 +47,7 @@ class Resumption:
     Attributes:
         first_epoch: The number of the epoch in which the training goes on.
         steps: The number of steps before.
-        writes: Whether this process writes the checkpoints; others read them alone.
+        processes: The processes of the training, the first of which writes; None for this one.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Resumption:
         self.checkpoints = checkpoints
         self.first_epoch = 1 if loaded is None else loaded.epochs + 1
         self.steps = 0 if loaded is None else loaded.steps
-        self.writes = True
+        self.processes: Processes | None = None
         self._loaded = loaded
         self._device = device
         self._outer: Mapping[str, Tensor] = generator_states(device)
@@ -135,6 +136,7 @@ class Resumption:
             self.checkpoints.check({**self._state(None), **self._state_of.before_the_first_step()})
             return history
         loaded = self._loaded
+        self._take_own_code(loaded.state)
         _log.info("goes on from %s", loaded.path)
         self._state_of.load(loaded.state, str(loaded.path))
         set_random_state(loaded.state["random"], self._device)
@@ -216,22 +218,39 @@ class Resumption:
         }
         self._write(batches, steps, history, epoch)
 
-    def end_epoch(self, steps: int, history: History, ended: Ended | None, always: bool) -> None:
-        """Writes a checkpoint after an epoch, if one is due or `always`."""
-        epochs = len(history.epoch)
-        if always or self.checkpoints.is_due_after(epochs, steps, history):
-            history.ended = ended
-            self._outer = generator_states(self._device)
-            self._write(0, steps, history, None)
+    def is_due_after(self, steps: int, history: History) -> bool:
+        """Whether a checkpoint is to be written after an epoch."""
+        return self.checkpoints.is_due_after(len(history.epoch), steps, history)
+
+    def end_epoch(self, steps: int, history: History, ended: Ended | None) -> None:
+        """Writes a checkpoint after an epoch."""
+        history.ended = ended
+        self._outer = generator_states(self._device)
+        self._write(0, steps, history, None)
 
     def _write(
         self, batches: int, steps: int, history: History, epoch: Mapping[str, Any] | None
     ) -> None:
         self._since = 0
-        if not self.writes:
-            return
         epochs, total = len(history.epoch), self.steps + steps
-        self.checkpoints.write(epochs, batches, steps, total, self._state(epoch), history)
+        state = self._state(epoch)
+        if self.processes is not None:
+            own = state["parts"]["objectives"]
+            # Each process has compiled code for the sizes of its shares.
+            state["codes"] = self.processes.gathered([[s.get("code") for s in o] for o in own])
+            if not self.processes.is_first:
+                return
+        self.checkpoints.write(epochs, batches, steps, total, state, history)
+
+    def _take_own_code(self, state: Mapping[str, Any]) -> None:
+        """Puts what this process had compiled in place of what the first one had."""
+        codes = state.get("codes", [])
+        if self.processes is None or len(codes) != self.processes.size:
+            return
+        for objective, own in zip(state["objectives"], codes[self.processes.rank], strict=True):
+            for layer, code in zip(objective, own, strict=True):
+                if code is not None:
+                    layer["code"] = code
 
     def _state(self, epoch: Mapping[str, Any] | None) -> dict[str, Any]:
         return {

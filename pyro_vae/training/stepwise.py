@@ -18,7 +18,7 @@ from pyro_vae.training.data import Prepared
 from pyro_vae.training.epoch_terms import EpochTerms, NonFiniteLoss
 from pyro_vae.training.history import History
 from pyro_vae.training.shares import SHARE, Shares
-from pyro_vae.training.sources import START, Place, Streamed
+from pyro_vae.training.sources import START, Parts, Place, Streamed
 from pyro_vae.training.together import Share, Together
 from pyro_vae.utils.context import Examples
 from pyro_vae.utils.random import streams
@@ -86,7 +86,7 @@ class Stepwise:
         index = place.batches
         with streams(shares.seed, self.data.device) as begin:
             try:
-                for size, parts in self.data.parts(number, shares, place):
+                for size, parts in self._parts(number, shares, place, done):
                     index += 1
                     self.terms.place = f"epoch {number}, batch {index}"
                     self._step_in_shares(size, parts, partial(begin, number, index), done)
@@ -96,6 +96,16 @@ class Stepwise:
                     self.together.end(f"epoch {number}, after batch {index}", done)
             except FloatingPointError as error:
                 raise NonFiniteLoss(str(error), history) from None
+
+    def _parts(self, number: int, shares: Shares, place: Place, done: Between) -> Parts:
+        """Yields the shares of an epoch; an error of the data is told to other processes."""
+        try:
+            yield from self.data.parts(number, shares, place)
+        except Exception as error:
+            if self.together is not None:
+                share = Share([0.0] * 3, 0, (), error)
+                self.together.step(f"epoch {number}, after {self.terms.place}", share, done)
+            raise
 
     def _step_in_shares(
         self,

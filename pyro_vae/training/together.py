@@ -2,18 +2,22 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 
+from pyro_vae.optim import Held
 from pyro_vae.pair import Pair
 from pyro_vae.training.between import Agreement, Between
 from pyro_vae.training.checkpoints import Settings, difference
-from pyro_vae.training.sources import Source, Streamed
+from pyro_vae.training.sources import InMemory, Source, Streamed
 from pyro_vae.utils.context import content_hash
-from pyro_vae.utils.processes import Processes
+from pyro_vae.utils.processes import Processes, check_success, checksum
+from pyro_vae.utils.random import seeded
 
-__all__ = ["Share", "Together", "agreed", "begin_together", "check_alike", "check_success"]
+__all__ = ["Share", "Together", "agreed", "begin_together", "check_alike"]
 
 
 @dataclass
@@ -42,12 +46,13 @@ class Together:
 
     Arguments:
         processes: The processes.
-        pair: The pair, whose parameters are the same in all of them.
+        pair: The pair, whose parameters are the same in all of them. All of them are there.
     """
 
     def __init__(self, processes: Processes, pair: Pair) -> None:
         self.processes = processes
         self.pair = pair
+        self._all = list(pair.parameters())
 
     def step(self, place: str, share: Share, done: Between) -> tuple[list[float], list[Tensor]]:
         """Sums what the processes give; the gradients of the parameters are the sums afterwards.
@@ -64,10 +69,16 @@ class Together:
             FloatingPointError: A share of any process raised one.
             RuntimeError: A share of another process failed, or the batches differ.
         """
-        own = [p for p in self.pair.parameters() if p.requires_grad]
+        own = self._all
         used = {id(p) for p in share.used}
+        error = share.error
+        if len(list(self.pair.parameters())) != len(own):
+            error = error or RuntimeError(
+                f"{self.pair.name}: got a parameter that is made after the first call, expected "
+                "all of them there from the start: the processes would begin it differently"
+            )
         said = [
-            share.error is not None,
+            error is not None,
             done.requested(),
             self.processes.is_first and done.is_due(done.steps + 1),
             share.size,
@@ -76,14 +87,14 @@ class Together:
         failed, *rest = self._sum(
             [
                 *said,
-                *(share.terms if share.error is None else [0.0] * 3),
+                *(share.terms if error is None else [0.0] * 3),
                 *(id(p) in used for p in own),
                 *(p.grad is not None for p in own),
             ]
         )
         requested, due, sizes, squares = rest[:4]
         if failed:
-            check_success(self.processes, place, share.error)
+            check_success(self.processes, place, error)
         count = self.processes.size
         if sizes != count * share.size or squares != count * share.size**2:
             raise RuntimeError(
@@ -123,44 +134,32 @@ class Together:
         return summed
 
 
-def check_success(processes: Processes, place: str, own: Exception | None) -> None:
-    """Raises the error of this process, or says which other one has failed.
-
-    Arguments:
-        processes: The processes.
-        place: Where, for the message.
-        own: The error of this process, or None.
+def agreed(seed: int | None, processes: Processes | None) -> int | None:
+    """The seed of all processes; None becomes one that the first of them draws.
 
     Raises:
-        FloatingPointError: Some raised it, and no other. All raise the same, so that all can go
-            back to the same checkpoint.
-        RuntimeError: Another process failed.
+        ValueError: They have different seeds.
     """
-    text = None if own is None else (isinstance(own, FloatingPointError), str(own))
-    found = processes.gathered(text)
-    if own is not None and not isinstance(own, FloatingPointError):
-        raise own
-    for rank, other in enumerate(found):
-        if other is not None and not other[0]:
-            raise RuntimeError(f"{place}: process {rank} failed: {other[1]}") from own
-    messages = [other[1] for other in found if other is not None]
-    if messages:
-        raise FloatingPointError(messages[0]) from own
-
-
-def agreed(seed: int | None, processes: Processes | None) -> int | None:
-    """The seed of all processes; None becomes one that the first of them draws."""
-    if processes is None or seed is not None:
+    if processes is None:
         return seed
-    return processes.gathered(int(torch.randint(2**32, (), device="cpu")))[0]
+    drawn = int(torch.randint(2**32, (), device="cpu")) if seed is None else seed
+    found = processes.gathered((seed, drawn))
+    for rank, (other, _) in enumerate(found):
+        if other != seed:
+            raise ValueError(
+                f"seed: got {other} in process {rank}, and {seed} in process {processes.rank}, "
+                "expected the same in all of them"
+            )
+    return found[0][1]
 
 
 def begin_together(
     processes: Processes,
     pair: Pair,
     sources: Mapping[str, Source],
+    optim: PyroOptim,
     settings: Settings,
-    place: object,
+    others: Mapping[str, Any],
 ) -> None:
     """Begins a training in several processes: with the parameters and buffers of the first.
 
@@ -168,28 +167,33 @@ def begin_together(
         processes: The processes.
         pair: The pair, after its first call.
         sources: The data by argument.
+        optim: The optimizer.
         settings: The settings of the training.
-        place: Where it begins.
+        others: What else has to be the same: the number of epochs, and where they begin.
 
     Raises:
         ValueError: The processes have other settings, other data, or begin elsewhere.
     """
-    firsts = {
-        name: content_hash(source.first())
-        for name, source in sources.items()
-        if isinstance(source, Streamed)
-    }
     for name, source in sources.items():
         if isinstance(source, Streamed) and source.is_cut:
             raise ValueError(
                 f"{name}: got a loader with a DistributedSampler, expected one that gives the "
                 "whole batch to each process: each takes its share of it"
             )
-    said = {**settings.values, "checkpoint": place}
+    held = optim.optimizer.param_groups if isinstance(optim, Held) else []
+    own = {id(p) for p in pair.parameters()}
+    if any(id(p) not in own for group in held for p in group["params"]):
+        raise ValueError(
+            "optim: got a torch optimizer with parameters that the pair does not have, expected "
+            "its own alone: the others would differ between the processes"
+        )
+    firsts = {name: _digest(source) for name, source in sources.items()}
+    trained = [name for name, p in pair.named_parameters() if p.requires_grad]
+    said = {**settings.values, **others, "trained parameters": trained}
     for rank, other in enumerate(processes.gathered({**said, "first batches": firsts})):
         for name, value in said.items():
-            if value != other[name]:
-                got, expected = difference(other[name], value)
+            if value != other.get(name):
+                got, expected = difference(other.get(name), value)
                 raise ValueError(
                     f"{name}: got {got} in process {rank}, and {expected} in process "
                     f"{processes.rank}, expected the same in all of them"
@@ -197,12 +201,24 @@ def begin_together(
         for name, value in firsts.items():
             if value != other["first batches"][name]:
                 raise ValueError(
-                    f"{name}: got another first batch in process {rank} than in process "
-                    f"{processes.rank}, expected the same batches in all of them: each takes its "
-                    "share"
+                    f"{name}: got other examples in process {rank} than in process "
+                    f"{processes.rank}, expected the same in all of them: each takes its share"
                 )
-    with torch.no_grad():
-        processes.take_first([*pair.parameters(), *pair.buffers()])
+    processes.take_first([*pair.parameters(), *pair.buffers()])
+    pair.bind_all()  # A process may take its first step without an example.
+
+
+def _digest(source: Source) -> str:
+    """Identifies data in memory, and the first batch of others; "" if it draws by other means."""
+    if isinstance(source, InMemory):
+        return content_hash(source.data)
+    if isinstance(source, Streamed):
+        return content_hash(source.first())
+    found = set()
+    for _ in range(2):
+        with seeded(0):
+            found.add(content_hash(source.first()))
+    return found.pop() if len(found) == 1 else ""
 
 
 def check_alike(processes: Processes, pair: Pair, place: str) -> None:
@@ -213,15 +229,13 @@ def check_alike(processes: Processes, pair: Pair, place: str) -> None:
         pair: The pair.
         place: The epoch, for the message.
     """
-    state = {n: t.detach() for n, t in (*pair.named_parameters(), *pair.named_buffers())}
-    sums = [t.double().sum() for t in state.values()]
-    if not sums:
-        return
-    found = processes.gathered(torch.stack([s.to(sums[0].device) for s in sums]).tolist())
+    state = dict((*pair.named_parameters(), *pair.named_buffers()))
+    found = processes.gathered([checksum(tensor) for tensor in state.values()])
     for name, *values in zip(state, *found, strict=True):
-        if len({repr(value) for value in values}) > 1:
+        if len(set(values)) > 1:
             raise RuntimeError(
-                f"{place}: {name} differs between the processes, expected a pair whose parameters "
-                "change by gradients alone, and whose buffers do not depend on the examples: each "
-                "process sees its share of a batch"
+                f"{place}: {name} differs between the processes, expected parameters that change "
+                "by gradients alone, and buffers that depend neither on the examples nor on the "
+                "number of calls: each process sees its share of a batch, which may be empty; and "
+                "the same number of threads in each"
             )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["Function", "device_of", "dtype_of", "evaluating"]
+__all__ = ["Function", "device_of", "dtype_of", "evaluating", "owner_of"]
 
 
 @contextmanager
@@ -56,6 +56,22 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     """
     tensors = chain(module.parameters(), module.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+
+
+def owner_of(program: Callable[..., Any]) -> nn.Module | None:
+    """The module that a program is, or of which it is a method; None if there is none."""
+    owner: Any = program
+    while owner is not None and not isinstance(owner, nn.Module):
+        # A handler such as `poutine.mask(model)` wraps a function `fn`, a partial one `func`.
+        owner = next(
+            (
+                getattr(owner, name)
+                for name in ("__self__", "fn", "func", "__wrapped__")
+                if getattr(owner, name, None) is not None
+            ),
+            None,
+        )
+    return owner
 
 
 class Function(nn.Module):

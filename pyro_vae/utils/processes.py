@@ -1,6 +1,7 @@
 """The processes of ``torch.distributed`` that train or evaluate together."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias, TypeVar
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from pyro_vae.utils.checks import kind
 
-__all__ = ["Group", "Processes", "processes_of"]
+__all__ = ["Group", "Processes", "check_success", "checksum", "processes_of", "together"]
 
 T = TypeVar("T")
+
+_LOST = "(?i)connection|peer|timed out|timeout|gloo|nccl"  # in errors of a lost process
 
 Group: TypeAlias = "dist.ProcessGroup | None"
 """A group of processes; None is torch's default group."""
@@ -57,11 +60,17 @@ class Processes:
             _split(flat, some)
 
     def take_first(self, tensors: Sequence[Tensor]) -> None:
-        """Gives each tensor the values of the first process, in place."""
-        for some, flat in _flat(tensors):
-            with self._answering():
-                dist.broadcast(flat, src=self._first, group=self._group)
-            _split(flat, some)
+        """Gives each tensor the values of the first process, in place, if they differ."""
+        own = [_bytes(tensor) for tensor in tensors]
+        if not own:
+            return
+        flat = torch.cat(own)
+        with self._answering():
+            dist.broadcast(flat, src=self._first, group=self._group)
+        for tensor, old, new in zip(tensors, own, flat.split([len(b) for b in own]), strict=True):
+            if not torch.equal(old, new):
+                with torch.no_grad():
+                    tensor.copy_(new.clone().view(tensor.dtype).view(tensor.shape))
 
     def gathered(self, value: T) -> list[T]:
         """The values of all processes, in their order; values are pickled."""
@@ -85,10 +94,58 @@ class Processes:
                 yield
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
+            if not isinstance(error, dist.DistError) and not re.search(_LOST, reason):
+                raise
             raise ConnectionError(
                 f"process {self.rank}: another process has ended, or does something else; its own "
                 f"error says why ({reason})"
             ) from error
+
+
+@contextmanager
+def together(processes: Processes | None, place: str) -> Iterator[None]:
+    """A block that all processes run, and that fails in all of them if it fails in one.
+
+    Arguments:
+        processes: The processes; None for this one alone.
+        place: Where, for the message of the others.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except Exception as raised:
+        if processes is None:
+            raise
+        error = raised
+    if processes is not None:
+        check_success(processes, place, error)
+
+
+def check_success(processes: Processes, place: str, own: Exception | None) -> None:
+    """Raises the error of this process, or says which other one has failed.
+
+    Arguments:
+        processes: The processes.
+        place: Where, for the message.
+        own: The error of this process, or None.
+
+    Raises:
+        FloatingPointError: Some raised it, and no other. All raise the same, so that all can go
+            back to the same checkpoint.
+        RuntimeError: Another process failed.
+    """
+    text = None if own is None else (isinstance(own, FloatingPointError), str(own))
+    found = processes.gathered(text)
+    if own is not None and not isinstance(own, FloatingPointError):
+        raise own
+    for rank, other in enumerate(found):
+        if other is not None and not other[0]:
+            raise RuntimeError(f"{place}: process {rank} failed: {other[1]}") from own
+    messages = [other[1] for other in found if other is not None]
+    if messages:
+        raise FloatingPointError(messages[0]) from own
 
 
 def processes_of(device: torch.device, group: Group = None) -> Processes | None:
@@ -135,8 +192,16 @@ def _flat(tensors: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], Tensor]]:
         yield some, torch.cat([tensor.detach().reshape(-1) for tensor in some])
 
 
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def checksum(tensor: Tensor) -> int:
+    """The sum of a tensor's bytes, which does not depend on the order of summation."""
+    return int(_bytes(tensor).sum(dtype=torch.int64))
+
+
 @torch.no_grad()
 def _split(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-        if not torch.equal(tensor, part.view(tensor.shape)):  # An expanded one cannot be written.
-            tensor.copy_(part.view(tensor.shape))
+        tensor.copy_(part.view(tensor.shape))

@@ -87,6 +87,15 @@ def wrong(case: str) -> None:
                 raise FloatingPointError("no number")
 
         vae.posterior.register_forward_hook(fail)
+    elif case == "support":
+        data[0] += 0.5 * rank
+    if case == "programs":
+        torch.manual_seed(rank)
+        vae = bernoulli_vae()
+        settings |= {"model": vae.model, "guide": vae.guide}
+        log_likelihood(x=data, **settings, shared=True)
+    if case == "exact":
+        log_likelihood(vae, data[rank:], estimator="exact", shared=True)
     log_likelihood(vae, data, **settings, shared=True)
 
 
@@ -95,7 +104,10 @@ def wrong(case: str) -> None:
     [
         ("x", "x: got .* in process . and .* in process ., expected the same in all of them"),
         ("seed", r"estimator, num_samples, seed: got \('importance', 70, ."),
-        ("parameters", "vae: got parameters and buffers that sum up to"),
+        ("parameters", "vae: got parameters of the checksums"),
+        ("programs", "vae: got parameters of the checksums"),
+        ("exact", "x: got .* in process"),
+        ("support", "x: got .* in process"),
         ("failing", "process 1 failed: FloatingPointError: no number|^no number"),
     ],
 )

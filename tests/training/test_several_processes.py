@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import get_rank, is_initialized, new_group
 from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
 
 from pyro_vae import Pair, fit, networks, objectives, optim, posteriors
 from pyro_vae.training import (
@@ -127,6 +127,17 @@ CASES: dict[str, Callable[[Path], dict[str, Any]]] = {
         "vae": (vae := bernoulli_vae()),
         "optim": torch.optim.AdamW(vae.parameters(), lr=1e-2),
     },
+    "one by one": lambda folder: {
+        "train": x(15),
+        "batch_size": 1,
+        "optim": optim.Adam(1e-2, clip_norm=0.1),
+        "checkpoint": folder / f"rank-{os.getpid()}" if not is_initialized() else folder / "all",
+    },
+    "one by one, Pyro's": lambda folder: {
+        "train": x(15),
+        "batch_size": 1,
+        "optim": pyro.optim.ClippedAdam({"lr": 1e-2}),
+    },
     "average": lambda folder: {"average": Averaging(0.9), "test": x(21)},
     "early stopping": lambda folder: {
         "validation": 0.3,
@@ -168,7 +179,7 @@ def check_alike(found: list[Found], expected: Found, tolerance: float = 1e-5) ->
     "case",
     [
         case
-        if case in ("VAE", "conditional", "pair", "free bits", "loader", "early stopping")
+        if case in ("VAE", "conditional", "pair", "free bits", "loader", "one by one")
         else pytest.param(case, marks=pytest.mark.slow)
         for case in CASES
     ],
@@ -184,6 +195,22 @@ def test_two_processes_train_as_one_does_in_two_shares(case: str, tmp_path: Path
 def test_after_two_hundred_steps(case: str, tmp_path: Path) -> None:
     more = {"epochs": 34}  # of six batches
     check_alike(run(trained, case, tmp_path, more), trained(case, tmp_path, more))
+
+
+def uneven(folder: Path, epochs: int) -> Found:
+    more = {"compile": True, "batch_size": 7, "epochs": epochs, "checkpoint": folder}
+    return trained("VAE", folder, {**more, "resume": True})
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_compiled_uneven_shares_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """Each process has code of its own for the sizes of its shares."""
+    run(uneven, tmp_path / "a", 2)
+    found = run(uneven, tmp_path / "a", 3)
+    expected = run(uneven, tmp_path / "b", 3)
+    assert found[0][0] == expected[0][0]
+    assert torch.equal(found[0][2], expected[0][2])
 
 
 @needs_compiler
@@ -258,7 +285,7 @@ class Pressing(Dataset[Tensor]):
     """In the second process, Ctrl-C comes in the middle of the second epoch."""
 
     def __init__(self) -> None:
-        self.left = 75
+        self.left = 115  # 60 are read before the first step
 
     def __len__(self) -> int:
         return 101
@@ -337,6 +364,91 @@ def test_a_loss_that_is_not_finite_in_one_process_is_an_error_in_all(tmp_path: P
         assert torch.equal(each[2], found[0][2])
 
 
+def failing_twice(folder: Path) -> Found:
+    vae = bernoulli_vae()
+    vae.likelihood.network = Failing(vae.likelihood.network, 20)
+    second = Failing(vae.posterior.network, 26)
+    second.out_shape = torch.Size((2,))
+    vae.posterior.network = second
+    more = {"vae": vae, "checkpoint": folder, "recovery": Recovery(4)}
+    return trained("VAE", folder, {**more, "checkpoint_every": "13 steps", "epochs": 8})
+
+
+def test_all_go_back_with_the_same_rates(tmp_path: Path) -> None:
+    """Also where a checkpoint was written between two failures."""
+    first, second = run(failing_twice, tmp_path)
+    assert first[3] == second[3]
+    assert len(first[3]) == 2
+    assert torch.equal(first[2], second[2])
+
+
+def raising(case: str) -> str:
+    """One process raises, catches its error, and lives on."""
+
+    def call(vae: Pair, history: History) -> None:
+        if get_rank():
+            raise OSError("no such thing")
+
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 8}
+    if case == "callback":
+        settings["callbacks"] = [call]
+    train = Raising(30 if case == "data" else 10**6)
+    with pytest.raises((OSError, RuntimeError), match="no such thing"):
+        fit(bernoulli_vae(), train, **settings)
+    fit(bernoulli_vae(), x(40), epochs=1)  # The group is still good.
+    return "done"
+
+
+class Raising(Dataset[Tensor]):
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.left -= get_rank()
+        if self.left == 0:
+            raise OSError("no such thing")
+        return torch.ones(6)
+
+
+@pytest.mark.parametrize("case", ["callback", "data"])
+def test_an_error_that_one_process_survives_is_one_of_all(case: str) -> None:
+    assert run(raising, case) == ["done", "done"]
+
+
+class Closing:
+    """A tracker that counts."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def config(self, settings: Any) -> None:
+        self.calls.append("config")
+
+    def scalars(self, values: Any, step: int) -> None:
+        self.calls.append("scalars")
+
+    def figure(self, name: str, figure: Any, step: int) -> None:
+        self.calls.append("figure")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def tracked() -> list[str]:
+    tracker = Closing()
+    fit(bernoulli_vae(), x(40), epochs=2, tracker=tracker)
+    return tracker.calls
+
+
+def test_the_first_process_tells_the_tracker_and_all_close_it() -> None:
+    first, second = run(tracked)
+    assert first == ["config", "scalars", "scalars", "figure", "close"]
+    assert second == ["close"]
+
+
 # What is refused.
 
 
@@ -366,6 +478,13 @@ def wrong(case: str) -> None:
         vae.posterior = posteriors.Normal(_Encoder(nn.BatchNorm1d(6), nn.Linear(6, 4)))
     elif case == "support":
         settings["train"] = Listed(x(40) + 0.5 * rank * (torch.arange(40) > 20).view(-1, 1))
+    elif case == "subset":
+        settings["train"] = Subset(Listed(x(80)), range(rank, 80, 2))
+    elif case == "held":
+        own, other = list(vae.parameters()), nn.Linear(3, 3)
+        settings["optim"] = torch.optim.Adam([*own, *other.parameters()])
+    elif case == "frozen":
+        vae.likelihood.requires_grad_(rank == 0)
     elif case == "buffer":
         vae.posterior = posteriors.Normal(_Encoder(_Counting(), nn.Linear(6, 2)))
     fit(**settings)
@@ -415,12 +534,19 @@ class Anew:
         ("data", ValueError, "train: got checksum"),
         ("seed", ValueError, r"seed: got . in process ., and . in process ., expected the same"),
         pytest.param(
-            "epochs", ValueError, "checkpoint: got .*in process 1", marks=pytest.mark.slow
+            "epochs", ValueError, "epochs: got . in process ., and .", marks=pytest.mark.slow
         ),
         ("sampler", ValueError, "train: got a loader with a DistributedSampler"),
-        ("first batch", ValueError, "train: got another first batch in process"),
+        ("first batch", ValueError, "train: got other examples in process"),
         ("lengths", RuntimeError, "train: got a batch of . examples in process . at epoch 1"),
         ("sizes", RuntimeError, "train: got a batch of . examples in process . at epoch 1, batch"),
+        ("subset", ValueError, "train: got other examples in process"),
+        (
+            "held",
+            ValueError,
+            "optim: got a torch optimizer with parameters that",
+        ),
+        ("frozen", ValueError, "trained parameters: got"),
         ("batch norm", ValueError, r"fit: runs in 2 processes with batch norm in posterior"),
         ("support", Exception, "^train: got .* on Boolean|process 1 failed: train: got"),
         ("buffer", RuntimeError, r"epoch 1: posterior\.network\.0\.mean differs between"),
