@@ -406,6 +406,7 @@ def test_layers_are_traced_without_onednn() -> None:
     assert torch.backends.mkldnn.enabled or not torch.backends.mkldnn.is_available()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_inductor_finds_equal_graphs_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

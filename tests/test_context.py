@@ -323,6 +323,7 @@ def test_an_exposure_multiplies_the_mean() -> None:
         torch.testing.assert_close(exposed - floor, e[:, None] * (mean - floor))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Poisson", "NegativeBinomial"])
 def test_a_library_size_explains_the_counts(name: str) -> None:
     """Simulated counts of known sizes: given the size, they are likelier by many errors."""
@@ -364,6 +365,7 @@ def test_a_library_size_explains_the_counts(name: str) -> None:
 # Training.
 
 
+@pytest.mark.slow
 def test_fit_takes_a_context_with_levels_or_floats(digits: Dataset) -> None:
     """And learns from it: another label makes an image less likely."""
     x, y = digits.train[:2000, ::4, ::4], digits.train_labels[:2000]
@@ -417,6 +419,7 @@ def test_fit_refuses_a_wrong_context_before_the_first_step() -> None:
         assert torch.equal(value, start[name])
 
 
+@pytest.mark.slow
 def test_objectives_are_compared_and_gradients_measured_with_a_context(digits: Dataset) -> None:
     train = digits.train[:64, ::4, ::4], digits.train_labels[:64]
     test = digits.test[:20, ::4, ::4], digits.test_labels[:20]

@@ -25,6 +25,7 @@ def test_squared_lengths_are_unbiased() -> None:
     assert (estimates < 0).any()  # as an unbiased estimate of little must be at times
 
 
+@pytest.mark.slow
 def test_the_bias_has_the_error_that_it_says() -> None:
     """The jackknife's error is the spread of the bias over repetitions."""
     mean, shift = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.3, 0.0, 0.2]).double()
@@ -53,6 +54,7 @@ def test_the_variance_is_that_of_all_draws() -> None:
     torch.testing.assert_close(sample.means().mean(0), draws.mean(0))
 
 
+@pytest.mark.slow
 def test_gradients_of_a_linear_gaussian_are_the_exact_ones() -> None:
     """Length by the closed form; no bias between estimators of one target, and one between two."""
     case = linear_gaussian(exact=False)
@@ -112,6 +114,7 @@ def test_a_measurement_leaves_the_vae_as_it_was() -> None:
     assert all(p.grad is None for p in vae.likelihood.parameters())
 
 
+@pytest.mark.slow
 def test_the_noise_of_steps_is_that_of_random_batches() -> None:
     """Its variance falls as one over the batch size, and is more than that of z alone."""
     case = linear_gaussian(exact=False, examples=1000)

@@ -153,6 +153,7 @@ def test_a_vaes_programs_as_a_pair_have_its_log_likelihood(estimator: str) -> No
     torch.testing.assert_close(results[0].values, results[1].values)
 
 
+@pytest.mark.slow
 def test_a_vaes_programs_as_a_pair_have_its_bounds_and_criticism() -> None:
     case = linear_gaussian(exact=False)
     vae, x = case.vae, case.x
@@ -171,6 +172,7 @@ def test_a_vaes_programs_as_a_pair_have_its_bounds_and_criticism() -> None:
         assert gradients[0].bias == pytest.approx(gradients[1].bias)
 
 
+@pytest.mark.slow
 def test_refining_the_sites_of_a_pair_finds_the_exact_posterior() -> None:
     """The exact posterior is diagonal, and so in the family of the guide's site."""
     case = linear_gaussian(exact=False)
@@ -199,6 +201,7 @@ def test_refining_two_sites_keeps_that_one_depends_on_the_other() -> None:
 # Two layers of which everything is known.
 
 
+@pytest.mark.slow
 def test_two_layers_are_evaluated_like_a_vae() -> None:
     pair, evidence = two_layers_pair(), two_layers_evidence()
     x = evidence.sample((40,))
@@ -405,7 +408,8 @@ def test_pickles_have_functions_by_name() -> None:
         pickle.dumps(pair_of())
 
 
-@pytest.mark.parametrize("way", ["pickle", pytest.param("save", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["pickle", "save"])
 def test_a_fresh_process_has_the_same_numbers(way: str, tmp_path: Path) -> None:
     x = torch.randn(7, 5)
     pair = Pair(model, guide, decoder=decoder, encoder=encoder)

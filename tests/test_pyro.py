@@ -94,6 +94,7 @@ def test_differentiable_loss_with_a_torch_optimizer(elbo: str) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_vectorized_particles_agree_with_a_loop_in_the_mean() -> None:
     vae, x = bernoulli_vae(2), binary()
     draws = 200
@@ -111,6 +112,7 @@ def test_vectorized_particles_agree_with_a_loop_in_the_mean() -> None:
     assert (loop.var() / vectorized.var()).log().abs().item() < 5 * math.sqrt(4 / draws)
 
 
+@pytest.mark.slow
 def test_nuts_finds_the_exact_posterior_of_one_x() -> None:
     model = linear_gaussian(exact=True, examples=1)
     kernel = NUTS(model.vae.model, jit_compile=False)

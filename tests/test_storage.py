@@ -154,6 +154,7 @@ def test_what_is_no_vae_is_named(tmp_path: Path) -> None:
         load(tmp_path, into=nn.Linear(2, 2))
 
 
+@pytest.mark.slow
 def test_a_source_tree_that_is_not_installed_saves(tmp_path: Path) -> None:
     """The version comes from the source, not from the metadata of an installation."""
     shutil.copytree(Path(pyro_vae.__file__).parent, tmp_path / "source" / "pyro_vae")

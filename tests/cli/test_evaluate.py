@@ -46,6 +46,7 @@ def test_what_one_sample_of_one_example_cannot_know_is_null(trained: Path, run: 
     assert record["above_it"] is None
 
 
+@pytest.mark.slow
 def test_a_run_on_grey_pixels_is_judged_on_binary_ones(
     tmp_path: Path, run: Run, short: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

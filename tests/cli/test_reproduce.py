@@ -34,6 +34,7 @@ def test_options_reach_the_study(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [IWAETable(only=["VAE", "MIWAE (8, 8)"], quick=True, out=Path("here"))]
 
 
+@pytest.mark.slow
 def test_the_command_imports_no_study_that_it_does_not_run() -> None:
     code = (
         "import sys, pyro_vae.cli;"

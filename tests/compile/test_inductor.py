@@ -44,6 +44,7 @@ def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
         torch.testing.assert_close(value, function(small, 2, 1))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_there_is_one_warning() -> None:
     code = """
 import warnings, torch

@@ -15,6 +15,7 @@ from pyro_vae.distributions import flows
 from ..swaps import POSTERIORS, X_DIM
 
 
+@pytest.mark.slow
 def test_zuko_leaves_validation_as_it_was() -> None:
     """Its import switches torch's off, once in a process."""
     code = """
@@ -80,6 +81,7 @@ def test_gradients_are_not_lost_to_draws_made_without() -> None:
         assert not q_z.log_prob(z).requires_grad
 
 
+@pytest.mark.slow
 def test_flow_priors_serve_pyros_samplers() -> None:
     prior = priors.Flow(2, transforms=1, hidden=(8,))
     with torch.no_grad():

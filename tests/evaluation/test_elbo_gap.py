@@ -45,6 +45,7 @@ def test_the_gap_of_a_family_that_holds_the_posterior_is_amortization() -> None:
     assert torch.equal(*few)
 
 
+@pytest.mark.slow
 def test_a_family_that_is_too_small_has_a_gap_of_its_own() -> None:
     """Two latents that one x couples: a diagonal q is below log p(x) by half a log-determinant."""
     decoder = networks.MLP(2, (), 1)
@@ -67,6 +68,7 @@ def test_a_family_that_is_too_small_has_a_gap_of_its_own() -> None:
     assert expected > 0.4
 
 
+@pytest.mark.slow
 def test_the_prior_stays_while_a_shared_encoder_is_refined() -> None:
     posterior = posteriors.Normal(networks.MLP(6, (8,), 2))
     vae = VAE(

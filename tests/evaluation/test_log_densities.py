@@ -41,6 +41,7 @@ def pixels_guide(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(0.1 * x.nan_to_num().sum(1, keepdim=True), 0.9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["importance", "prior", AIS(2, 1)])
 def test_two_layers_do_not_depend_on_memory(estimator: Any) -> None:
     x = two_layers_evidence().sample((66,))
@@ -73,6 +74,7 @@ def test_masked_pixels_drop_out() -> None:
     assert ((result.values - torch.stack(exact)).abs() < 5 * error + 1e-9).all()
 
 
+@pytest.mark.slow
 def test_a_plate_around_the_examples() -> None:
     """Two views of each example, each with a latent of its own, in a plate left of the data's."""
 

@@ -28,6 +28,7 @@ def test_exact_posterior_gives_the_evidence_without_variance() -> None:
     assert result.mc_error < 1e-7
 
 
+@pytest.mark.slow
 def test_log_likelihood_finds_the_evidence_with_a_guide_that_is_not_exact() -> None:
     model = linear_gaussian(exact=False, examples=50)
     exact = model.evidence.log_prob(model.x)
@@ -50,6 +51,7 @@ def test_log_likelihood_agrees_with_quadrature() -> None:
     assert ((result.values - exact).abs() < 5 * each).all()
 
 
+@pytest.mark.slow
 def test_bounds_grow_with_the_number_of_samples() -> None:
     vae = bernoulli_vae(1).double()
     x = torch.bernoulli(torch.full((200, 6), 0.4)).double()
@@ -62,6 +64,7 @@ def test_bounds_grow_with_the_number_of_samples() -> None:
     assert values[0].mean == pytest.approx(values[0].elbo.mean().item())
 
 
+@pytest.mark.slow
 def test_standard_errors_are_those_of_repeated_runs() -> None:
     model = linear_gaussian(exact=False, examples=10)
     runs = 60

@@ -32,7 +32,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return switch
 
 
-@pytest.mark.parametrize("estimator", ["importance", "prior"])
+@pytest.mark.parametrize(
+    "estimator", [pytest.param("importance", marks=pytest.mark.slow), "prior"]
+)
 def test_values_are_those_of_one_chunk_at_a_time(estimator: str, at_once: Any) -> None:
     vae, x = bernoulli_vae(2).double(), binary(70).double()
     settings: dict[str, Any] = {"estimator": estimator, "seed": 3}

@@ -173,6 +173,7 @@ def signal_to_noise(objective: ELBO, program: Program) -> Tensor:
     return sample.mean(0).abs() / sample.std(0)
 
 
+@pytest.mark.slow
 def test_the_encoders_signal_falls_with_k_by_iwae_and_not_by_dreg() -> None:
     """As 1 / sqrt(k) (arXiv 1802.04537, theorem 1) and as sqrt(k) (1810.04152, section 5)."""
     program = program_of(linear_gaussian(exact=False), COPIES)

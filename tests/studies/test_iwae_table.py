@@ -15,6 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 pytestmark = pytest.mark.filterwarnings("ignore:precision")
 
 
+@pytest.mark.slow
 def test_the_papers_table_in_short(
     tmp_path: Path, reproduce: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

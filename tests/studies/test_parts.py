@@ -13,6 +13,7 @@ from tests.studies.conftest import Command
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_left(tmp_path: Path, reproduce: Command) -> None:
     """Rows are kept as they were; the table's differences are those of the same images."""
     options = ("parts", "--data", "digits", "--epochs", 2, "--num-samples", 5,

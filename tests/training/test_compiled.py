@@ -22,6 +22,7 @@ from ..tolerances import rounding
 MODULE = importlib.import_module("pyro_vae.training.fit")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_it_is_the_same_training(digits: Dataset) -> None:
     """The last batch of an epoch is smaller, and runs uncompiled."""

@@ -171,6 +171,7 @@ def test_a_loader_with_one_iterator_serves_one_purpose() -> None:
             fit(bernoulli_vae(), loader, epochs=1, **{argument: loader})
 
 
+@pytest.mark.slow
 def test_two_purposes_may_share_a_loader_that_is_not_trained_on() -> None:
     data = TensorDataset(binary(40))
     rest = optim.from_torch(torch.optim.SGD, lr=0.0)

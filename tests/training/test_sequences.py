@@ -48,6 +48,7 @@ def sequences(kind: str) -> tuple[VAE, tuple[Tensor, Tensor]]:
     return vae, (torch.randn(20, STEPS, NUMBERS), torch.randint(1, STEPS + 1, (20,)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN", "Transformer"])
 def test_networks_over_sequences_train_compiled_and_not(kind: str) -> None:

@@ -124,6 +124,8 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+QUICK = "Adam", "SGD", "plateau", "OneCycleLR"
+
 NOT_RECORDED = {
     "OneCycleLR": "not recorded: the schedule changes more than rates",
     "Adagrad": "not recorded: Adagrad has no option capturable",
@@ -132,7 +134,10 @@ NOT_RECORDED = {
 
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
+)
 def test_optimizers_give_the_same_weights(
     name: str, way: str, said: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

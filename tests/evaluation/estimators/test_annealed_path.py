@@ -40,6 +40,7 @@ def test_weights_of_annealing_have_the_evidence_as_their_mean() -> None:
         assert error < 0.05
 
 
+@pytest.mark.slow
 def test_moves_accept_what_they_are_adapted_to() -> None:
     case = linear_gaussian(exact=False, examples=20)
     with torch.no_grad():
