@@ -71,6 +71,32 @@ def test_each_way_averages_after_each_step(way: str, monkeypatch: pytest.MonkeyP
     assert not torch.allclose(parameters(slow.pair), parameters(pairs[0]))
 
 
+class Failing(Repeated):
+    """A recorder of a device that records nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        raise RuntimeError("no such device")
+
+
+@pytest.mark.usefixtures("code")
+def test_a_recording_that_fails_leaves_the_average_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its first steps are taken again, one by one."""
+    x, found = binary(40), []
+    for recorder in (None, Failing):
+        whole = importlib.import_module("pyro_vae.training.whole_epochs")
+        if recorder is not None:
+            monkeypatch.setattr(whole, "recorder", lambda device: Failing)
+        torch.manual_seed(0)
+        vae, average = bernoulli_vae(), Averaging(0.6)
+        fit(vae, x, epochs=3, batch_size=4, average=average, compile=True)
+        assert average.pair is not None
+        found.append((parameters(vae), parameters(average.pair)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 @pytest.mark.parametrize("evaluate", [True, False])
 def test_held_out_costs_are_those_of_the_judged_pair(evaluate: bool) -> None:
     vae, x, average = bernoulli_vae(), binary(64), Averaging(0.9, evaluate)
