@@ -11,6 +11,7 @@ from pyro_vae.utils.checks import check_count
 __all__ = ["Recovery", "scaled_rates"]
 
 _RATES = {"lr", "initial_lr", "max_lr", "min_lr", "base_lrs", "max_lrs", "min_lrs", "_last_lr"}
+_STEPS = {"step_size", "eta"}  # Rprop, ASGD and AdagradRMSProp have rates of their own
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,17 @@ def scaled_rates(state: Any, factor: float) -> Any:
     """The state of an optimizer and its schedule, with all learning rates times a factor."""
     if isinstance(state, Mapping):
         return {
-            key: _times(value, factor) if key in _RATES else scaled_rates(value, factor)
+            key: _times(value, factor) if _is_rate(key, value) else scaled_rates(value, factor)
             for key, value in state.items()
         }
     if isinstance(state, list | tuple):
         return type(state)(scaled_rates(value, factor) for value in state)
     return state
+
+
+def _is_rate(key: object, value: Any) -> bool:
+    # A StepLR has an int of the same name as Rprop's tensor.
+    return key in _RATES or (key in _STEPS and not isinstance(value, int))
 
 
 def _times(value: Any, factor: float) -> Any:

@@ -118,12 +118,16 @@ def test_all_rates_of_a_state_are_scaled() -> None:
         "parameters": {"lr": {"step": torch.ones(())}},
         "options": {"lr": 0.1, "betas": (0.9, 0.99), "initial_lr": 0.2},
         "schedule": {"base_lrs": [0.2], "_last_lr": [torch.tensor(0.1)], "gamma": 0.5},
-        "param_groups": [{"lr": 1.0, "eps": 1.0}],
+        "param_groups": [{"lr": 1.0, "eps": 1.0, "eta": 4.0}],
+        "StepLR": {"step_size": 10},
+        "Rprop": {"step_size": torch.ones(2)},
     }
     found = scaled_rates(state, 0.5)
     assert found["options"] == {"lr": 0.05, "betas": (0.9, 0.99), "initial_lr": 0.1}
     assert found["schedule"] == {"base_lrs": [0.1], "_last_lr": [torch.tensor(0.05)], "gamma": 0.5}
-    assert found["param_groups"] == [{"lr": 0.5, "eps": 1.0}]
+    assert found["param_groups"] == [{"lr": 0.5, "eps": 1.0, "eta": 2.0}]
+    assert found["StepLR"] == {"step_size": 10}
+    assert torch.equal(found["Rprop"]["step_size"], torch.full((2,), 0.5))
     assert found["parameters"]["lr"]["step"] == 1
 
 
