@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
-SLOW = ("01", "02", "03", "04")  # whose parts the others use too
+SLOW = ("01", "02", "03", "04", "05")  # the first one is short
 RUNS = [
     pytest.param(
         path, id=path.stem, marks=[pytest.mark.slow] if path.stem.startswith(SLOW) else []

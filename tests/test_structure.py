@@ -118,6 +118,7 @@ def run(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_the_import_is_light() -> None:
     """No slow module comes with the package; what Pyro itself brings does not count."""
     names = f"print([m for m in {SLOW} if m in sys.modules])"

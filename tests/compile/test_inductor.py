@@ -22,6 +22,7 @@ from ..models import binary
 from ..tolerances import rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["log1p", "softplus"])
 def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
     """By one logarithm of 1 + x, whose rounding is put back, or by a series; to infinity."""

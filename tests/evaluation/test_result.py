@@ -34,6 +34,7 @@ def test_results_say_what_they_are() -> None:
     assert data_hash(x.bfloat16()) != data_hash(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [25, pytest.param(400, marks=pytest.mark.slow)])
 def test_the_interval_covers_the_bounds_expectation(seeds: int) -> None:
     """In 95 % of the seeds, and log p(x) where the guide is near to exact."""

@@ -60,6 +60,7 @@ def test_bf16_of_a_network_that_two_parts_share() -> None:
     assert vae.posterior(binary()).rsample().dtype == torch.float32
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.usefixtures("code")
 def test_bf16_compiled_agrees_with_bf16() -> None:
