@@ -7,6 +7,7 @@ Each measurement is a program that ``torchrun`` begins; those of one process and
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -85,11 +86,11 @@ def run(variant: str) -> dict[str, float]:
 def modelled(size: int, batch: int, compute: float, bytes_: float) -> float:
     """Seconds of a step of so many processes that each take a batch of this size.
 
-    A ring sends 2 (N - 1) messages of a part of the vector each, and all wait for the last.
+    The gradient goes round a ring, in 2 (N - 1) messages of an N-th of it each; the terms go up
+    and down a tree.
     """
-    messages = 2 * (size - 1)
-    gradient = messages * (LATENCY + bytes_ / size / BANDWIDTH)
-    terms = messages * LATENCY
+    gradient = 2 * (size - 1) * (LATENCY + bytes_ / size / BANDWIDTH)
+    terms = 2 * math.ceil(math.log2(size)) * LATENCY
     return compute * batch + gradient + terms
 
 
