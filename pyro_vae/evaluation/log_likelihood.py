@@ -102,8 +102,8 @@ def log_likelihood(
             model that draws from its prior 64 examples and 8 samples.
         shared: Whether the processes of ``torch.distributed`` share the examples. All of them have
             to call this, with the same arguments, and get the same result, which is that of one
-            process. Without a seed, the first of them draws one. If False, each process evaluates
-            by itself.
+            process. Without a seed, the first of them draws one. An interruption is raised, and
+            keeps nothing. If False, each process evaluates by itself.
 
     Returns:
         The estimates for each example in nats, shape ``(N,)``, their mean with its errors, and

@@ -245,8 +245,7 @@ def _checked(
 ) -> bool | None:
     """Whether the training was compiled before; the settings are those of all processes."""
     if processes is not None:
-        place = None if resumption is None else [resumption.first_epoch, resumption.steps]
-        others = {"epochs": epochs, "checkpoint": place}
+        others = {"epochs": epochs, "checkpoint": None if resumption is None else str(resumption)}
         begin_together(processes, pair, sources, optim, settings, others)
     if resumption is None:
         return None

@@ -226,10 +226,13 @@ class Loop:
 
     def _check_parameters(self, place: str) -> None:
         """Raises NonFiniteLoss unless all parameters are finite."""
-        for path, parameter in self.pair.named_parameters():
-            if not torch.isfinite(parameter).all():
-                message = f"{place}: the parameter {path} is not finite"
-                raise NonFiniteLoss(message, self.history)
+        named = self.pair.named_parameters()
+        found = next((path for path, p in named if not torch.isfinite(p).all()), None)
+        if self.processes is not None:  # They all go back, or none.
+            others = self.processes.gathered(found)
+            found = next((path for path in others if path is not None), None)
+        if found is not None:
+            raise NonFiniteLoss(f"{place}: the parameter {found} is not finite", self.history)
 
     @property
     def _writes(self) -> bool:

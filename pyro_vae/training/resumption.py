@@ -70,6 +70,10 @@ class Resumption:
         self._state_of: State
         self._whole: WholeEpochs
 
+    def __str__(self) -> str:
+        begun = f"from epoch {self.first_epoch} on, after {self.steps} steps"
+        return f"{self.checkpoints.folder}, {begun}"
+
     def load_loaders(self, sources: Mapping[str, Source]) -> None:
         """Puts the random generators of the user's loaders back.
 

@@ -190,19 +190,19 @@ def begin_together(
     firsts = {name: _digest(source) for name, source in sources.items()}
     trained = [name for name, p in pair.named_parameters() if p.requires_grad]
     said = {**settings.values, **others, "trained parameters": trained}
-    for rank, other in enumerate(processes.gathered({**said, "first batches": firsts})):
+    for rank, (first, other) in enumerate(processes.gathered((firsts, said))):
+        for name, value in firsts.items():
+            if value != first.get(name):
+                raise ValueError(
+                    f"{name}: got other examples in process {rank} than in process "
+                    f"{processes.rank}, expected the same in all of them: each takes its share"
+                )
         for name, value in said.items():
             if value != other.get(name):
                 got, expected = difference(other.get(name), value)
                 raise ValueError(
                     f"{name}: got {got} in process {rank}, and {expected} in process "
                     f"{processes.rank}, expected the same in all of them"
-                )
-        for name, value in firsts.items():
-            if value != other["first batches"][name]:
-                raise ValueError(
-                    f"{name}: got other examples in process {rank} than in process "
-                    f"{processes.rank}, expected the same in all of them: each takes its share"
                 )
     processes.take_first([*pair.parameters(), *pair.buffers()])
     pair.bind_all()  # A process may take its first step without an example.

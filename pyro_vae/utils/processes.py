@@ -97,8 +97,8 @@ class Processes:
             if not isinstance(error, dist.DistError) and not re.search(_LOST, reason):
                 raise
             raise ConnectionError(
-                f"process {self.rank}: another process has ended, or does something else; its own "
-                f"error says why ({reason})"
+                f"process {self.rank}: another process has ended, or has not called the same; its "
+                f"own error, if there is one, says why ({reason})"
             ) from error
 
 

@@ -104,8 +104,8 @@ def wrong(case: str) -> None:
     [
         ("x", "x: got .* in process . and .* in process ., expected the same in all of them"),
         ("seed", r"estimator, num_samples, seed: got \('importance', 70, ."),
-        ("parameters", "vae: got parameters of the checksums"),
-        ("programs", "vae: got parameters of the checksums"),
+        ("parameters", "vae: got parameters with the checksum"),
+        ("programs", "vae: got parameters with the checksum"),
         ("exact", "x: got .* in process"),
         ("support", "x: got .* in process"),
         ("failing", "process 1 failed: FloatingPointError: no number|^no number"),

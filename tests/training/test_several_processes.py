@@ -382,6 +382,29 @@ def test_all_go_back_with_the_same_rates(tmp_path: Path) -> None:
     assert torch.equal(first[2], second[2])
 
 
+def spoilt(folder: Path, recovery: bool) -> Found:
+    """A callback of one process spoils a parameter, once."""
+    left = [2]
+
+    def spoil(vae: Pair, history: History) -> None:
+        left[0] -= get_rank()
+        if left[0] == 0:
+            with torch.no_grad():
+                next(vae.parameters()).fill_(float("nan"))
+
+    more = {"recovery": Recovery(2)} if recovery else {}
+    return trained("VAE", folder, {"checkpoint": folder, "callbacks": [spoil], **more})
+
+
+def test_a_parameter_that_one_process_spoils_takes_all_back(tmp_path: Path) -> None:
+    errors = run(spoilt, tmp_path / "a", False)
+    assert all(isinstance(error, NonFiniteLoss) for error in errors), errors
+    first, second = run(spoilt, tmp_path / "b", True)
+    assert first[3] == second[3]
+    assert len(first[3]) == 1
+    assert torch.equal(first[2], second[2])
+
+
 def raising(case: str) -> str:
     """One process raises, catches its error, and lives on."""
 
@@ -461,6 +484,8 @@ def wrong(case: str) -> None:
         settings["epochs"] = 1 + rank
     elif case == "seed":
         settings["seed"] = rank
+    elif case == "checkpoint":
+        settings["checkpoint"] = f"elsewhere-{rank}"
     elif case == "sampler":
         data = Drawn(x(40))
         settings["train"] = DataLoader(data, 8, sampler=DistributedSampler(data))
@@ -531,10 +556,15 @@ class Anew:
 @pytest.mark.parametrize(
     ("case", "kind", "message"),
     [
-        ("data", ValueError, "train: got checksum"),
+        ("data", ValueError, "train: got other examples in process"),
         ("seed", ValueError, r"seed: got . in process ., and . in process ., expected the same"),
         pytest.param(
             "epochs", ValueError, "epochs: got . in process ., and .", marks=pytest.mark.slow
+        ),
+        (
+            "checkpoint",
+            ValueError,
+            "checkpoint: got '.*elsewhere-., from epoch 1 on",
         ),
         ("sampler", ValueError, "train: got a loader with a DistributedSampler"),
         ("first batch", ValueError, "train: got other examples in process"),
