@@ -5,6 +5,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -484,8 +485,6 @@ def wrong(case: str) -> None:
         settings["epochs"] = 1 + rank
     elif case == "seed":
         settings["seed"] = rank
-    elif case == "checkpoint":
-        settings["checkpoint"] = f"elsewhere-{rank}"
     elif case == "sampler":
         data = Drawn(x(40))
         settings["train"] = DataLoader(data, 8, sampler=DistributedSampler(data))
@@ -512,7 +511,10 @@ def wrong(case: str) -> None:
         vae.likelihood.requires_grad_(rank == 0)
     elif case == "buffer":
         vae.posterior = posteriors.Normal(_Encoder(_Counting(), nn.Linear(6, 2)))
-    fit(**settings)
+    with TemporaryDirectory(prefix="elsewhere-") as folder:
+        if case == "checkpoint":
+            settings["checkpoint"] = folder
+        fit(**settings)
 
 
 class _Encoder(nn.Sequential):
@@ -564,7 +566,7 @@ class Anew:
         (
             "checkpoint",
             ValueError,
-            "checkpoint: got '.*elsewhere-., from epoch 1 on",
+            "checkpoint: got '.*elsewhere-.*, from epoch 1 on",
         ),
         ("sampler", ValueError, "train: got a loader with a DistributedSampler"),
         ("first batch", ValueError, "train: got other examples in process"),
