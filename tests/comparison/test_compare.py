@@ -47,7 +47,9 @@ def test_an_objective_against_itself(digits: Dataset) -> None:
     assert result.pixels == "binary"
 
 
-@pytest.mark.parametrize("during", ["training", "between runs"])
+@pytest.mark.parametrize(
+    "during", ["training", pytest.param("between runs", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_keeps_the_seeds_that_have_run(during: str) -> None:
     """It is pressed in the sixth run, the second objective's third, or after the fifth."""
     x = binary(40)

@@ -52,6 +52,7 @@ def batch_norm_in_train_mode(x: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, .
     return batch_norm(x, mean, variance, training=True) * y[:, :5], mean + y[0, :5]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("program", "products"),

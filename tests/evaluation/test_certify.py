@@ -13,7 +13,8 @@ from ..models import linear_gaussian
 
 
 @pytest.mark.parametrize(
-    ("estimator", "count"), [("importance", 50), ("prior", 50), (AIS(20, 4), 8)]
+    ("estimator", "count"),
+    [("importance", 50), ("prior", 50), pytest.param(AIS(20, 4), 8, marks=pytest.mark.slow)],
 )
 def test_a_certificate_holds_the_evidence_between_its_bounds(estimator: Any, count: int) -> None:
     case = linear_gaussian(exact=False)

@@ -14,7 +14,10 @@ from pyro_vae.evaluation import Elbo, LogLikelihood
 from ..models import bernoulli_vae
 from ..several import run
 
-ESTIMATORS = ["importance", "prior", "ais:4:2"]
+ESTIMATORS = [
+    "importance",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("prior", "ais:4:2")),
+]
 
 
 def x(count: int = 150) -> Tensor:

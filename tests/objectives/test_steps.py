@@ -74,6 +74,7 @@ def test_compiled_steps_are_the_uncompiled_ones(make: Callable[[], ELBO]) -> Non
     torch.testing.assert_close(own, theirs, rtol=CLOSE, atol=CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sticking_the_landing", "iwae:3", "dreg:3", "piwae:2:2", "warm_up:5:trace_elbo"]
 )

@@ -50,6 +50,7 @@ def test_bf16_is_in_the_networks_alone(digits: Dataset) -> None:
     assert costs[1] == pytest.approx(costs[0], rel=2**-9)
 
 
+@pytest.mark.slow
 def test_bf16_of_a_network_that_two_parts_share() -> None:
     q = posteriors.Normal(networks.MLP(6, (), 4))
     vae = VAE(

@@ -80,6 +80,7 @@ def test_it_is_over_after_so_many_times(tmp_path: Path) -> None:
         broken(tmp_path / "c", 1, recovery=Recovery(2), callbacks=[Breaks(1, 1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_it_is_told_after_a_resumption_too(compile: bool, tmp_path: Path) -> None:
     settings = {"recovery": Recovery(2), "compile": compile}
