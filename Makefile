@@ -16,7 +16,7 @@ run: .venv/core
 	$(BIN)/pyro-vae plot $(RUN)/vae
 	@echo "The pictures are in $(RUN)/vae/figures and $(RUN)/comparison."
 
-# Lint, types, and the tests that a change must not break: five to seven minutes on two cores.
+# Lint, types, and the tests that a change must not break: five minutes on two cores.
 test: lint
 	$(PYTEST) -m "not slow"
 
