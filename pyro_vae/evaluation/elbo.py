@@ -18,6 +18,7 @@ from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.modules import device_of
+from pyro_vae.utils.processes import together
 from pyro_vae.utils.tables import summary
 from pyro_vae.vae import VAE
 
@@ -120,7 +121,7 @@ def elbo(
     rows = sharing(shared, device_of(vae), vae)
     rows.check_alike("x", data_hash(given))
     rows.check_alike("num_samples, kl, seed", (num_samples, kl, seed))
-    with rows, opened(vae, x) as (densities, batch):
+    with together(rows.processes, "elbo"), opened(vae, x) as (densities, batch):
         noise = rows.seed(seed)
         for block in blocks(densities, batch, noise, max_bytes, "ELBO", takes=rows.takes):
             sums: Tensor | float = 0.0

@@ -23,6 +23,7 @@ from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.utils.modules import device_of
+from pyro_vae.utils.processes import together
 from pyro_vae.vae import VAE
 
 
@@ -192,7 +193,7 @@ def estimated(
         context = opened_pair(model, guide, batch)
     settings = chosen.name, num_samples, seed, settings_of(chosen)
     done.check_alike("estimator, num_samples, seed", settings)
-    with done, context as (densities, batch):
+    with together(done.processes, "log_likelihood"), context as (densities, batch):
         rest = densities, batch, done.seed(seed), max_bytes, "log-likelihood", num_samples
         try:
             for block in blocks(*rest, done.takes):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
-from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,9 +18,7 @@ T = TypeVar("T")
 
 
 class Sharing(Generic[T]):
-    """Collects the results of blocks of examples, in a context; joins those of all processes.
-
-    An error in one process is raised in all of them.
+    """Collects the results of blocks of examples, and joins those of all processes.
 
     Arguments:
         processes: The processes; None for this one alone.
@@ -35,7 +32,6 @@ class Sharing(Generic[T]):
         self.processes = processes
         self.own: list[T] = []
         self._device = device
-        self._joined: list[T] = self.own
 
     def takes(self, index: int) -> bool:
         """Whether this process takes the block with this number."""
@@ -59,34 +55,13 @@ class Sharing(Generic[T]):
                 )
 
     def joined(self) -> list[T]:
-        """The results of all blocks, in their order."""
-        return self._joined
-
-    def __enter__(self) -> "Sharing[T]":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        ends = error is not None and not isinstance(error, Exception)
-        if self.processes is None or ends or isinstance(error, ConnectionError):
-            return
-        text = None if error is None else f"{type(error).__name__}: {error}"
-        given = text, [_moved(result, torch.device("cpu")) for result in self.own]
-        found = self.processes.gathered(given)
-        if error is not None:
-            return
-        for rank, (failed, _) in enumerate(found):
-            if failed is not None:
-                raise RuntimeError(f"shared: process {rank} failed: {failed}")
-        own = [results for _, results in found]
-        count = sum(map(len, own))
-        size = self.processes.size
-        in_order = [own[index % size][index // size] for index in range(count)]
-        self._joined = [_moved(result, self._device) for result in in_order]
+        """The results of all blocks, in their order; the processes exchange them here."""
+        if self.processes is None:
+            return self.own
+        found = self.processes.gathered([_moved(r, torch.device("cpu")) for r in self.own])
+        count, size = sum(map(len, found)), self.processes.size
+        in_order = [found[index % size][index // size] for index in range(count)]
+        return [_moved(result, self._device) for result in in_order]
 
 
 def sharing(

@@ -79,12 +79,6 @@ class Processes:
             dist.all_gather_object(found, value, group=self._group)
         return found
 
-    def any(self, flag: bool) -> bool:
-        """Whether a flag is set in any process."""
-        count = torch.tensor([float(flag)], device=self.device)
-        self.add([count])
-        return bool(count.item())
-
     @contextmanager
     def _answering(self) -> Iterator[None]:
         # Messages of objects go through the current GPU, which the user may not have set.
