@@ -46,11 +46,14 @@ __all__ = [
     "cpp_compiler",
     "fake_tensors",
     "fused_adam",
+    "global_hooks",
     "guess_plates",
     "handlers",
     "has_bfloat16_products",
     "has_hooks",
+    "is_compiled",
     "is_jit_tracing",
+    "module_hooks",
     "onednn_linear",
     "parameter_site",
     "pytree",
@@ -59,6 +62,7 @@ __all__ = [
     "stored_names",
     "stored_parameters",
     "tables",
+    "tensor_hooks",
     "unchecked_distributions",
     "unconstrained_parameters",
     "without_onednn",
@@ -145,6 +149,37 @@ def changes(tensor: Tensor) -> int:
 def tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """A module's own parameters, buffers and submodules by name; some may be None."""
     return module._parameters, module._buffers, module._modules
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is compiled by ``torch.compile``, or by its method ``compile``."""
+    return module._compiled_call_impl is not None or hasattr(module, "_torchdynamo_orig_callable")
+
+
+def module_hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """The tables of a module's hooks around its forward and its backward pass."""
+    return (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+
+
+def global_hooks() -> tuple[dict[int, Any], ...]:
+    """The tables of the hooks of all modules around forward and backward passes."""
+    owner: Any = sys.modules[nn.Module.__module__]
+    return (
+        owner._global_forward_hooks,
+        owner._global_forward_pre_hooks,
+        owner._global_backward_hooks,
+        owner._global_backward_pre_hooks,
+    )
+
+
+def tensor_hooks(tensor: Tensor) -> bool:
+    """Whether a tensor has hooks on its gradient, or on the accumulation of it."""
+    return bool(tensor._backward_hooks or (tensor.is_leaf and tensor._post_accumulate_grad_hooks))
 
 
 def schema(operator: OpOverload) -> Any:

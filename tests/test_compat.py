@@ -423,3 +423,32 @@ def test_inductor_finds_equal_graphs_on_disk(
         assert code(torch.ones(3))[0].tolist() == [17.0] * 3
         found.append(counters["inductor"]["fxgraph_cache_hit"])
     assert found == [0, 1]
+
+
+def test_hooks_of_modules_and_tensors_are_in_their_tables() -> None:
+    module, calls = nn.Linear(2, 2), list[int]()
+    assert not any(compat.module_hooks(module))
+    before = sum(map(len, compat.global_hooks()))
+    for name in ("forward_hook", "forward_pre_hook", "full_backward_hook"):
+        getattr(module, f"register_{name}")(lambda *args: calls.append(1))
+        hook = getattr(nn.modules.module, f"register_module_{name}")(lambda *args: None)
+        assert sum(map(len, compat.global_hooks())) == before + 1
+        hook.remove()
+    module.register_full_backward_pre_hook(lambda *args: None)
+    assert [len(table) for table in compat.module_hooks(module)] == [1, 1, 1, 1]
+    for register in ("register_hook", "register_post_accumulate_grad_hook"):
+        tensor = torch.zeros(2, requires_grad=True)
+        assert not compat.tensor_hooks(tensor)
+        hook = getattr(tensor, register)(lambda tensor: None)
+        assert compat.tensor_hooks(tensor)
+        hook.remove()
+        assert not compat.tensor_hooks(tensor)
+    assert not compat.tensor_hooks(2 * tensor)
+
+
+def test_a_module_says_whether_torch_compiles_it() -> None:
+    module = nn.Linear(2, 2)
+    assert not compat.is_compiled(module)
+    assert compat.is_compiled(torch.compile(module, backend="eager"))
+    module.compile(backend="eager")
+    assert compat.is_compiled(module)

@@ -1,14 +1,23 @@
 """Finds the tensors, module attributes and random numbers that a program reads and writes."""
 
+import random
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.compat import TorchDispatchMode, WeakIdKeyDictionary, pytree, schema, tables
 
-__all__ = ["Attributes", "RandomState", "Substitution", "Watch", "cuda_devices"]
+__all__ = [
+    "Attributes",
+    "PythonRandomState",
+    "RandomState",
+    "Substitution",
+    "Watch",
+    "cuda_devices",
+]
 
 
 class Watch(TorchDispatchMode):
@@ -24,6 +33,7 @@ class Watch(TorchDispatchMode):
     def __init__(self, given: list[Tensor]) -> None:
         super().__init__()
         self.captured: dict[Tensor, None] = {}
+        self._given = given
         self._known = WeakIdKeyDictionary(dict.fromkeys(given))
         self._before = WeakIdKeyDictionary()
 
@@ -35,7 +45,8 @@ class Watch(TorchDispatchMode):
                 self.captured[tensor] = self._known[tensor] = None
         if schema(func).is_mutable:
             memory = {tensor.untyped_storage().data_ptr() for tensor in used}
-            self.keep(t for t in self.captured if t.untyped_storage().data_ptr() in memory)
+            others = *self.captured, *self._given
+            self.keep(t for t in others if t.untyped_storage().data_ptr() in memory)
         made = func(*args, **kwargs)
         for tensor in pytree.tree_leaves(made):
             if isinstance(tensor, Tensor) and tensor not in self._known:
@@ -128,6 +139,27 @@ class RandomState:
         torch.set_rng_state(self._cpu)
         for device, state in self._cuda.items():
             torch.cuda.set_rng_state(state, device)
+
+
+class PythonRandomState:
+    """The states of the global generators of Python and NumPy."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._numpy: Any = np.random.get_state()  # noqa: NPY002
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, PythonRandomState)
+            and self._python == other._python
+            and repr(self._numpy[2:]) == repr(other._numpy[2:])
+            and np.array_equal(self._numpy[1], other._numpy[1])
+        )
+
+    def restore(self) -> None:
+        """Sets the generators to these states."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)  # noqa: NPY002
 
 
 def cuda_devices(tensors: Iterable[Tensor]) -> list[torch.device]:

@@ -4,6 +4,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -13,26 +14,24 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from pyro_vae.compat import (
     handlers,
+    is_compiled,
     parameter_site,
     pytree,
     stored_constraints,
     stored_parameters,
+    tables,
 )
 from pyro_vae.compile.capture import Attributes, RandomState, Substitution, Watch, cuda_devices
-from pyro_vae.compile.guards import Modules, inputs, is_input, layout
+from pyro_vae.compile.guards import inputs, is_input, layout
 from pyro_vae.compile.inductor import compile_graph
+from pyro_vae.compile.reach import Reach
 from pyro_vae.compile.recording import Recording, Repeated, Replayed, recorder
-from pyro_vae.compile.trace import (
-    NotCompiled,
-    NotStatic,
-    lift,
-    reading_no_values,
-    trace,
-    varying,
-)
+from pyro_vae.compile.static import UNCOMPILED, NotCompiled, NotStatic, NotYet, static_reach
+from pyro_vae.compile.trace import lift, reading_no_values, trace, varying
 
 __all__ = ["Graph", "Program"]
 
@@ -51,6 +50,7 @@ class Program:
         check: Checks the result of the first uncompiled run, and raises if the program is wrong.
         owners: Modules that belong to the program. Modules that it calls are found without this.
         sources: Python modules in which Pyro's code turns tensors into numbers.
+        roots: Further objects that it may read, such as its functions.
     """
 
     function: Callable[..., list[Tensor]]
@@ -58,13 +58,15 @@ class Program:
     check: Callable[[Any], None]
     owners: Sequence[nn.Module]
     sources: Iterable[ModuleType]
+    roots: Sequence[object] = ()
 
 
 class Graph:
     """A program that is traced and compiled for arguments of one shape.
 
-    The program runs once uncompiled. This creates its parameters and finds the tensors that it
-    reads, which become inputs of the graph. Values that the run changes are restored.
+    The program runs twice uncompiled. This creates its parameters, and finds the tensors that it
+    reads, which become inputs of the graph, and the rest of Python's state in its reach, with
+    which the graph holds. Values that the runs change are restored.
 
     Arguments:
         program: The program.
@@ -80,14 +82,16 @@ class Graph:
         has_run: Whether the compiled code has run once.
 
     Raises:
-        NotStatic: The program reads a tensor's value, or replaces a tensor of a module.
+        NotStatic: The program reads a tensor's value, or does something that a graph does not
+            repeat, or reads something whose changes cannot be seen.
+        NotYet: A lazy module has no parameters yet.
         NotCompiled: torch cannot compile the program.
     """
 
     def __init__(self, program: Program, args: Any, kwargs: Any, by_inductor: bool = True) -> None:
         self._program = program
         self.has_run = False
-        self._structure = Modules([])
+        self._reach = Reach([])
         self.captured: list[Tensor] = []
         self.parameters = self._rehearse(args, kwargs)
         constraints = stored_constraints()
@@ -181,7 +185,7 @@ class Graph:
 
     def holds(self) -> bool:
         """Whether modules and tensors are still those with which the graph was traced."""
-        return self._structure.hold() and all(
+        return not self._reach.changed() and all(
             (layout(tensor), tensor.requires_grad) == before
             for tensor, before in zip(self.captured, self._layouts, strict=True)
         )
@@ -203,7 +207,7 @@ class Graph:
             )
             return True
         random = RandomState(self.captured)
-        parameters = self._run_once(args, kwargs).parameters
+        parameters = self._run_once(self._program.rehearse, args, kwargs).parameters
         random.restore()
         self._binds_its_own = parameters.keys() == self.parameters.keys() and self.is_bound()
         return self._binds_its_own
@@ -220,30 +224,41 @@ class Graph:
     # Making the graph.
 
     def _rehearse(self, args: Any, kwargs: Any) -> dict[str, Tensor]:
-        """Runs the program once uncompiled, and checks the result; returns its parameters."""
-        store, random = pyro.get_param_store(), RandomState(inputs(args, kwargs))
-        names = set(store.keys())
-        run = self._run_once(args, kwargs)
+        """Runs the program uncompiled, and checks the result; returns its parameters."""
+        given, program, store = inputs(args, kwargs), self._program, pyro.get_param_store()
+        for owner in program.owners:
+            for path, module in owner.named_modules():
+                _check_module(module, f"{type(owner).__name__}.{path}")
+        names, random = set(store.keys()), RandomState(given)
+        runs: list[tuple[_Run, RandomState]] = []
+
+        def run(function: Callable[..., Any]) -> list[nn.Module]:
+            found = self._run_once(function, args, kwargs)
+            runs.append((found, RandomState(given)))
+            return found.modules
+
+        # The others take gradients too, whose functions may read and change something else.
+        three = map(partial, [run] * 3, [program.rehearse, program.function, program.function])
+        self._reach = static_reach(list(three), [*program.owners, *program.roots], given)
+        (found, drawn), *_ = runs
         if set(store.keys()) != names:
-            # If this run drew initial values of parameters, the same random numbers must not be
-            # used again as noise. A second run, which draws the noise alone, shows whether it did.
-            drawn = RandomState(inputs(args, kwargs))
-            random.restore()
-            run = self._run_once(args, kwargs)
-            if drawn != RandomState(inputs(args, kwargs)):
+            # If the first run drew initial values of parameters, the same random numbers must not
+            # be used again as noise. Another run, which draws the noise alone, shows whether.
+            found = self._run_once(program.rehearse, args, kwargs)
+            if drawn != RandomState(given):
                 random = drawn
         random.restore()
-        self._structure = Modules([*run.modules, *self._program.owners])
-        self.captured = list(run.captured)
-        self._program.check(run.result)
-        return run.parameters
+        self.captured = list(found.captured)
+        program.check(found.result)
+        return found.parameters
 
-    def _run_once(self, args: Any, kwargs: Any) -> "_Run":
-        """Runs the program, and restores parameters, buffers and all other tensors."""
+    def _run_once(self, program: Callable[..., Any], args: Any, kwargs: Any) -> "_Run":
+        """Runs a program, and restores parameters, buffers and all other tensors."""
         modules: list[nn.Module] = []
         watch, attributes = Watch(inputs(args, kwargs)), Attributes()
 
         def see(module: nn.Module, _: Any) -> None:
+            _check_module(module, type(module).__name__)
             modules.append(module)
             watch.keep(module.buffers())  # The schema of torch's batch norm omits its writes.
             attributes.keep(module)
@@ -256,7 +271,7 @@ class Graph:
                 poutine.trace(param_only=True) as sites,
                 watch,
             ):
-                result = self._program.rehearse(*args, **kwargs)
+                result = program(*args, **kwargs)
         finally:
             hook.remove()
             replaced = attributes.restore()
@@ -264,8 +279,7 @@ class Graph:
         if replaced:
             raise NotStatic(
                 f"compiled: model or guide replaces {replaced} as it runs, expected changes in "
-                "place (copy_, mul_, add_), which a graph can contain; without compiled() it runs "
-                "uncompiled"
+                f"place (copy_, mul_, add_), which a graph can contain; {UNCOMPILED}"
             )
         parameters = {
             name: site["value"].unconstrained() for name, site in sites.trace.nodes.items()
@@ -295,3 +309,14 @@ class _Run:
     modules: list[nn.Module]
     captured: dict[Tensor, None]
     result: Any
+
+
+def _check_module(module: nn.Module, path: str) -> None:
+    """Raises NotYet if a lazy module has no parameters yet, NotStatic if torch has compiled it."""
+    if isinstance(module, torch.jit.ScriptModule) or is_compiled(module):
+        raise NotStatic(
+            f"compiled: {path} is compiled by torch itself, and cannot be a part of a graph; "
+            f"{UNCOMPILED}"
+        )
+    if any(map(is_lazy, tables(module)[0].values())):
+        raise NotYet("compiled: a lazy module gets its parameters by a run")

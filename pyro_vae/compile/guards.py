@@ -1,14 +1,13 @@
-"""Guards of compiled code: the arguments, modules and settings of torch for which it is valid."""
+"""Guards of compiled code: the arguments and settings of torch for which it is valid."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_vae.compat import pytree, tables
+from pyro_vae.compat import pytree
 
-__all__ = ["Modules", "ambient", "inputs", "is_input", "layout", "plain", "signature"]
+__all__ = ["ambient", "inputs", "is_input", "layout", "plain", "signature"]
 
 
 def is_input(leaf: Any) -> bool:
@@ -74,48 +73,15 @@ def plain(owner: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def ambient() -> Any:
-    """The settings of torch that are constants of a trace: autocast and the default dtype."""
+    """The settings of torch that are constants of a trace, or of the code made of it."""
     autocast = tuple(
         (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
         for device in ("cpu", "cuda")
     )
-    return autocast, torch.get_default_dtype()
-
-
-class Modules:
-    """The structure of modules, and a fast check, at each step, whether it has changed.
-
-    Arguments:
-        modules: The modules, whose submodules are included.
-    """
-
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        every = dict.fromkeys(m for module in modules for m in module.modules())
-        held = [table for module in every for table in tables(module)]
-        self._sizes = [(table, len(table)) for table in held]
-        self._held = [(table, *item) for table in held for item in table.items()]
-        self._trained = [(p, p.requires_grad) for m in every for p in m.parameters(False)]
-        # The mode is among them: ``training`` is a bool, and so an int.
-        self._plain = [(vars(m), *item) for m in every for item in plain(m)]
-        self._sets = [
-            (vars(m), name, v)
-            for m in every
-            for name, v in vars(m).items()
-            if isinstance(v, Tensor)
-        ]
-
-    def hold(self) -> bool:
-        """Whether each module still has the same submodules, parameters, mode and numbers."""
-        for table, size in self._sizes:
-            if len(table) != size:
-                return False
-        for table, name, held in self._held:
-            if table.get(name, self) is not held:
-                return False
-        for table, name, held in self._sets:
-            if table.get(name) is not held:
-                return False
-        for table, name, value in self._plain:
-            if table.get(name, self) != value:
-                return False
-        return all(p.requires_grad is trained for p, trained in self._trained)
+    return (
+        autocast,
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+    )

@@ -12,31 +12,23 @@ import pyro
 import torch
 from pyro.infer.util import torch_item
 from pyro.util import warn_if_inf, warn_if_nan
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.compat import fake_tensors, unchecked_distributions, without_onednn
 from pyro_vae.compile.capture import cuda_devices
 from pyro_vae.compile.inductor import DECOMPOSITIONS
 from pyro_vae.compile.partition import compile_in_two
+from pyro_vae.compile.static import UNCOMPILED, NotCompiled, NotStatic, static_reach
 
 __all__ = [
-    "NotCompiled",
-    "NotStatic",
     "compiled_function",
     "lift",
     "reading_no_values",
     "trace",
     "varying",
 ]
-
-
-class NotCompiled(RuntimeError):
-    """torch cannot compile a program."""
-
-
-class NotStatic(NotCompiled):
-    """A program is not static: it reads a tensor's value or replaces a tensor of a module."""
 
 
 def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule:
@@ -67,7 +59,7 @@ def trace(program: Callable[..., Any], tensors: Sequence[Tensor]) -> GraphModule
             "compiled: the model, the guide or the objective reads a tensor's value"
             f"{_place(error)} (by .item(), float(), bool(), an if, or an index of bools), "
             "expected a program of static structure, which runs the same operations for all "
-            f"values; without compiled() it runs uncompiled ({str(error).splitlines()[0]})"
+            f"values; {UNCOMPILED} ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -109,7 +101,10 @@ def varying(traced: GraphModule, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def compiled_function(
-    function: Callable[..., Any], examples: Sequence[Tensor], fixed: int = 0
+    function: Callable[..., Any],
+    examples: Sequence[Tensor],
+    fixed: int = 0,
+    roots: Sequence[object] = (),
 ) -> Callable[..., Any]:
     """Compiles a function of tensors, for tensors of these shapes and without gradients.
 
@@ -122,16 +117,30 @@ def compiled_function(
         function: The function.
         examples: Examples of its arguments.
         fixed: Number of arguments that rarely change.
+        roots: Objects that the function reads.
 
     Raises:
+        NotStatic: The function does something that a graph does not repeat.
         NotCompiled: torch cannot compile the function.
     """
+
+    def run() -> list[nn.Module]:
+        called: list[nn.Module] = []
+        hook = register_module_forward_pre_hook(lambda module, _: called.append(module))
+        try:
+            with torch.no_grad():
+                function(*examples)
+        finally:
+            hook.remove()
+        return called
+
+    static_reach([run, run], roots, examples)
     try:
         with torch.no_grad():
             traced = trace(function, examples)
             held = lift(traced)
             with torch.random.fork_rng(cuda_devices([*held, *examples])):
-                run = compile_in_two(traced, [*held, *examples], len(held) + fixed)
+                code = compile_in_two(traced, [*held, *examples], len(held) + fixed)
     except NotCompiled:
         raise
     except Exception as error:
@@ -141,7 +150,7 @@ def compiled_function(
 
     def compiled(*tensors: Tensor) -> Any:
         with torch.no_grad():
-            return run(*held, *tensors)
+            return code(*held, *tensors)
 
     return compiled
 

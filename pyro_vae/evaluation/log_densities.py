@@ -48,6 +48,7 @@ class LogDensities:
         batch: The tuple ``(x, *context)``. The first example is used to find the sites.
 
     Attributes:
+        programs: The model and the guide, by these names.
         latents: Names of the latent sites, in the guide's order.
 
     Raises:
@@ -60,7 +61,7 @@ class LogDensities:
     def __init__(
         self, model: Callable[..., Any], guide: Callable[..., Any], batch: Examples
     ) -> None:
-        self._programs = {"model": model, "guide": guide}
+        self.programs = {"model": model, "guide": guide}
         self._sites: dict[str, tuple[str, ...]] = {}
         self._sample_dim, self._data_dim = -1, -1
         # Two copies of the first example show whether a shape is fixed that should follow x.
@@ -105,7 +106,7 @@ class LogDensities:
         Raises:
             FloatingPointError: A log-probability is NaN, and `nan` is False.
         """
-        trace = self._traced("guide", self._programs["guide"], batch, count)
+        trace = self._traced("guide", self.programs["guide"], batch, count)
         return self._values(trace), self._log_prob(trace, trace.nodes, nan)
 
     def draw_prior(self, batch: Examples, count: int) -> tuple[Latents, Tensor]:
@@ -117,7 +118,7 @@ class LogDensities:
         Raises:
             FloatingPointError: A log-probability is NaN.
         """
-        trace = self._traced("model", self._programs["model"], batch, count)
+        trace = self._traced("model", self.programs["model"], batch, count)
         return self._values(trace), self._log_prob(trace, self._observed())
 
     def score_guide(self, batch: Examples, z: Latents) -> Tensor:
@@ -159,7 +160,7 @@ class LogDensities:
     def with_guide(self, guide: Callable[..., Any]) -> "LogDensities":
         """Returns the log-densities with another guide, which has the same sites."""
         other = copy.copy(self)
-        other._programs = {**self._programs, "guide": guide}
+        other.programs = {**self.programs, "guide": guide}
         return other
 
     def simulated(
@@ -176,7 +177,7 @@ class LogDensities:
             The latents, and the first sample of the sites that the model observes, of shape
             ``(N, ...)``, by name.
         """
-        program = poutine.uncondition(self._programs["model"])
+        program = poutine.uncondition(self.programs["model"])
         if z is not None:
             program, count = poutine.condition(program, data=dict(z)), len(z[self.latents[0]])
         trace = self._traced("model", program, batch, count)
@@ -237,7 +238,7 @@ class LogDensities:
         return numbers.reshape(shape)
 
     def _conditioned(self, program: str, batch: Examples, z: Latents) -> Trace:
-        conditioned = poutine.condition(self._programs[program], data=dict(z))
+        conditioned = poutine.condition(self.programs[program], data=dict(z))
         return self._traced(program, conditioned, batch, len(z[self.latents[0]]))
 
     def _traced(

@@ -140,7 +140,8 @@ class Scorer:
         key = kind, static, *map(layout, tensors)
 
         def make() -> Callable[..., Any]:
-            return compiled_function(function, tensors, fixed)
+            programs = list(self.densities.programs.values())
+            return compiled_function(function, tensors, fixed, programs)
 
         try:
             return self._cache.get(key, kind, make, tensors)

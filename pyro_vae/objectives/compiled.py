@@ -17,6 +17,7 @@ from pyro_vae.compat import guess_plates, handlers
 from pyro_vae.compile import (
     Cache,
     NotCompiled,
+    NotYet,
     RandomState,
     ambient,
     inputs,
@@ -206,7 +207,8 @@ class Compiled(WithTerms):
             raise error
         self._given_up = True
         kind = "" if isinstance(error, NotCompiled) else f"{type(error).__name__}: "
-        warnings.warn(f"the objective runs uncompiled: {kind}{error}", stacklevel=5)
+        text = str(error).partition("\n")[0]
+        warnings.warn(f"the objective runs uncompiled: {kind}{text}", stacklevel=5)
 
     def _numbers(self, values: Tensor) -> float:
         loss, likelihood, kl = values.tolist()
@@ -274,6 +276,8 @@ class Compiled(WithTerms):
         before = self._cache.made[key]
         try:
             graph = self._cache.get(key, key[:3], make, inputs(args, kwargs), holds, uses)
+        except NotYet:
+            return None
         except Exception as error:
             if how[0] is not None:
                 raise

@@ -8,7 +8,7 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from pyro_vae.compile import Graph, Program
+from pyro_vae.compile import Graph, Program, in_library
 from pyro_vae.distributions import check_on_support, scored_support
 from pyro_vae.objectives.terms import collected_traces, elbo_terms
 from pyro_vae.objectives.wrapper import layers
@@ -91,6 +91,7 @@ class LossGraph(Graph):
             _check_supports,
             [owner for owner in owners if isinstance(owner, nn.Module)],
             [sys.modules[cls.__module__] for cls in classes],
+            [model, guide, *(each for each in layers(elbo) if not in_library(type(each)))],
         )
         super().__init__(program, args, kwargs, by_inductor)
 

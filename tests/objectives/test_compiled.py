@@ -101,11 +101,9 @@ def test_an_automatic_guide() -> None:
 
 def test_drawn_parameters_do_not_share_numbers_with_the_noise() -> None:
     """What a program draws for its parameters at the first loss is not drawn again as noise."""
-    seen = []
 
     def guide() -> None:
-        loc = pyro.param("loc", lambda: torch.randn(50))
-        seen.append(loc.detach())
+        pyro.param("loc", lambda: torch.randn(50))
         pyro.sample("z", dist.Normal(torch.zeros(50), 1.0).to_event(1))
 
     def model() -> None:

@@ -1,0 +1,361 @@
+"""The Python state that a program can read, apart from tensors' values, and its changes."""
+
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from enum import Enum
+from functools import partial
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.compat import global_hooks, module_hooks, tables, tensor_hooks
+from pyro_vae.compile.calls import ALL, ENVIRONMENT, Calls, content, in_library, names_in
+
+__all__ = ["Reach", "Unseen"]
+
+_NUMBERS = bool, int, float, complex, str, bytes, type(None), np.generic, Enum
+_PLAIN = (*_NUMBERS, torch.dtype, torch.device, torch.layout, torch.memory_format)
+_CONTAINERS = list, dict, set, frozenset, tuple, deque
+_ARRAY = 10**6  # the most numbers of an array
+_MOST = 10**4  # the most objects
+_MISSING = object()
+
+
+class Unseen(Exception):
+    """A program reads something whose changes cannot be seen. The text names it."""
+
+
+class Reach:
+    """What a program can read besides its arguments and tensors, as it is at one moment.
+
+    It starts from some objects and from the functions that ran, and follows attributes,
+    containers, closures and global variables: those that the functions name. The state of a
+    library's object is its numbers, strings, functions and modules.
+
+    Arguments:
+        roots: Objects that belong to the program: modules, functions, methods.
+        calls: The functions that ran. None takes all names, and follows what it can.
+
+    Raises:
+        Unseen: With `calls`: something in reach has hooks, is an iterator or a module of
+            ``torch.jit``, or is too large to be compared.
+    """
+
+    def __init__(self, roots: Iterable[object], calls: Calls | None = None) -> None:
+        self._calls = calls
+        # Each has the path of what it is at its end, for the message.
+        self._sizes: list[tuple[Mapping[Any, Any], int, str]] = []
+        self._entries: list[tuple[Mapping[Any, Any], Any, Any, str]] = []
+        self._containers: list[tuple[Any, list[Any], str]] = []
+        self._tensors: list[tuple[Tensor, bool, str]] = []
+        self._kinds: list[tuple[object, type, str]] = []
+        self._others: list[tuple[Callable[[], Any], Any, Callable[[Any], Any] | None, str]] = []
+        self._iterators: list[str] = []
+        self._named: set[str] = set()  # in the code of functions, if it is not known which ran
+        self._seen: dict[int, object] = {}
+        self._sizes += [(table, 0, "a hook of all modules") for table in global_hooks()]
+        for root in roots:
+            self._walk(root, type(root).__name__)
+        if calls is not None:
+            if any(map(len, global_hooks())):
+                raise Unseen("a hook of all modules")
+            for function in calls.functions():
+                self._walk(function, function.__qualname__)
+            for space, names in calls.variables():
+                self._variables(space, names)
+        self._seen.clear()
+
+    def iterators(self) -> list[str]:
+        """The iterators that the functions in reach name."""
+        found = [(path, path.rpartition(".")[2].partition("[")[0]) for path in self._iterators]
+        return [f"{path}, an iterator" for path, name in found if name in self._named]
+
+    def changed(self) -> str:
+        """The path of something that has changed, or ``""``."""
+        for table, size, path in self._sizes:  # This runs at each step.
+            if len(table) != size:
+                return path
+        for table, key, before, path in self._entries:
+            value = table.get(key, _MISSING)
+            if value is not before and not _same(value, before):
+                return path
+        for container, elements, path in self._containers:
+            if not _same_elements(_elements(container), elements):
+                return path
+        for owner, kind, path in self._kinds:
+            if type(owner) is not kind:
+                return path
+        for tensor, trained, path in self._tensors:
+            if tensor.requires_grad is not trained or (trained and tensor_hooks(tensor)):
+                return path
+        for read, before, _, path in self._others:
+            if not _equal(read(), before):
+                return path
+        return ""
+
+    def restore(self) -> None:
+        """Puts back what has changed, but for what is new."""
+        for table, key, before, _ in self._entries:
+            if isinstance(table, dict) and table.get(key, before) is not before:
+                if before is _MISSING:
+                    del table[key]
+                else:
+                    table[key] = before
+        for container, elements, _ in self._containers:
+            if not _same_elements(_elements(container), elements):
+                _refill(container, elements)
+        for read, before, write, _ in self._others:
+            if write is not None and not _equal(read(), before):
+                write(before)
+
+    # Following what is there.
+
+    def _walk(self, value: Any, path: str) -> None:
+        if isinstance(value, _PLAIN) or id(value) in self._seen:
+            return
+        if len(self._seen) > _MOST:
+            self._refuse(f"{path}, which has more than {_MOST:,} objects behind it")
+            return
+        self._seen[id(value)] = value
+        kinds: list[tuple[Any, Callable[[Any, str], None]]] = [
+            (Tensor, self._tensor),
+            (nn.Module, self._module),
+            (_CONTAINERS, self._container),
+            (FunctionType, self._function),
+            (MethodType, self._method),
+            (CellType, self._cell),
+            (ModuleType, self._python_module),
+            (type, self._class),
+            (np.ndarray, self._array),
+            ((random.Random, np.random.Generator, np.random.RandomState), self._generator),
+            (torch.Generator, self._generator),
+            (object, self._object),
+        ]
+        next(follow for kind, follow in kinds if isinstance(value, kind))(value, path)
+
+    def _refuse(self, what: str) -> None:
+        if self._calls is not None:
+            raise Unseen(what)
+
+    def _attributes_of(self, owner: Any) -> Container[object]:
+        return ALL if self._calls is None else self._calls.attributes(owner)
+
+    def _tensor(self, value: Tensor, path: str) -> None:
+        if tensor_hooks(value):
+            self._refuse(f"{path}, a tensor with hooks")
+        self._tensors.append((value, value.requires_grad, path))
+
+    def _module(self, module: nn.Module, path: str) -> None:
+        if isinstance(module, torch.jit.ScriptModule):  # Its tables are no dicts.
+            self._refuse(f"{path}, a module of torch.jit")
+            return
+        for hooks in module_hooks(module):
+            self._sizes.append((hooks, len(hooks), f"a hook of {path}"))
+            for hook in hooks.values():
+                self._refuse(f"a hook of {path}")
+                self._walk(hook, f"a hook of {path}")
+        for table in tables(module):
+            self._sizes.append((table, len(table), path))
+            self._entries_of(table, list(table), path)
+        self._object(module, path)
+
+    def _object(self, value: Any, path: str) -> None:
+        """An object's attributes, as far as the program reads them, and its class."""
+        if isinstance(value, Iterator):
+            self._refuse(f"{path}, an iterator")
+            self._iterators.append(path)
+        state = getattr(value, "__dict__", {})
+        self._entries_of(state, [n for n in state if self._counts(value, n, state[n])], path)
+        if isinstance(value, nn.Module) or not in_library(type(value)):
+            self._kinds.append((value, type(value), path))
+            self._over_the_class(value, state, path)
+        if in_library(type(value)):
+            return
+        for cls in type(value).__mro__:
+            self._walk(cls, cls.__qualname__)
+        names = self._attributes_of(value)
+        for name in (n for cls in type(value).__mro__ for n in _slots(cls) if n in names):
+            self._other(partial(getattr, value, name, None), f"{path}.{name}")
+
+    def _over_the_class(self, owner: Any, state: dict[str, Any], path: str) -> None:
+        """The methods and attributes of a class, which an object may get of its own."""
+        names = self._attributes_of(owner)
+        own = [n for cls in type(owner).__mro__ if not in_library(cls) for n in vars(cls)]
+        for name in {"forward", *own} - state.keys():
+            if name in names or name == "forward":
+                self._entries.append((state, name, _MISSING, f"{path}.{name}"))
+
+    def _counts(self, owner: Any, name: str, value: Any) -> bool:
+        """Whether an attribute is part of the state of its owner."""
+        if isinstance(owner, nn.Module):
+            if name in ("training", "forward"):
+                return True
+            if name in _HELD:  # tables and hooks, which are followed already
+                return False
+        if name not in self._attributes_of(owner):
+            return False
+        if not in_library(type(owner)):
+            return True
+        if type(owner).__module__.startswith("pyro_vae") and name.startswith("_"):
+            return False
+        if isinstance(owner, nn.Module) and isinstance(value, Tensor | FunctionType | MethodType):
+            return True
+        return isinstance(value, nn.Module) or _is_plain(value)
+
+    def _entries_of(self, table: Mapping[Any, Any], names: Iterable[Any], path: str) -> None:
+        for name in names:
+            self._entries.append((table, name, table[name], f"{path}.{name}"))
+            self._walk(table[name], f"{path}.{name}")
+
+    def _variables(self, space: Mapping[str, Any], names: Iterable[str]) -> None:
+        for name in names:
+            if name in space:
+                self._entries.append((space, name, space[name], name))
+                self._walk(space[name], name)
+        if not ENVIRONMENT.isdisjoint(names):
+            self._others.append((os.environ.copy, os.environ.copy(), None, "os.environ"))
+
+    def _python_module(self, module: ModuleType, path: str) -> None:
+        if not in_library(module.__name__) and self._calls is not None:
+            names = self._calls.attributes(module)
+            self._entries_of(vars(module), [n for n in vars(module) if n in names], path)
+
+    def _class(self, cls: type, path: str) -> None:
+        if not in_library(cls):
+            names = self._attributes_of(cls)
+            read = [n for n in vars(cls) if n in names or n in ("forward", "__call__")]
+            self._entries_of(
+                vars(cls), [n for n in read if n not in _OF_A_CLASS], cls.__qualname__
+            )
+
+    def _container(self, value: Any, path: str) -> None:
+        elements = _elements(value)
+        self._containers.append((value, elements, path))
+        items = value.items() if isinstance(value, dict) else enumerate(elements)
+        for key, each in items:
+            self._walk(each, f"{path}[{key!r}]" if isinstance(key, _NUMBERS) else path)
+
+    def _array(self, value: np.ndarray, path: str) -> None:
+        if value.size > _ARRAY:
+            self._refuse(f"{path}, an array of {value.size:,} numbers that is no tensor")
+            return
+
+        def write(before: np.ndarray) -> None:
+            value[...] = before
+
+        self._others.append((lambda: value, value.copy(), write, path))
+
+    def _method(self, method: MethodType, path: str) -> None:
+        self._walk(method.__self__, path)
+        self._walk(method.__func__, path)
+
+    def _function(self, function: FunctionType, path: str) -> None:
+        if in_library(function.__module__):
+            return
+        self._others.append((lambda: function.__code__, function.__code__, None, path))
+        self._walk(function.__defaults__, path)
+        self._walk(function.__kwdefaults__, path)
+        free = function.__code__.co_freevars
+        for name, cell in zip(free, function.__closure__ or (), strict=True):
+            self._walk(cell, f"{name} of {path}")
+        if self._calls is None:
+            names = names_in(function.__code__)
+            self._named |= names.variables | names.attributes | {*function.__code__.co_freevars}
+            self._variables(function.__globals__, names.variables)
+            self._walk(getattr(function, "__wrapped__", None), path)
+
+    def _cell(self, cell: CellType, path: str) -> None:
+        self._other(partial(content, cell), path, partial(setattr, cell, "cell_contents"))
+
+    def _other(
+        self, read: Callable[[], Any], path: str, write: Callable[[Any], Any] | None = None
+    ) -> None:
+        self._others.append((read, read(), write, path))
+        self._walk(read(), path)
+
+    def _generator(self, generator: Any, path: str) -> None:
+        read, write = generator_state(generator)
+        self._others.append((read, read(), write, path))
+
+
+_HELD = frozenset(vars(nn.Module())) - {"training"}
+_OF_A_CLASS = "__dict__", "__weakref__", "__doc__", "__module__", "__slots__"
+
+
+def generator_state(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """What reads the state of a random generator, and what sets it."""
+    if isinstance(generator, random.Random):
+        return generator.getstate, generator.setstate
+    if isinstance(generator, torch.Generator):
+        return generator.get_state, generator.set_state
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.get_state, legacy=False), generator.set_state
+    bits = generator.bit_generator
+    return lambda: bits.state, partial(setattr, bits, "state")
+
+
+def _elements(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [each for item in value.items() for each in item]
+    return list(value)
+
+
+def _refill(container: Any, elements: list[Any]) -> None:
+    """Puts elements back into a container that can be changed."""
+    if isinstance(container, dict):
+        container.clear()
+        container.update(zip(elements[::2], elements[1::2], strict=True))
+    elif isinstance(container, list):
+        container[:] = elements
+    elif isinstance(container, set):
+        container.clear()
+        container.update(elements)
+    elif isinstance(container, deque):
+        container.clear()
+        container.extend(elements)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number or a string, or a container of these alone."""
+    if isinstance(value, _CONTAINERS):
+        return all(map(_is_plain, _elements(value)))
+    return isinstance(value, _PLAIN)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values of one type are equal numbers or strings, or have equal elements."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, _CONTAINERS):
+        return _same_elements(_elements(a), _elements(b))
+    if isinstance(a, MethodType):
+        return a.__self__ is b.__self__ and a.__func__ is b.__func__
+    # The repr tells 0.0 from -0.0, and is the same for NaN.
+    return isinstance(a, _PLAIN) and repr(a) == repr(b)
+
+
+def _same_elements(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(x is y or _same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """The same for states of generators, arrays and all else."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    return _same(a, b)
+
+
+def _slots(cls: type) -> Iterable[str]:
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else slots
