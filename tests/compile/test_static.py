@@ -210,7 +210,7 @@ def put_back() -> None:
     Encoder.gain = 1.0
     globals()["NUMBER"] = 1.0
     NUMBERS["gain"] = 1.0
-    defaulted.__defaults__[0][0] = 1.0  # type: ignore[index]
+    defaulted.__defaults__[0][0] = 1.0
     os.environ.pop("PYRO_VAE_GAIN", None)
 
 
