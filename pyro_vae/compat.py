@@ -7,6 +7,7 @@ The names exist in torch 2.6 to 2.14 and in Pyro 1.9.1 and 1.9.2.
 Two kinds of private names stay where they are used, because a subclass must have them:
 
 * methods that torch and Pyro call on their subclasses: ``ELBO._get_trace``,
+  ``ELBO._guess_max_plate_nesting``,
   ``Messenger._pyro_sample``, ``Transform._call`` and ``_inverse``,
   ``Distribution._get_checked_instance`` and ``_validate_sample``,
   ``Module._load_from_state_dict``;
@@ -14,6 +15,7 @@ Two kinds of private names stay where they are used, because a subclass must hav
   ``Distribution._validate_args``.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +67,7 @@ __all__ = [
     "tensor_hooks",
     "unchecked_distributions",
     "unconstrained_parameters",
+    "unlogged_guess",
     "without_onednn",
 ]
 
@@ -106,8 +109,21 @@ def unconstrained_parameters(module: PyroModule) -> list[Tensor]:
 
 
 def guess_plates(elbo: ELBO, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
-    """Sets an ELBO's ``max_plate_nesting``, as its first loss would."""
-    elbo._guess_max_plate_nesting(model, guide, args, kwargs)
+    """Sets an ELBO's ``max_plate_nesting``, as its first loss would, but does not log it."""
+    with unlogged_guess():
+        elbo._guess_max_plate_nesting(model, guide, args, kwargs)
+
+
+@contextmanager
+def unlogged_guess() -> Iterator[None]:
+    """Keeps Pyro from logging its guess of ``max_plate_nesting`` inside the block."""
+    logger = logging.getLogger(ELBO.__module__)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextmanager

@@ -311,7 +311,9 @@ def _binary(levels: Tensor, generator: torch.Generator | None) -> Tensor:
     random = words.view(torch.uint8)[: len(flat)]
     x = torch.lt(random, flat, out=torch.empty(len(flat), device=levels.device))
     ties = (random == flat).nonzero().squeeze(1)
-    x.index_copy_(0, ties, torch.bernoulli(flat[ties] / 255, generator=generator))
+    # In float32, whatever the default dtype is, by which the numbers drawn would be others.
+    drawn = torch.bernoulli(flat[ties].to(torch.float32) / 255, generator=generator)
+    x.index_copy_(0, ties, drawn.to(x.dtype))
     return x.view(levels.shape)
 
 

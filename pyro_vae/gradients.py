@@ -18,6 +18,7 @@ from pyro_vae.utils.memory import peak_bytes
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
+from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 
 __all__ = ["MIN_DRAWS", "Gradient", "advanced", "check_draws", "measure"]
@@ -68,6 +69,7 @@ class Gradient:
         return self.norm / math.sqrt(self.variance) if self.variance > 0 else math.inf
 
 
+@one_at_a_time
 def measure(
     vae: Pair,
     x: Batch,

@@ -17,6 +17,7 @@ from pyro_vae.compat import is_jit_tracing, unconstrained_parameters
 from pyro_vae.param_store import OwnParameters, Params, apart, bind, release
 from pyro_vae.programs import OwnProgram, Programs, exchanged, name_of, watched
 from pyro_vae.utils.checks import check_module, kind
+from pyro_vae.utils.modules import count_of
 
 __all__ = ["Pair", "check_pair"]
 
@@ -204,8 +205,8 @@ class Pair(nn.Module):
         for argument, program in self._programs.programs.items():
             if not isinstance(program, OwnProgram):
                 lines[0] += f", {argument}={name_of(program)}"
-        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        fixed = sum(p.numel() for p in self.parameters()) - trained
+        trained = count_of(p for p in self.parameters() if p.requires_grad)
+        fixed = count_of(self.parameters()) - trained
         lines.append(f"parameters: {trained:,} trained" + (f", {fixed:,} fixed" if fixed else ""))
         return "\n".join(lines)
 

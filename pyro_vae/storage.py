@@ -33,6 +33,7 @@ from pyro_vae.utils.sealed import (
     unsealed_tensors,
     write_files,
 )
+from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 from pyro_vae.version import __version__
 
@@ -65,6 +66,7 @@ _FORMAT = 2
 Kind = TypeVar("Kind", bound=Pair)
 
 
+@one_at_a_time
 def save(
     vae: Pair,
     folder: str | Path,
@@ -150,6 +152,7 @@ def _files(vae: Pair, training: Mapping[str, Any] | None) -> dict[str, bytes]:
 def load(folder: str | Path, into: None = None) -> VAE: ...
 @overload
 def load(folder: str | Path, into: Kind) -> Kind: ...
+@one_at_a_time
 def load(folder: str | Path, into: Pair | None = None) -> Pair:
     """Loads a VAE or another pair that :func:`save` wrote, bit for bit.
 

@@ -27,7 +27,9 @@ from pyro_vae.distributions import latent_point, point
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count, kind
 from pyro_vae.utils.context import Context, as_context, expanded
-from pyro_vae.utils.modules import Function, device_of, dtype_of, evaluating
+from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of, evaluating
+from pyro_vae.utils.random import seeded
+from pyro_vae.utils.turns import one_at_a_time
 
 __all__ = ["VAE", "Part", "check_vae"]
 
@@ -211,7 +213,8 @@ class VAE(Pair):
         swapped = self._bind(self.posterior)
         q_z = call(self, "posterior", x, context=context, swapped=swapped)
         if self._checked != (self.prior, self.posterior):
-            with poutine.block():  # The sites of a prior belong to the model alone.
+            # The prior's sites belong to the model, and the check is no part of the noise.
+            with poutine.block(), evaluating(self.prior), seeded(0, device=x.device):
                 check_latents(call(self, "prior", context=context), q_z, x)
             self._checked = (self.prior, self.posterior)
         with pyro.plate(PLATE, len(x), dim=-1):
@@ -219,6 +222,7 @@ class VAE(Pair):
 
     # Point values, for pictures and inspection: in eval mode, without gradients.
 
+    @one_at_a_time
     @torch.no_grad()
     def embed(self, x: Tensor, context: Context | None = None) -> Tensor:
         r"""The latent point of each x, the posterior's mean :math:`E_{q(z|x)}[z]`.
@@ -249,6 +253,7 @@ class VAE(Pair):
             q_z = call(self, "posterior", x.to(device_of(self), dtype_of(self)), context=given)
             return latent_point(q_z)
 
+    @one_at_a_time
     @torch.no_grad()
     def decode(self, z: Tensor, context: Context | None = None) -> Tensor:
         r"""The point value of x at each z, the likelihood's mean :math:`E_{p(x|z)}[x]`.
@@ -304,6 +309,7 @@ class VAE(Pair):
         """
         return self.decode(self.embed(x, context), context)
 
+    @one_at_a_time
     @torch.no_grad()
     def generate(
         self, num_samples: int, sample: bool = False, context: Context | None = None
@@ -330,9 +336,8 @@ class VAE(Pair):
         """
         check_count("num_samples", num_samples)
         with evaluating(self):
-            given = [
-                c.repeat_interleave(num_samples, 0) for c in self._given(context, points=False)
-            ]
+            given = self._given(context, points=False)
+            given = tuple(c.repeat_interleave(num_samples, 0) for c in given)
             size = len(given[0]) if given else num_samples
             p_z = call(self, "prior", context=given)
             check_prior(p_z, size if given else None)
@@ -349,10 +354,7 @@ class VAE(Pair):
     def placed(self, entries: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Tensors on the VAE's device; floats have its dtype."""
         device, dtype = device_of(self), dtype_of(self)
-        return tuple(
-            entry.to(device, dtype) if entry.is_floating_point() else entry.to(device)
-            for entry in entries
-        )
+        return tuple(e.to(device, dtype if e.is_floating_point() else e.dtype) for e in entries)
 
     def setup(self, *batch: Tensor) -> None:
         """Does nothing: a VAE has all its parameters from the start."""
@@ -378,13 +380,13 @@ class VAE(Pair):
         lines = [f"name={self.name!r}, parameters:"]
         for part, module in parts.items():
             own = list(module.parameters())
-            trained = sum(p.numel() for p in own if p.requires_grad)
+            trained = count_of(p for p in own if p.requires_grad)
             text = f"  {part}: {trained:,} trained"
-            if frozen := sum(p.numel() for p in own) - trained:
+            if frozen := count_of(own) - trained:
                 text += f", {frozen:,} fixed"
             for other in parts:
                 theirs = {id(p) for p in parts[other].parameters()}
-                shared = sum(p.numel() for p in own if id(p) in theirs)
+                shared = count_of(p for p in own if id(p) in theirs)
                 if other != part and shared:
                     text += f" ({shared:,} shared with the {other})"
             lines.append(text)

@@ -4,7 +4,7 @@ All data pass through :func:`check`. It returns them as they will be used, with 
 of the first example.
 """
 
-from pyro_vae.contracts.pairs import check_observations, check_programs
+from pyro_vae.contracts.pairs import check_observations, check_programs, check_training
 from pyro_vae.contracts.parts import (
     Checked,
     call,
@@ -50,6 +50,7 @@ __all__ = [
     "check_same_sites",
     "check_shape",
     "check_site",
+    "check_training",
     "explained",
 ]
 

@@ -20,7 +20,7 @@ from pyro_vae.distributions import scored_support
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.random import seeded
 
-__all__ = ["check_observations", "check_programs"]
+__all__ = ["check_observations", "check_programs", "check_training"]
 
 
 @torch.no_grad()
@@ -48,6 +48,36 @@ def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> Non
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not site["infer"].get("_deterministic"):
                         _check_plate(program, name, site, len(part[0]), whole)
+
+
+@torch.no_grad()
+def check_training(pair: nn.Module, batch: Sequence[Tensor], what: str) -> None:
+    """Raises ValueError unless a model and guide run on a batch in train mode.
+
+    Modes, buffers and torch's random generators are unchanged afterwards.
+
+    Arguments:
+        pair: A module with the methods ``model`` and ``guide``.
+        batch: Examples, ``(x, *context)``.
+        what: What the batch is, for the message.
+    """
+    modes = [(module, module.training) for module in pair.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in pair.buffers()]
+    pair.train()
+    try:
+        with poutine.block(), seeded(0, device=batch[0].device):
+            _traced(pair, batch)
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{what}, on which model or guide fails in train mode ({reason}), expected another "
+            "batch_size, or a DataLoader with drop_last=True"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
 
 @torch.no_grad()

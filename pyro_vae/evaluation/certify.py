@@ -19,6 +19,7 @@ from pyro_vae.utils.context import Batch, Context, Examples, as_batch, as_contex
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
+from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 
 
@@ -64,6 +65,7 @@ class Certificate:
         return summary(self)
 
 
+@one_at_a_time
 def certify(
     vae: Pair,
     num_examples: int = 64,

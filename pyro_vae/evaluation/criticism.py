@@ -18,6 +18,7 @@ from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
+from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 
 _DRAWS = 32  # of the sites before another, over which its mean is averaged
@@ -59,6 +60,7 @@ class ActiveUnits:
         return summary(self, "latents")
 
 
+@one_at_a_time
 def active_units(
     vae: Pair, x: Batch, *, threshold: float = 0.01, seed: int | None = None
 ) -> ActiveUnits:
@@ -156,6 +158,7 @@ class PredictiveCheck:
         return summary(self)
 
 
+@one_at_a_time
 def posterior_predictive(
     vae: Pair,
     x: Batch,

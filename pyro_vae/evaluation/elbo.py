@@ -20,6 +20,7 @@ from pyro_vae.utils.context import Batch
 from pyro_vae.utils.modules import device_of
 from pyro_vae.utils.processes import together
 from pyro_vae.utils.tables import summary
+from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 
 
@@ -67,6 +68,7 @@ class Elbo:
         return summary(self)
 
 
+@one_at_a_time
 def elbo(
     vae: Pair,
     x: Batch,

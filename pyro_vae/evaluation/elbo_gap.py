@@ -17,6 +17,7 @@ from pyro_vae.utils.context import Batch
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
+from pyro_vae.utils.turns import one_at_a_time
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,6 +59,7 @@ class ElboGap:
         return summary(self)
 
 
+@one_at_a_time
 def elbo_gap(
     vae: Pair,
     x: Batch,

@@ -16,8 +16,8 @@ __all__ = ["check_independent"]
 
 _ROUNDINGS = 64  # in a log-density, in units of what a rounding of z does to it
 _EXPECTED = (
-    "expected the same: it must depend on its own x and z alone (batch norm and dropout in train "
-    "mode depend on more)"
+    "expected the same: it must not depend on other examples, on their number or on the index, "
+    "nor on noise (batch norm and dropout in train mode do)"
 )
 
 

@@ -275,8 +275,10 @@ class LogDensities:
             # Copies, since a flow that caches its last draw scores a part of it differently.
             z = {name: value.clone() for name, value in z.items()}
             trace = self._conditioned("model", batch, z)
-        self._check_observed(trace)
-        with explained("fail on the first examples"):
+            try:
+                self._check_observed(trace)
+            except ValueError as error:  # It says what is off the support.
+                raise Refused(str(error)) from error
             check_independent(self, batch, z, others)
 
     def scores(self, batch: Examples, z: Latents) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.utils.modules import device_of
 from pyro_vae.utils.processes import together
+from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 
 
@@ -50,6 +51,7 @@ def log_likelihood(
     max_bytes: MaxBytes = "auto",
     shared: bool = False,
 ) -> LogLikelihood: ...
+@one_at_a_time
 def log_likelihood(
     vae: Pair | None = None,
     x: Batch | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.util import warn_if_nan
 from torch import Tensor
 
@@ -117,6 +117,12 @@ class Compiled(WithTerms):
             raise TypeError(
                 f"elbo: got {elbo!r}, expected a pyro.infer.ELBO with a differentiable_loss, "
                 "such as Trace_ELBO()"
+            )
+        *_, inner = layers(elbo)
+        if isinstance(inner, TraceEnum_ELBO):
+            raise TypeError(
+                f"elbo: got {type(inner).__name__}, which reads the values of tensors to sum over "
+                "discrete latents, expected an objective that does not, such as Trace_ELBO()"
             )
         if isinstance(elbo, Compiled):
             raise TypeError("elbo: got an objective that is compiled already, expected another")

@@ -12,6 +12,7 @@ from pyro.poutine.util import is_validation_enabled, prune_subsample_sites
 from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
 
+from pyro_vae.compat import unlogged_guess
 from pyro_vae.distributions import describe_distribution
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.utils.traces import log_prob_sum
@@ -103,6 +104,10 @@ class ImportanceWeightedELBO(ELBO):
                     if site["type"] == "sample":
                         check_site_shape(site, self.max_plate_nesting)
         return model_trace, guide_trace
+
+    def _guess_max_plate_nesting(self, *args: Any) -> None:
+        with unlogged_guess():
+            super()._guess_max_plate_nesting(*args)
 
     def _for_model(self, guide_trace: Trace) -> Trace:
         """The trace whose values are replayed in the model."""

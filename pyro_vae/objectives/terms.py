@@ -1,5 +1,6 @@
 """The terms of the ELBO, computed from the traces that an objective makes."""
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -74,6 +75,9 @@ class WithTerms(Wrapper):
 
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         self.terms = None
+        *_, inner = layers(self)
+        if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
+            compat.guess_plates(inner, model, guide, args, kwargs)
         with collected_traces(self.elbo) as traces:
             loss = getattr(self.elbo, method)(model, guide, *args, **kwargs)
         if traces:

@@ -12,6 +12,9 @@ from pyro.infer import (
 
 __all__ = ["Traits", "check_elbo", "traits"]
 
+_LOSSES = {"loss", "differentiable_loss", "loss_and_grads"}
+_LOSSES |= {"_loss_particle", "_differentiable_loss_particle", "_get_traces"}
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -59,8 +62,17 @@ def traits(objective: object) -> Traits:
         is_sum = isinstance(objective, JitTrace_ELBO)
         return Traits(kl_by_difference=True, is_static=True, is_sum=is_sum)
     if isinstance(objective, Trace_ELBO):  # and its subclass TraceMeanField_ELBO
-        return Traits(kl_by_difference=True, is_linear=True, is_static=True)
+        known = _has_the_loss_of_pyro(objective)
+        return Traits(known, is_linear=True if known else None, is_static=True)
     return Traits()
+
+
+def _has_the_loss_of_pyro(objective: ELBO) -> bool:
+    """Whether a subclass has left the loss of Pyro's class as it is, so that it is the ELBO."""
+    if not _LOSSES.isdisjoint(vars(objective)):
+        return False
+    owners = [cls for cls in type(objective).__mro__ if not _LOSSES.isdisjoint(vars(cls))]
+    return all(cls.__module__.partition(".")[0] in ("pyro", "pyro_vae") for cls in owners)
 
 
 def check_elbo(objective: object, argument: str) -> None:

@@ -32,10 +32,12 @@ from pyro_vae.vae import VAE
 __all__ = [
     "begun",
     "check_extras",
+    "check_gradients",
     "check_plateau",
     "check_settings",
     "check_shares",
     "check_size",
+    "check_trained",
     "described",
     "set_up",
     "shares_of",
@@ -193,6 +195,23 @@ def described(
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
     }
+
+
+def check_gradients(place: str = "fit") -> None:
+    """Raises RuntimeError if gradients are off, so that no step would change a parameter."""
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{place}: gradients are off here (by torch.no_grad, set_grad_enabled(False) or "
+            "inference_mode), expected them on: no step would change a parameter"
+        )
+
+
+def check_trained(pair: Pair) -> None:
+    """Raises ValueError if a pair has nothing to train."""
+    if not any(p.requires_grad for p in pair.parameters()):
+        raise ValueError(
+            "vae: has no parameter that requires grad, expected one: no step would change anything"
+        )
 
 
 def begun(average: Averaging | None, pair: Pair) -> Callable[[], object]:

@@ -14,6 +14,7 @@ from pyro_vae.contracts import (
     check_dtype,
     check_observations,
     check_programs,
+    check_training,
 )
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
@@ -31,6 +32,7 @@ Transform = Callable[[Batch], Batch]
 """Turns a batch as it is given into one that the pair takes."""
 
 _CHUNK = 512  # examples that are checked at a time
+_NUMBERS = 2**20  # of examples that are made for a check
 _DRAWS = 2**31  # the random stream of test data, which no epoch has
 
 
@@ -96,7 +98,13 @@ class Prepared:
         first = source.first()
         self._check_kind(first[0])
         with torch.no_grad(), seeded(0, device=self.device):
-            self._check_first(self._to_batch(first))
+            batch = self._to_batch(first)
+            self._check_first(batch)
+            last = source.last
+            if source.argument == "train" and last is not None and last < len(batch[0]):
+                # Batch norm in train mode fails on a batch of one, for example.
+                what = f"train: got batches of {len(batch[0])} examples, and a last one of {last}"
+                check_training(pair, rows(batch, slice(last)), what)
 
     def epoch(self, number: int, place: Place = START) -> Iterator[Examples]:
         """Yields the batches of an epoch, from 1; random pixels are drawn anew."""
@@ -259,12 +267,15 @@ class Prepared:
         # One example for each level, with that level at all places: the draws of all epochs are
         # made of the levels that occur.
         every = torch.arange(256, dtype=torch.uint8, device=data.device)
-        examples = every.view(-1, *[1] * (data.dim() - 1)).expand(-1, *data.shape[1:])
-        on = support.check(self._to_x(examples)).view(len(every), -1).all(1)
-        if on.all():
+        on = []
+        for some in every.split(max(1, _NUMBERS // data[0].numel())):
+            examples = some.view(-1, *[1] * (data.dim() - 1)).expand(-1, *data.shape[1:])
+            on.append(support.check(self._to_x(examples)).view(len(some), -1).all(1))
+        is_on = torch.cat(on)
+        if is_on.all():
             return
         there = data.flatten().bincount(minlength=256) > 0
-        off = every[there & ~on].tolist()
+        off = every[there & ~is_on].tolist()
         if off:
             raise ValueError(
                 f"pixels: got {self.pixels!r}, which this likelihood does not score at {len(off)} "

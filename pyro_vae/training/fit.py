@@ -15,10 +15,12 @@ from pyro_vae.pair import Pair
 from pyro_vae.training.arguments import (
     begun,
     check_extras,
+    check_gradients,
     check_plateau,
     check_settings,
     check_shares,
     check_size,
+    check_trained,
     described,
     set_up,
     shares_of,
@@ -46,8 +48,9 @@ from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.together import agreed, begin_together
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
-from pyro_vae.utils.modules import device_of
+from pyro_vae.utils.modules import count_of, device_of
 from pyro_vae.utils.processes import Group, Processes, processes_of, together
+from pyro_vae.utils.turns import one_training
 
 __all__ = ["COMPILED_FROM", "fit"]
 
@@ -61,6 +64,7 @@ COMPILED_FROM_ON_GPU = 500
 """The same on a GPU, where uncompiled steps cost more in relation to compiled ones."""
 
 
+@one_training
 def fit(
     vae: Pair,
     train: Data,
@@ -179,7 +183,8 @@ def fit(
         DamagedRun: All checkpoints are damaged. It is a ValueError.
         CheckpointError: A checkpoint cannot be written; it is an OSError. Those before are as
             they were.
-        RuntimeError: ``compile=True``, and model or guide cannot be compiled. ``torchrun`` began
+        RuntimeError: Gradients are off, or another thread of this process trains.
+            ``compile=True``, and model or guide cannot be compiled. ``torchrun`` began
             several processes, which have no process group; or they see other data.
         ConnectionError: Another process has ended.
         NonFiniteLoss: A loss or a parameter became NaN or infinite. The message names the epoch,
@@ -198,6 +203,7 @@ def fit(
     """
     objective = trace_elbo() if objective is None else objective
     chosen = Adam(lr=1e-3) if optim is None else as_pyro(optim)
+    check_gradients()
     check_settings(vae, epochs, batch_size, objective, seed, compile, callbacks)
     check_fraction(validation)
     check_plateau(chosen, test if validation is None else validation)
@@ -219,6 +225,7 @@ def fit(
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
             data = {n: Prepared(each, vae, pixels, transform) for n, each in sources.items()}
+            check_trained(vae)
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
@@ -300,7 +307,7 @@ def _settings(
     """What a tracker is told of a training."""
     return {
         "pair": pair.name,
-        "parameters": sum(p.numel() for p in pair.parameters() if p.requires_grad),
+        "parameters": count_of(p for p in pair.parameters() if p.requires_grad),
         "examples": data.source.examples,
         "epochs": epochs,
         "batch_size": getattr(data.source, "batch_size", None),

@@ -12,6 +12,7 @@ import torch
 
 from pyro_vae.optim import JointOptim
 from pyro_vae.pair import Pair
+from pyro_vae.training.arguments import check_gradients
 from pyro_vae.training.between import Between
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.ending import Ended, Interrupted, Interruption, StopTraining
@@ -26,6 +27,7 @@ from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.processes import Processes, together
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
+from pyro_vae.utils.turns import offer_turn, others_turn
 
 __all__ = ["Loop"]
 
@@ -130,6 +132,7 @@ class Loop:
             def passed(steps: int) -> None:
                 progress.update(steps)
                 self._check_interruption()
+                offer_turn()
 
             self._between = Between(passed, lambda: self._interruption.requested)
             if self.resumption is not None:
@@ -164,6 +167,7 @@ class Loop:
 
     def _epoch(self, epoch: int) -> None:
         """Takes the steps of an epoch and adds its row, with the costs of held-out data."""
+        check_gradients(f"epoch {epoch}")  # A callback may have turned them off.
         place, seconds = START, 0.0
         before: Sequence[float] = (0.0, 0.0, 0.0)
         self.terms.reset()
@@ -246,7 +250,7 @@ class Loop:
     def _call(self) -> str | None:
         """Calls all callbacks; returns the reason if one of them stops the training."""
         reason = None
-        with together(self.processes, "callbacks"):
+        with together(self.processes, "callbacks"), others_turn():
             for callback in self.callbacks:
                 try:
                     callback(self.pair, self.history)

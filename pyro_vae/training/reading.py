@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from pyro_vae.utils.checks import kind
 from pyro_vae.utils.context import Examples, as_batch
@@ -17,6 +17,7 @@ __all__ = [
     "as_examples",
     "as_tensor",
     "joined",
+    "last_of",
     "length_of",
     "rows_of_dataset",
     "rows_on_disk",
@@ -129,3 +130,15 @@ def length_of(iterable: Any, collated: int | None) -> int | None:
     except (TypeError, NotImplementedError):
         return None
     return length if collated is None else math.ceil(length / collated)
+
+
+def last_of(iterable: object) -> int | None:
+    """The number of examples in the last batch of a ``DataLoader``, or None if it is unknown."""
+    size = getattr(iterable, "batch_size", None)
+    if not isinstance(iterable, DataLoader) or not size or iterable.drop_last:
+        return None
+    try:
+        count = len(iterable.sampler)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return count % size or size

@@ -14,6 +14,7 @@ from torch.utils.data import DistributedSampler
 from pyro_vae.training.reading import (
     as_examples,
     joined,
+    last_of,
     length_of,
 )
 from pyro_vae.training.shares import Shares
@@ -57,12 +58,14 @@ class Source(ABC):
         examples: The number of examples in an epoch, or None if it is unknown.
         steps: The number of batches in an epoch, or None if it is unknown.
         has_places: Whether an epoch can go on after any batch.
+        last: The number of examples in the last batch of an epoch, or None if it is unknown.
     """
 
     argument: str
     examples: int | None
     steps: int | None
     has_places = False
+    last: int | None = None
 
     @abstractmethod
     def first(self) -> Examples:
@@ -118,6 +121,7 @@ class Indexed(Source):
         self.seed = seed
         self.is_fixed = is_fixed
         self.steps: int = math.ceil(examples / batch_size)
+        self.last = examples - (self.steps - 1) * batch_size
         self._stream: Stream | None = None
 
     def first(self) -> Examples:
@@ -254,6 +258,7 @@ class Streamed(Source):
         self.collated = collated
         self.seed = seed
         self.steps = length_of(iterable, collated)
+        self.last = last_of(iterable)
         self._first = begin if argument == "train" else 0  # Others are in epoch 0 each time.
         self._begun: tuple[Stream, Iterator[Any], Examples] | None = None
 

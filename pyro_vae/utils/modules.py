@@ -1,15 +1,16 @@
 """Modes, devices and dtypes of torch modules, and functions as modules."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-__all__ = ["Function", "device_of", "dtype_of", "evaluating", "owner_of"]
+__all__ = ["Function", "count_of", "device_of", "dtype_of", "evaluating", "owner_of"]
 
 
 @contextmanager
@@ -32,6 +33,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.training = True
+
+
+def count_of(parameters: Iterable[Tensor]) -> int:
+    """The number of numbers in some parameters; those of a lazy module count when it has run.
+
+    Example:
+        >>> from pyro_vae.utils.modules import count_of
+        >>> count_of(torch.nn.Linear(2, 3).parameters())
+        9
+    """
+    return sum(0 if is_lazy(p) else p.numel() for p in parameters)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -41,6 +41,7 @@ def out_shape(network: nn.Module) -> torch.Size:
 
     Raises:
         TypeError: The network has no such attribute.
+        ValueError: It is neither a positive integer nor a sequence of them.
 
     Example:
         >>> from pyro_vae.utils.shapes import out_shape
@@ -52,7 +53,7 @@ def out_shape(network: nn.Module) -> torch.Size:
             f"network: got {kind(network)} without an attribute out_shape, expected "
             "the shape of one output, without batch dimensions"
         )
-    return torch.Size(cast(Sequence[int], network.out_shape))
+    return as_shape("network.out_shape", cast(Shape, network.out_shape))
 
 
 def event_dim(network: nn.Module, count: int, meaning: str) -> int:

@@ -13,9 +13,12 @@ import torch
 from pyro.infer import ELBO, SVI, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, optim, posteriors, priors
+from pyro_vae.compat import cpp_compiler
 from pyro_vae.datasets import Dataset, binarize
+from pyro_vae.pair import Pair
 from pyro_vae.training import History
 
 from ..models import bernoulli_vae, binary, parameters, small
@@ -128,6 +131,7 @@ def test_each_example_is_seen_once_an_epoch() -> None:
     )
     x = torch.arange(10.0)[:, None].expand(-1, 3) / 10
     fit(vae, x, epochs=2, batch_size=4)
+    assert len(seen.pop(0)) == 2, "the check of the last batch"
     assert [len(batch) for batch in seen] == [4, 4, 2] * 2
     for epoch in (seen[:3], seen[3:]):
         assert torch.cat(epoch).sort().values.tolist() == x[:, 0].tolist()
@@ -270,3 +274,104 @@ def test_an_elbo_of_ones_own_works_or_is_refused_before_the_first_step() -> None
         fit(vae, x, epochs=1, batch_size=20, objective=Opaque())
     for name, value in vae.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+# What would change nothing, or fail after some steps.
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_training_with_gradients_off_is_refused(off: Any) -> None:
+    vae, x = bernoulli_vae(), binary(20)
+    before = [p.clone() for p in vae.parameters()]
+    with off(), pytest.raises(RuntimeError, match="fit: gradients are off here"):
+        fit(vae, x, epochs=2, batch_size=8)
+    assert all(map(torch.equal, before, vae.parameters()))
+    with torch.no_grad(), torch.enable_grad():
+        fit(vae, x, epochs=1, batch_size=8)
+    assert not all(map(torch.equal, before, vae.parameters()))
+
+
+def test_a_callback_that_turns_gradients_off_ends_the_training() -> None:
+    def forgets(pair: Pair, history: History) -> None:
+        torch.set_grad_enabled(False)
+
+    try:
+        with pytest.raises(RuntimeError, match="epoch 2: gradients are off"):
+            fit(bernoulli_vae(), binary(20), epochs=3, batch_size=8, callbacks=[forgets])
+    finally:
+        torch.set_grad_enabled(True)
+
+
+def test_a_pair_with_nothing_to_train_is_refused() -> None:
+    vae = bernoulli_vae().requires_grad_(False)
+    with pytest.raises(ValueError, match="vae: has no parameter that requires grad"):
+        fit(vae, binary(20), epochs=2, batch_size=8)
+    vae.posterior.requires_grad_(True)
+    fit(vae, binary(20), epochs=1, batch_size=8)
+
+
+def normed() -> VAE:
+    layers = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)
+    return VAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(networks.MLP(2, (), 6)),
+        posteriors.Normal(networks.Folded(nn.Sequential(*layers), 6, 4)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["tensor", "loader"])
+def test_a_last_batch_that_fails_is_named_before_the_first_step(kind: str) -> None:
+    x, vae = binary(17), normed()
+    data: Any = {"train": x, "batch_size": 8}
+    if kind == "loader":
+        data = {"train": DataLoader(x, 8)}
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    with pytest.raises(ValueError, match=r"a last one of 1, on which .* more than 1 value"):
+        fit(vae, **data, epochs=2)
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    assert vae.training
+    # Right programs close by: a last batch of two, and none, and a norm for one example.
+    fit(vae, x, batch_size=3, epochs=1)
+    fit(vae, DataLoader(x, 8, drop_last=True), epochs=1)
+    vae.posterior.network.network[1] = nn.LayerNorm(4)
+    fit(vae, **data, epochs=1)
+
+
+class Twice(Trace_ELBO):
+    """Twice the ELBO."""
+
+    def _differentiable_loss_particle(self, model_trace: Any, guide_trace: Any) -> Any:
+        loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+        return 2 * loss, 2 * surrogate
+
+
+class Named(Trace_ELBO):
+    """The ELBO by another name."""
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_kl_of_what_is_no_elbo_is_the_elbos(compile: bool) -> None:
+    """The first loss of each is from the same draws."""
+    if compile and cpp_compiler() is None:
+        pytest.skip("needs a C++ compiler")
+    found = {}
+    for objective in (Trace_ELBO(), Named(), Twice()):
+        torch.manual_seed(0)
+        vae = bernoulli_vae()
+        found[type(objective)] = fit(
+            vae, binary(20), epochs=1, batch_size=20, objective=objective, compile=compile
+        )
+    elbo, named, doubled = found.values()
+    assert named.cost == elbo.cost
+    assert named.kl == elbo.kl
+    assert doubled.cost[0] == pytest.approx(2 * elbo.cost[0])
+    assert doubled.kl[0] == pytest.approx(elbo.kl[0], rel=1e-4)
+    assert doubled.reconstruction[0] == pytest.approx(elbo.reconstruction[0])
+
+
+def test_importance_weighted_objectives_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "pyro"):
+        fit(bernoulli_vae(), binary(20), epochs=1, batch_size=8, objective=objectives.iwae(3))
+        elbo = Trace_ELBO(2, vectorize_particles=True)
+        fit(bernoulli_vae(), binary(20), epochs=1, batch_size=8, objective=elbo)
+    assert not [record for record in caplog.records if "Guessed" in record.getMessage()]
