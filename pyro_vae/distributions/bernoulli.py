@@ -41,6 +41,8 @@ class CrossEntropy(dist.Bernoulli):
         return -F.binary_cross_entropy_with_logits(logits, value, reduction="none")
 
     def _validate_sample(self, value: Tensor) -> None:
+        if not value.numel():
+            return
         low, high = value.aminmax()
         if not (low >= 0 and high <= 1):
             raise ValueError(

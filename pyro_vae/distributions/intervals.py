@@ -83,7 +83,10 @@ class OntoInterval(Transform):
         return super()._inv_call(y)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return ((y - self.low) / (self.high - self.low)).logit()
+        # The last value before an end point is a part of the width that may round to 1, of which
+        # the logit is infinite; its distance to the end point is exact.
+        width = self.high - self.low
+        return ((y - self.low) / width).log() - ((self.high - y) / width).log()
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The logarithm of the derivative at x, where y is the transformed x."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.distributions.intervals import OpenInterval
 
-__all__ = ["Beta", "DiscretizedLogistic", "Levels", "NegativeBinomial", "StudentT"]
+__all__ = ["Beta", "DiscretizedLogistic", "Levels", "NegativeBinomial", "Poisson", "StudentT"]
 
 
 class Beta(dist.Beta):
@@ -54,6 +54,43 @@ class StudentT(dist.StudentT):
         if self._validate_args:
             self._validate_sample(value)
         return _in_float64(dist.StudentT, value, df=self.df, loc=self.loc, scale=self.scale)
+
+
+class Poisson(dist.Poisson):
+    r"""A Poisson by the logarithm of its rate, with log-probabilities in float64: terms cancel.
+
+    .. math:: \log P(x) = x f - e^f - \log x!
+
+    A rate that overflows gives :math:`-\infty`, where its own logarithm would give NaN.
+
+    Arguments:
+        log_rate: f, of any shape; that shape is the batch shape.
+
+    Example:
+        >>> from pyro_vae.distributions import Poisson
+        >>> p_x = Poisson(torch.tensor([-50.0, 0.0, 500.0]))
+        >>> p_x.log_prob(torch.ones(3)).isnan().any()
+        tensor(False)
+    """
+
+    def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
+        self.log_rate = log_rate
+        super().__init__(log_rate.exp(), validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Poisson":
+        new = self._get_checked_instance(Poisson, _instance)
+        new.log_rate = self.log_rate.expand(batch_shape)
+        new.rate = self.rate.expand(batch_shape)
+        super(dist.Poisson, new).__init__(new.rate.shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        log_rate, x = self.log_rate.double(), value.double()
+        log_prob = x * log_rate - log_rate.exp() - (x + 1).lgamma()
+        return log_prob.to(self.log_rate.dtype)
 
 
 class NegativeBinomial(dist.NegativeBinomial):

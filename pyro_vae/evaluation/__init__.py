@@ -5,6 +5,7 @@ estimator draws and scores samples of ``blocks`` of examples, with the ``log_den
 and guide.
 """
 
+from pyro_vae.evaluation.calibration import Calibration, calibration
 from pyro_vae.evaluation.certify import Certificate, certify
 from pyro_vae.evaluation.criticism import (
     ActiveUnits,
@@ -23,6 +24,7 @@ from pyro_vae.evaluation.result import LogLikelihood, UnreliableWeights
 
 __all__ = [
     "ActiveUnits",
+    "Calibration",
     "Certificate",
     "Diagnosis",
     "Elbo",
@@ -32,6 +34,7 @@ __all__ = [
     "PredictiveCheck",
     "UnreliableWeights",
     "active_units",
+    "calibration",
     "certify",
     "data_hash",
     "density_draw",

@@ -84,11 +84,11 @@ class Block:
         def kl(batch: Examples, z: Latents) -> tuple[Tensor, ...]:
             return (self.densities.kl(batch, z),)
 
-        for start, z, log_q in self._draws(num_samples):
+        for start, z, log_q in self.draws(num_samples):
             log_p_z, log_p_x = self.score(z, check=start == 0)
             yield log_p_x, self.in_steps(kl, z)[0] if closed_kl else log_q - log_p_z
 
-    def _draws(self, num_samples: int) -> Iterator[tuple[int, Latents, Tensor]]:
+    def draws(self, num_samples: int) -> Iterator[tuple[int, Latents, Tensor]]:
         """Draws z from the guide; yields the number of the first sample, z and log q(z|x).
 
         A CPU takes one chunk at a time, which stays in its caches, and a GPU as many as its memory

@@ -6,21 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.contracts import call, check_context
 from pyro_vae.evaluation.blocks import EXAMPLES, blocks
 from pyro_vae.evaluation.estimators import Estimator, parse
 from pyro_vae.evaluation.inputs import mean_and_stderr
-from pyro_vae.evaluation.log_densities import Latents, LogDensities
+from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
-from pyro_vae.evaluation.simulation import check_simulates, observed_site
+from pyro_vae.evaluation.simulation import simulated
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count, check_seed
-from pyro_vae.utils.context import Batch, Context, Examples, as_batch, as_context
+from pyro_vae.utils.context import Batch, Context
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
 from pyro_vae.utils.turns import one_at_a_time
-from pyro_vae.vae import VAE
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,7 +132,7 @@ def certify(
     lowers, uppers = [], []
     with torch.no_grad(), evaluating(vae):
         with seeded(seed, _SIMULATED, device=device_of(vae)):
-            batch, z = _simulated(vae, num_examples, x, context)
+            batch, z = simulated(vae, num_examples, x, context)
         densities = LogDensities(vae.model, vae.guide, batch)
         for block in blocks(densities, batch, seed, max_bytes, desc="certificate"):
             first = block.index * EXAMPLES
@@ -161,43 +159,3 @@ def certify(
 
 
 _SIMULATED = 2**31  # the random stream of the data, which no block has
-
-
-def _simulated(
-    pair: Pair, count: int, x: Batch | None, context: Context | None
-) -> tuple[Examples, Latents]:
-    """Draws x and z jointly from the model; z has one sample for each example."""
-    device = device_of(pair)
-    if isinstance(pair, VAE):
-        if x is not None:
-            raise TypeError(
-                "x: got it with a VAE, expected None: a VAE draws num_examples examples itself, "
-                "given their context="
-            )
-        given = pair.placed(as_context(context, count))
-        check_context(pair, given, values=True)
-        p_z = call(pair, "prior", context=given)
-        z = p_z.sample() if p_z.batch_shape else p_z.sample((count,))
-        drawn = call(pair, "likelihood", z, context=given).sample()
-        return (drawn, *given), {"z": z[None]}
-    if x is None or context is not None:
-        raise TypeError(
-            "x: got None, expected examples, or a tuple (x, *context), whose shape and context "
-            "the simulated data of this pair take"
-            if x is None
-            else "context: got it with a pair, expected it in the tuple x=(x, *context)"
-        )
-    batch = tuple(entry.to(device) for entry in as_batch(x))
-    if not pair.is_set_up:
-        pair.setup(*batch)
-    densities = LogDensities(pair.model, pair.guide, batch)
-    site = observed_site(densities, batch)
-    latents, values = densities.simulated(batch)
-    drawn = values[site]
-    if drawn.shape != batch[0].shape:
-        raise ValueError(
-            f'model: observes values of shape {tuple(drawn.shape)} at the site "{site}" for x of '
-            f"shape {tuple(batch[0].shape)}, expected x itself, which is simulated"
-        )
-    check_simulates(densities, site, batch, latents, drawn)
-    return (drawn.to(batch[0].dtype), *batch[1:]), latents

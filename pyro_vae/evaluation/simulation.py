@@ -3,8 +3,12 @@
 import torch
 from torch import Tensor
 
+from pyro_vae.contracts import call, check_context
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
-from pyro_vae.utils.context import Examples, rows
+from pyro_vae.pair import Pair
+from pyro_vae.utils.context import Batch, Context, Examples, as_batch, as_context, rows
+from pyro_vae.utils.modules import device_of
+from pyro_vae.vae import VAE
 
 
 def observed_site(densities: LogDensities, batch: Examples) -> str:
@@ -60,3 +64,55 @@ def check_simulates(
             "depends on the latents and the context alone: data cannot be simulated from it in "
             "one call"
         )
+
+
+def simulated(
+    pair: Pair, count: int, x: Batch | None, context: Context | None
+) -> tuple[Examples, Latents]:
+    """Draws x and z jointly from the model; z has one sample for each example.
+
+    Arguments:
+        pair: The pair.
+        count: The number of examples of a VAE.
+        x: Examples of another pair, whose shape and context the simulated data take.
+        context: The context of a VAE, with a row for each example.
+
+    Raises:
+        TypeError: `x` is given for a VAE, or missing for another pair.
+        ValueError: The model observes something else than x, or the distribution of x depends on
+            x itself.
+    """
+    device = device_of(pair)
+    if isinstance(pair, VAE):
+        if x is not None:
+            raise TypeError(
+                "x: got it with a VAE, expected None: a VAE draws num_examples examples itself, "
+                "given their context="
+            )
+        given = pair.placed(as_context(context, count))
+        check_context(pair, given, values=True)
+        p_z = call(pair, "prior", context=given)
+        z = p_z.sample() if p_z.batch_shape else p_z.sample((count,))
+        drawn = call(pair, "likelihood", z, context=given).sample()
+        return (drawn, *given), {"z": z[None]}
+    if x is None or context is not None:
+        raise TypeError(
+            "x: got None, expected examples, or a tuple (x, *context), whose shape and context "
+            "the simulated data of this pair take"
+            if x is None
+            else "context: got it with a pair, expected it in the tuple x=(x, *context)"
+        )
+    batch = tuple(entry.to(device) for entry in as_batch(x))
+    if not pair.is_set_up:
+        pair.setup(*batch)
+    densities = LogDensities(pair.model, pair.guide, batch)
+    site = observed_site(densities, batch)
+    latents, values = densities.simulated(batch)
+    drawn = values[site]
+    if drawn.shape != batch[0].shape:
+        raise ValueError(
+            f'model: observes values of shape {tuple(drawn.shape)} at the site "{site}" for x of '
+            f"shape {tuple(batch[0].shape)}, expected x itself, which is simulated"
+        )
+    check_simulates(densities, site, batch, latents, drawn)
+    return (drawn.to(batch[0].dtype), *batch[1:]), latents

@@ -4,7 +4,7 @@ matplotlib is imported when a figure is drawn, so that importing the package sta
 """
 
 from pyro_vae.plots.axes import COLOURS, panels, save
-from pyro_vae.plots.charts import bands, bounds, khat, latent, lines, training_curves
+from pyro_vae.plots.charts import bands, bounds, khat, latent, lines, ranks, training_curves
 from pyro_vae.plots.pictures import generated, images, manifold, reconstructions, side_by_side
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "lines",
     "manifold",
     "panels",
+    "ranks",
     "reconstructions",
     "save",
     "side_by_side",

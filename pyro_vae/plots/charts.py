@@ -12,7 +12,7 @@ from pyro_vae.plots.axes import COLOURS, LINES, MARKERS, axes_or_new
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["bands", "bounds", "khat", "latent", "lines", "training_curves"]
+__all__ = ["bands", "bounds", "khat", "latent", "lines", "ranks", "training_curves"]
 
 # Ten colours for ten classes: Petroff (2021), arXiv 2107.02270.
 _CLASS_COLOURS = (
@@ -245,3 +245,53 @@ def _finish_curves(
             line.set_marker("o")
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
+
+
+def ranks(
+    ranks: Tensor, num_samples: int, names: Sequence[str], ax: "Axes | None" = None
+) -> "Axes":
+    r"""The distribution of ranks against the uniform one, for simulation-based calibration.
+
+    Each quantity is a line: the share of ranks up to r, less that of uniform ranks. The grey band
+    has all lines of calibrated draws with a chance of 95 %. Draws that are too narrow make a wave
+    that rises first, draws that are too wide one that falls first. Draws that are too low make a
+    valley, and draws that are too high a hill.
+
+    Source: Säilynoja, Bürkner and Vehtari (2022), Statistics and Computing 32, section 2, for the
+    figure; Massart (1990), Annals of Probability 18, for the band.
+
+    Arguments:
+        ranks: Ranks from 0 to `num_samples`, shape ``(quantities, N)``.
+        num_samples: The number of draws.
+        names: The names of the quantities. The first eight have colours.
+        ax: Axes to draw on; None makes a figure.
+
+    Example:
+        >>> ax = plots.ranks(torch.randint(100, (2, 500)), 99, ["z[0]", "z[1]"])
+        >>> len(ax.lines)
+        3
+    """
+    ax = axes_or_new(ax, (6.0, 4.0))
+    quantities, count = ranks.shape
+    places = (torch.arange(num_samples + 1) + 1) / (num_samples + 1)
+    band = math.sqrt(math.log(2 * quantities / 0.05) / (2 * count))
+    ax.axhspan(-band, band, color="0.9", label="95 % band")
+    ax.axhline(0.0, color="0.6", linewidth=0.8)
+    for index, (own, name) in enumerate(zip(ranks, names, strict=True)):
+        shares = own.cpu().bincount(minlength=num_samples + 1).cumsum(0) / count
+        coloured = index < len(COLOURS)
+        ax.plot(
+            places.numpy(),
+            (shares - places).numpy(),
+            color=COLOURS[index] if coloured else "0.5",
+            linestyle=LINES[index % len(LINES)],
+            linewidth=1.2 if coloured else 0.6,
+            label=name if coloured else None,
+        )
+    ax.set(
+        xlabel="rank of the simulated value, as a share",
+        ylabel="share of data sets, less the uniform one",
+        xlim=(0.0, 1.0),
+    )
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax

@@ -45,6 +45,7 @@ class Path:
         block: The examples, with their random streams.
         temperatures: The number of steps from :math:`\beta = 0` to 1.
         leapfrog_steps: The number of leapfrog steps of each move.
+        warm_up: The number of moves at the first temperature by which its step size is adapted.
 
     Raises:
         ValueError: A latent is discrete or on a circle, or its support depends on the sample or
@@ -52,8 +53,11 @@ class Path:
         FloatingPointError: The density has a derivative of NaN.
     """
 
-    def __init__(self, block: Block, temperatures: int, leapfrog_steps: int) -> None:
+    def __init__(
+        self, block: Block, temperatures: int, leapfrog_steps: int, warm_up: int = _WARM_UP
+    ) -> None:
         self.block = block
+        self.warm_up = warm_up
         self.betas = schedule(temperatures).tolist()
         self.leapfrog_steps = leapfrog_steps
         with block.stream(_ADAPT):
@@ -67,11 +71,11 @@ class Path:
         state = self._start(_ADAPTATION_CHAINS)
         step = state.log_prior.new_full((len(self.block.x),), _FIRST_STEP)
         found = []
-        for beta in (*[self.betas[1]] * _WARM_UP, *self.betas[1:]):
+        for beta in (*[self.betas[1]] * self.warm_up, *self.betas[1:]):
             found.append(step)
             accepted = self._move(state, beta, step).mean(0)
             step = torch.where(accepted > _ACCEPTED, step * _FACTOR, step / _FACTOR)
-        return found[_WARM_UP:]
+        return found[self.warm_up :]
 
     def forward(self, start: int, count: int) -> Tensor:
         """Runs `count` chains from the prior to the posterior.
@@ -83,6 +87,10 @@ class Path:
         Returns:
             Log-weights in nats, shape ``(count, N)``.
         """
+        return self.weighted(start, count)[1]
+
+    def weighted(self, start: int, count: int) -> tuple[Latents, Tensor]:
+        """The ends of the chains of :meth:`forward`, and their log-weights."""
         with self.block.stream(_FORWARD, start):
             state = self._start(count)
             log_w = torch.zeros_like(state.log_prior, dtype=torch.float64)
@@ -90,7 +98,24 @@ class Path:
                 log_w += (beta - last) * state.log_likelihood.double()
                 if beta < 1:  # no weight comes after the last temperature
                     self._move(state, beta, step)
-        return log_w
+        return self._latents(state), log_w
+
+    def moved(self, start: int, count: int, moves: int) -> Latents:
+        """The ends of `count` chains that begin at draws of the prior and move at the posterior.
+
+        Arguments:
+            start: The index of the first sample, which selects the random stream.
+            count: The number of chains.
+            moves: The number of moves of each.
+        """
+        with self.block.stream(_FORWARD, start):
+            state = self._start(count)
+            for _ in range(moves):
+                self._move(state, 1.0, self.step_sizes[-1])
+        return self._latents(state)
+
+    def _latents(self, state: "_State") -> Latents:
+        return {name: self.transforms[name](value) for name, value in state.u.items()}
 
     def backward(self, z: Latents) -> Tensor:
         """Runs reversed chains, which start at exact draws z of the posterior.
