@@ -12,6 +12,7 @@ from pyro_vae.distributions.pixels import (
     DiscretizedLogistic,
     Levels,
     NegativeBinomial,
+    Poisson,
     StudentT,
 )
 from pyro_vae.distributions.points import latent_point, point
@@ -41,6 +42,7 @@ __all__ = [
     "NormalMixture",
     "OntoInterval",
     "OpenInterval",
+    "Poisson",
     "StudentT",
     "check_analytic_kl",
     "check_finite",

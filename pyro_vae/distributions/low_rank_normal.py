@@ -22,6 +22,9 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         cov_factor: W, shape ``(*batch, z_dim, rank)``.
         cov_diag: Diagonal of D, shape ``(*batch, z_dim)``.
 
+    Raises:
+        ValueError: The covariance is singular up to rounding.
+
     Example:
         >>> from pyro_vae.distributions import LowRankNormal
         >>> q_z = LowRankNormal(torch.zeros(7, 3), torch.ones(7, 3, 2), torch.ones(7, 3))
@@ -37,9 +40,16 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
         validate_args: bool | None = None,
     ) -> None:
         self._dtype = loc.dtype
-        super().__init__(
-            loc.double(), cov_factor.double(), cov_diag.double(), validate_args=validate_args
-        )
+        try:
+            super().__init__(
+                loc.double(), cov_factor.double(), cov_diag.double(), validate_args=validate_args
+            )
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(
+                f"cov_factor: got values up to {cov_factor.abs().max().item():g} for a cov_diag "
+                f"from {cov_diag.min().item():g}, expected a covariance that float64 can tell "
+                "from a singular one"
+            ) from error
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "LowRankNormal":
         new = super().expand(

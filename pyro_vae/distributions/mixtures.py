@@ -65,8 +65,10 @@ class NormalMixture(Mixture):
     def __init__(
         self, logits: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = None
     ) -> None:
+        # Categorical subtracts the logarithm of a sum, which rounds by the size of the logits.
+        greatest = logits.detach().amax(-1, keepdim=True)
         super().__init__(
-            dist.Categorical(logits=logits),
+            dist.Categorical(logits=logits - greatest),
             dist.Normal(loc, scale).to_event(1),
             validate_args=validate_args,
         )

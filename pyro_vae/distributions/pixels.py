@@ -69,8 +69,8 @@ class Poisson(dist.Poisson):
     Example:
         >>> from pyro_vae.distributions import Poisson
         >>> p_x = Poisson(torch.tensor([-50.0, 0.0, 500.0]))
-        >>> p_x.log_prob(torch.ones(3)).isnan().any()
-        tensor(False)
+        >>> p_x.log_prob(torch.ones(3)).isnan()
+        tensor([False, False, False])
     """
 
     def __init__(self, log_rate: Tensor, validate_args: bool | None = None) -> None:
@@ -78,11 +78,8 @@ class Poisson(dist.Poisson):
         super().__init__(log_rate.exp(), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Poisson":
-        new = self._get_checked_instance(Poisson, _instance)
+        new = super().expand(batch_shape, self._get_checked_instance(Poisson, _instance))
         new.log_rate = self.log_rate.expand(batch_shape)
-        new.rate = self.rate.expand(batch_shape)
-        super(dist.Poisson, new).__init__(new.rate.shape, validate_args=False)
-        new._validate_args = self._validate_args
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
+import torch
 import torch.nn.functional as F
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
@@ -93,10 +94,11 @@ class Poisson(_Counts):
         self._event_dim = len(out_shape(network))
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
-        rate = given(self.network, z, context).exp()
+        log_rate = given(self.network, z, context)
         exposure = self._exposed(z, context, self._event_dim)
-        rate = rate if exposure is None else exposure * rate
-        return dist.Poisson(rate + 1e-4).to_event(self._event_dim)
+        log_rate = log_rate if exposure is None else log_rate + exposure.log()
+        floor = log_rate.new_tensor(math.log(1e-4))
+        return distributions.Poisson(torch.logaddexp(log_rate, floor)).to_event(self._event_dim)
 
 
 class NegativeBinomial(_Counts):

@@ -111,7 +111,9 @@ class Path:
         with self.block.stream(_FORWARD, start):
             state = self._start(count)
             for _ in range(moves):
-                self._move(state, 1.0, self.step_sizes[-1])
+                # Moves of all sizes, since a chain may start where the density is steep.
+                factor = 10 ** -torch.rand((), device=self.block.x.device)
+                self._move(state, 1.0, self.step_sizes[-1] * factor)
         return self._latents(state)
 
     def _latents(self, state: "_State") -> Latents:
