@@ -75,3 +75,62 @@ def test_thresholds_of_khat(count: int, threshold: float) -> None:
     assert khat_threshold(count) == pytest.approx(threshold)
     assert math.isnan(khat_threshold(20))
     assert khat_threshold(21) > 0
+
+
+def random_weights(kind: str, size: int, sets: int) -> Tensor:
+    """Log-weights of some distribution, in float64, shape ``(size, sets)``."""
+    normal, uniform = torch.randn(size, sets).double(), torch.rand(size, sets).double()
+    return {
+        "lognormal": lambda: 2 * normal,
+        "narrow": lambda: 0.01 * normal,
+        "wide": lambda: 30 * normal,
+        "pareto": lambda: -0.7 * uniform.log(),
+        "heavy pareto": lambda: -3 * uniform.log(),
+        "light": lambda: uniform.log(),
+        "quadratic": lambda: -5 * normal.square(),
+        "shifted": lambda: 1.5 * normal - 700,
+    }[kind]()
+
+
+KINDS = "lognormal", "narrow", "wide", "pareto", "heavy pareto", "light", "quadratic", "shifted"
+
+
+@pytest.mark.parametrize("size", [25, 100, 225, 400, 900, 2500])
+def test_khat_is_that_of_arviz(size: int) -> None:
+    """For a thousand weight sets in all, of sizes for which both take tails of one length."""
+    from arviz_stats.base import array_stats
+
+    for kind in KINDS:
+        log_w = random_weights(kind, size, 21)
+        own = streamed(log_w).khat
+        _, other = array_stats.psislw(-log_w.numpy(), axis=0)  # It takes log-likelihoods.
+        assert own.isfinite().all()
+        torch.testing.assert_close(own, torch.as_tensor(other), rtol=1e-6, atol=1e-6)
+
+
+def test_where_khat_differs_from_that_of_arviz() -> None:
+    """What the page "Can I trust the draws?" lists."""
+    from arviz_stats.base import array_stats
+
+    def other(log_w: Tensor) -> Tensor:
+        return torch.as_tensor(array_stats.psislw(-log_w.numpy(), axis=0)[1])
+
+    # 1,000 weights: our tail is rounded up to 95, theirs down to 94.
+    log_w = 2 * torch.randn(1000, 3).double()
+    w = log_w.sort(0, descending=True).values
+    torch.testing.assert_close(khat(w[: 94 + 1]), other(log_w), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(khat(w[: 95 + 1]), streamed(log_w).khat, rtol=1e-9, atol=1e-9)
+    # Most weights zero, or nothing beside the largest: theirs is 0.17, that of good weights.
+    zeros = torch.cat((torch.randn(5, 2).double(), torch.full((95, 2), -math.inf).double()))
+    for few in (zeros, 3000 * torch.randn(100, 2).double()):
+        assert streamed(few).khat.eq(math.inf).all()
+        assert other(few).lt(0.2).all()
+    equal = torch.cat((torch.ones(1, 2), torch.zeros(99, 2))).double()
+    assert streamed(equal).khat.isnan().all()
+    assert other(equal).lt(0.2).all()
+    rounded = -300 + 1e-4 * torch.randn(100, 2).double()
+    assert streamed(rounded).khat.isneginf().all()
+    assert other(rounded).isfinite().all()
+    for refused in (torch.full((100, 2), -3.0).double(), torch.randn(20, 2).double()):
+        with pytest.raises(ValueError, match="tail"):
+            other(refused)
