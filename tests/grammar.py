@@ -34,12 +34,14 @@ class Drawn:
         batches: Batches of one shape.
         objective: Makes the objective.
         text: What was drawn.
+        kind: The kind of x, a name in ``DATA``.
     """
 
     pair: Pair
     batches: list[tuple[Tensor, ...]]
     objective: Callable[[], ELBO]
     text: str
+    kind: str
 
 
 # Layers: from (n, size) to (n, size).
@@ -272,11 +274,11 @@ LIKELIHOODS = {
     "NegativeBinomial": (2, likelihoods.NegativeBinomial, "levels"),
 }
 
-DATA: dict[str, Callable[[], Tensor]] = {
-    "bits": lambda: torch.bernoulli(torch.full((EXAMPLES, X_DIM), 0.4)),
-    "unit": lambda: torch.rand(EXAMPLES, X_DIM) * 0.98 + 0.01,
-    "real": lambda: torch.randn(EXAMPLES, X_DIM),
-    "levels": lambda: torch.randint(LEVELS, (EXAMPLES, X_DIM)).to(torch.get_default_dtype()),
+DATA: dict[str, Callable[[int], Tensor]] = {
+    "bits": lambda n: torch.bernoulli(torch.full((n, X_DIM), 0.4)),
+    "unit": lambda n: torch.rand(n, X_DIM) * 0.98 + 0.01,
+    "real": lambda n: torch.randn(n, X_DIM),
+    "levels": lambda n: torch.randint(LEVELS, (n, X_DIM)).to(torch.get_default_dtype()),
 }
 
 POSTERIORS: dict[str, tuple[Callable[[int], int], Callable[[nn.Module, int], nn.Module]]] = {
@@ -332,26 +334,27 @@ CLOSED: dict[str, Callable[[], ELBO]] = {
 """Objectives that need a KL in closed form, of each dimension."""
 
 
-def drawn(seed: int, refused: bool = False) -> Drawn:
+def drawn(seed: int, refused: bool = False, examples: int = EXAMPLES) -> Drawn:
     """The random program of a seed.
 
     Arguments:
         seed: The seed.
         refused: May have layers that no graph has.
+        examples: The number of examples in a batch.
     """
     draw = random.Random(seed)
     torch.manual_seed(seed)
     make = _plain if draw.random() < 0.2 else _vae
-    pair, batches, objective, text = make(draw, refused)
+    pair, batches, objective, text, kind = make(draw, refused, examples)
     training = draw.random() < 0.7
     pair.train(training)
     if draw.random() < 0.1 and "Lazy" not in text:
         text += ", frozen encoder"
         next(iter(pair.children())).requires_grad_(False)
-    return Drawn(pair, batches, objective, text + (", train" if training else ", eval"))
+    return Drawn(pair, batches, objective, text + (", train" if training else ", eval"), kind)
 
 
-def _vae(draw: random.Random, refused: bool) -> tuple[Pair, Any, Any, str]:
+def _vae(draw: random.Random, refused: bool, examples: int) -> tuple[Pair, Any, Any, str, str]:
     z_dim = draw.choice([1, 2, 3])
     names = [draw.choice([*table]) for table in (PRIORS, POSTERIORS, LIKELIHOODS)]
     if names[:2] == ["VampPrior", "Flow"]:  # refused: it has no density at a pseudo-input's z
@@ -367,20 +370,22 @@ def _vae(draw: random.Random, refused: bool) -> tuple[Pair, Any, Any, str]:
     out = X_DIM if numbers == 1 else (numbers, X_DIM)
     likelihood = p(_conditioned(network(z_dim + context, out, draw, refused), context))
     vae = VAE(PRIORS[names[0]](z_dim, posterior), likelihood, posterior)
-    batches = [(DATA[kind](), *([torch.randn(EXAMPLES, 1)] if context else [])) for _ in range(3)]
+    batches = [
+        (DATA[kind](examples), *([torch.randn(examples, 1)] if context else [])) for _ in range(3)
+    ]
     table = OBJECTIVES
     if names[0] == "StandardNormal" and names[1] == "Normal":
         table = OBJECTIVES | CLOSED
     objective = draw.choice([*table])
     text = f"{', '.join(names)}{', a context' if context else ''}, {objective}: {vae}"
-    return vae, batches, table[objective], text
+    return vae, batches, table[objective], text, kind
 
 
 def _conditioned(network: nn.Module, context: bool) -> nn.Module:
     return networks.Conditioned(network, 1) if context else network
 
 
-def _plain(draw: random.Random, refused: bool) -> tuple[Pair, Any, Any, str]:
+def _plain(draw: random.Random, refused: bool, examples: int) -> tuple[Pair, Any, Any, str, str]:
     """A pair of Pyro programs with a parameter, two plates, a mask and a scale."""
     gain, masked = {"gain": draw.choice([0.5, 1.0])}, draw.random() < 0.5
     encoder = network(X_DIM, 4, draw, refused)
@@ -392,7 +397,11 @@ def _plain(draw: random.Random, refused: bool) -> tuple[Pair, Any, Any, str]:
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), weights[0]).to_event(1))
             loc = decoder(z * gain["gain"])
-            with poutine.mask(mask=x.mean(-1) > -5) if masked else poutine.scale(scale=1.0):
+            with (
+                poutine.mask(mask=x.new_ones(len(x), dtype=torch.bool))
+                if masked
+                else poutine.scale(scale=1.0)
+            ):
                 pyro.sample("x", dist.Normal(loc, scale).to_event(1), obs=x)
 
     def guide(x: Tensor) -> None:
@@ -401,6 +410,6 @@ def _plain(draw: random.Random, refused: bool) -> tuple[Pair, Any, Any, str]:
             pyro.sample("z", dist.Normal(loc, raw.exp() * weights[1]).to_event(1))
 
     pair = Pair(model, guide, encoder=encoder, decoder=decoder)
-    batches = [(torch.randn(EXAMPLES, X_DIM),) for _ in range(3)]
+    batches = [(torch.randn(examples, X_DIM),) for _ in range(3)]
     objective = draw.choice([*OBJECTIVES])
-    return pair, batches, OBJECTIVES[objective], f"a plain pair, {objective}: {pair}"
+    return pair, batches, OBJECTIVES[objective], f"a plain pair, {objective}: {pair}", "real"

@@ -134,7 +134,12 @@ def check_observed(
     if not value.numel():
         return  # pyro.factor has an empty value.
     support = fn.support if support is None else support
-    if mask is not False and not (support.check(value) | ~torch.as_tensor(mask)).all():
+    if mask is False:
+        return
+    on, finite = support.check(value), torch.isfinite(value)  # Infinity is among torch's reals.
+    if finite.dim() > on.dim():
+        finite = finite.flatten(on.dim()).all(-1)
+    if not ((on & finite) | ~torch.as_tensor(mask)).all():
         check_on_support(name, value, support)
 
 

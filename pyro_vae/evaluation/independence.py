@@ -66,15 +66,36 @@ def check_independent(
         return densities.scores(rows(batch, index), latents)
 
     base, tolerance = _repeated(lambda: scores(every, every), device)
-    replaced = (every + 1 + size // 2) % size
-    for turn in _turns(size) if size > 1 else ():
-        stays = torch.tensor(turn, device=device)
-        index = torch.where(stays, every, replaced)
-        found = scores(index, torch.where(stays, every, size + replaced))
-        for name in base.keys() & found.keys():
-            pair = base[name][:, stays], found[name][:, stays]
-            _check(name, *pair, every[stays], tolerance * (1 + pair[0].abs()), "beside others")
+    for replaced in _replaced(batch) if size > 1 else ():
+        for turn in _turns(size):
+            stays = torch.tensor(turn, device=device)
+            index = torch.where(stays, every, replaced)
+            found = scores(index, torch.where(stays, every, size + replaced))
+            for name in base.keys() & found.keys():
+                own, other = base[name][:, stays], found[name][:, stays]
+                allowed = tolerance * (1 + own.abs())
+                _check(name, own, other, every[stays], allowed, "beside others")
     _check_place(scores, every[:2] if size > 1 else every.repeat(2))
+
+
+def _replaced(batch: Examples) -> Iterator[Tensor]:
+    """For each example, another one of the batch that takes its place.
+
+    It is the one that differs most along a line, so that what depends on the example notices:
+    first along the sum of all entries, and then along a random line.
+    """
+    size = len(batch[0])
+    entries = [entry.reshape(size, -1).double() for entry in batch]
+    flat = torch.cat(entries, 1).nan_to_num(0.0, 0.0, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randn(flat.shape[1], dtype=flat.dtype, generator=generator).to(flat.device)
+    every = torch.arange(size, device=flat.device)
+    for line in (1 + 1e-3 * random, random):
+        along = flat @ line
+        low, high = along.argmin(), along.argmax()
+        replaced = torch.where(along - along[low] > along[high] - along, low, high)
+        # Examples that are all alike differ in their latents.
+        yield torch.where(replaced == every, (every + 1) % size, replaced)
 
 
 def _turns(size: int) -> Iterator[list[bool]]:

@@ -176,7 +176,7 @@ def test_wrong_arguments_are_named() -> None:
     vae = bimodal()
     for method, error in (("hmc", ValueError), ("mcmc:0:1", ValueError), (3, TypeError)):
         with pytest.raises(error, match="method: got"):
-            calibration(vae, 5, 5, method=method)  # type: ignore[arg-type]
+            calibration(vae, 5, 5, method=method)
     with pytest.raises(ValueError, match="num_datasets: got 0"):
         calibration(vae, 0)
     with pytest.raises(ValueError, match="num_samples: got 0"):
