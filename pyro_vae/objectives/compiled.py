@@ -41,9 +41,10 @@ def compiled(elbo: ELBO) -> "Compiled":
     """Compiles the loss and the gradient of an objective to one graph, for a plain ``SVI``.
 
     The value and the gradient are those of `elbo`, up to rounding. The first loss runs model and
-    guide once uncompiled, which creates their parameters and checks observed values against the
-    supports of their sites. Then loss and backward are traced to one FX graph, which Inductor
-    compiles. Later losses run the graph. They skip Pyro's handlers and validation.
+    guide three times uncompiled, which creates their parameters, finds what they read, and checks
+    observed values against the supports of their sites. Then loss and backward are traced to one
+    FX graph, which Inductor compiles. Later losses run the graph. They skip Pyro's handlers and
+    validation.
 
     The random numbers come from torch's generators, as in uncompiled code, so a seed gives the
     same steps up to rounding. There are two exceptions: a layer that draws noise into permuted
@@ -60,7 +61,11 @@ def compiled(elbo: ELBO) -> "Compiled":
       in the modules that run. The first graph is compiled at once, and a further one after a
       hundred losses; until then, these losses run uncompiled, such as those of an epoch's smaller
       last batch. The last eight graphs are kept. At most four are made for the same arguments.
-    * Numbers in closures and globals are constants of the graph.
+    * Other state that their code names is compared before each loss: numbers, strings, functions,
+      containers, arrays and objects, in attributes, closures, global variables and classes. If it
+      has changed, the loss runs uncompiled, and in time has a graph of its own.
+    * They have no hooks, change nothing but tensors, and draw random numbers of torch's global
+      generators alone. What a graph cannot do is listed in ``docs/compilation.md``.
     * Inside further handlers, such as ``poutine.scale`` around a step, losses run uncompiled.
 
     Compiling a graph takes from a second to half a minute, and less in later processes, because
@@ -76,12 +81,12 @@ def compiled(elbo: ELBO) -> "Compiled":
         A Pyro ELBO.
 
     Raises:
-        TypeError: `elbo` has no ``differentiable_loss``, or is compiled already. At a loss: an
-            argument cannot be hashed.
+        TypeError: `elbo` has no ``differentiable_loss``, is compiled already, or is a
+            ``TraceEnum_ELBO``, which reads values. At a loss: an argument cannot be hashed.
         ValueError: At a loss: an argument requires grad. At the first loss: an observed value is
             off its site's support.
-        NotStatic: At the first loss: model, guide or objective reads a tensor's value, or a module
-            replaces one of its tensors.
+        NotStatic: At the first loss: model, guide or objective reads a tensor's value, a module
+            replaces one of its tensors, or the program does or reads what a graph cannot follow.
         NotCompiled: At the first loss: torch cannot compile the program.
         RuntimeError: A gradient is taken with ``create_graph=True``.
 

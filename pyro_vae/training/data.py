@@ -94,11 +94,13 @@ class Prepared:
         self.device = device_of(pair)
         self._support: Constraint
         self._kept: Examples | None = None  # test data in memory, as x
+        self.numbers = 1  # in one x
         self._is_checked = False  # whether all batches of the source have passed the checks
         first = source.first()
         self._check_kind(first[0])
         with torch.no_grad(), seeded(0, device=self.device):
             batch = self._to_batch(first)
+            self.numbers = batch[0][0].numel() or 1
             self._check_first(batch)
             last = source.last
             if source.argument == "train" and last is not None and last < len(batch[0]):

@@ -192,6 +192,7 @@ def fit(
 
     Warns:
         UserWarning: There are fewer examples than `batch_size`, so each epoch is one batch. The
+            cost is above 1,000 nats for each number in x, as with a rate that is too high. The
             last checkpoint is damaged, so that the one before is used.
 
     Example:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ from pyro_vae.utils.turns import offer_turn, others_turn
 __all__ = ["Loop"]
 
 _log = logging.getLogger(__name__)
+
+_LARGE = 1000  # nats a number: some 45 standard deviations
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Loop:
     _interruption: Interruption = field(init=False)
     _between: Between = field(init=False)
     _epoch_start: float = field(init=False)
+    _warned: bool = field(init=False, default=False)
 
     def run(self, epochs: int, settings: Mapping[str, Any]) -> History:
         """Trains for so many epochs; returns the history of those that were finished.
@@ -194,10 +198,23 @@ class Loop:
         if costs and isinstance(self.optim, JointOptim):
             self.optim.end_epoch(next(iter(costs.values())))
         row = {**self.terms.means(), **costs, "seconds": seconds}
+        self._warn_of_size(epoch, row["cost"])
         self.history.append({"epoch": epoch, **row})
         with together(self.processes, "tracker"):
             if self.tracker is not None and self._writes:
                 self.tracker.scalars(row, epoch)
+
+    def _warn_of_size(self, epoch: int, cost: float) -> None:
+        """Warns once of a cost that no model with a sense of its data has."""
+        numbers = self.steps.steps.data.numbers
+        if abs(cost) > _LARGE * numbers and not self._warned and self._writes:
+            self._warned = True
+            warnings.warn(
+                f"fit: epoch {epoch} has a cost of {cost:.3g} nats an example, which is over "
+                f"{_LARGE:,} for each number in x: the learning rate may be too high, or x on "
+                "another scale than the likelihood, such as levels 0 to 255 in place of pixels",
+                stacklevel=2,
+            )
 
     def _steps(self, epoch: int, place: Place, before: Sequence[float]) -> None:
         """Takes the steps of an epoch; if it is interrupted, writes a checkpoint."""

@@ -375,3 +375,16 @@ def test_importance_weighted_objectives_log_nothing(caplog: pytest.LogCaptureFix
         elbo = Trace_ELBO(2, vectorize_particles=True)
         fit(bernoulli_vae(), binary(20), epochs=1, batch_size=8, objective=elbo)
     assert not [record for record in caplog.records if "Guessed" in record.getMessage()]
+
+
+def test_a_cost_out_of_all_proportion_is_warned_of() -> None:
+    levels = torch.randint(0, 256, (40, 6)).float()
+    vae = VAE(
+        priors.StandardNormal(2),
+        likelihoods.Gaussian(networks.MLP(2, (8,), 6), scale=1.0),
+        posteriors.Normal(networks.MLP(6, (8,), 4)),
+    )
+    with pytest.warns(UserWarning, match=r"epoch 1 has a cost of .* for each number in x") as seen:
+        fit(vae, levels, epochs=3, batch_size=20)
+    assert len(seen) == 1
+    fit(vae, levels / 255, epochs=1, batch_size=20)

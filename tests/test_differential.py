@@ -1,0 +1,41 @@
+"""Random programs: compiled they are what they are uncompiled, and only wrong ones are refused.
+
+More of them are in ``python -m tests.differential`` and ``python -m tests.alarms``.
+"""
+
+import pytest
+
+from .alarms import alarms
+from .conftest import needs_compiler
+from .differential import differences
+
+
+def seeds(quick: int, slow: int, first: int = 0) -> list[object]:
+    """Some seeds, and further ones that are slow."""
+    return [
+        *range(first, first + quick),
+        *(
+            pytest.param(seed, marks=pytest.mark.slow)
+            for seed in range(first + quick, first + quick + slow)
+        ),
+    ]
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", seeds(20, 40))
+def test_compiled_is_uncompiled(seed: int) -> None:
+    apart, reason = differences(seed, by_inductor=True)
+    assert not apart
+    assert not reason, "each of these programs has a graph"
+
+
+@pytest.mark.parametrize("seed", seeds(10, 150, first=100))
+def test_a_traced_graph_is_the_program(seed: int) -> None:
+    """All but the code that Inductor makes; some of these programs have no graph, and say why."""
+    apart, _ = differences(seed, by_inductor=False, refused=seed % 3 == 0)
+    assert not apart
+
+
+@pytest.mark.parametrize("seed", seeds(20, 180))
+def test_only_wrong_programs_and_data_are_refused(seed: int) -> None:
+    assert not alarms(seed)
