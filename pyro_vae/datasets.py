@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.random import random_operator, random_words
 
 __all__ = [
@@ -93,6 +94,7 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
         root: Folder in torchvision's layout, for all data sets but ``digits``.
 
     Raises:
+        TypeError: `root` is not a path.
         ValueError: The name is unknown, `root` is given for ``digits``, or the files are damaged.
         FileNotFoundError: The folder does not have the files, and the download failed.
 
@@ -107,6 +109,8 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
         if root is not None:
             raise ValueError(f"root: got {root!r}, expected None: digits comes with the package")
         return _load_digits()
+    if root is not None and not isinstance(root, str | Path):
+        raise TypeError(f"root: got {kind(root)}, expected the path of a folder, or None")
     return _load_torchvision(name, _TORCHVISION[name], root)
 
 
@@ -253,12 +257,15 @@ def bits_per_dim(
         pixels: What x is, ``"levels"`` or ``"dequantized"``.
 
     Raises:
+        TypeError: `nats` is neither a number nor a tensor.
         ValueError: `pixels` is another kind, or `shape` or `levels` is not positive.
 
     Example:
         >>> round(datasets.bits_per_dim(2000.0, (28, 28), pixels="levels"), 2)
         3.68
     """
+    if isinstance(nats, bool) or not isinstance(nats, Real | Tensor):
+        raise TypeError(f"nats: got {kind(nats)}, expected a number or a torch.Tensor")
     check_pixels(pixels)
     check_count("levels", levels)
     if pixels not in ("levels", "dequantized"):
@@ -289,6 +296,8 @@ _Draw = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
 def _seeded_draw(levels: Tensor, seed: int | None, draw: _Draw) -> Tensor:
+    if not isinstance(levels, Tensor):
+        raise TypeError(f"levels: got {kind(levels)}, expected a torch.Tensor of torch.uint8")
     if levels.dtype != torch.uint8:
         raise TypeError(f"levels: got {levels.dtype}, expected torch.uint8")
     check_seed(seed)

@@ -168,14 +168,16 @@ class ContinuousBernoulli(dist.TorchDistribution):
         # For l > 0, subtract l from both terms first: otherwise they would cancel.
         far = torch.where(safe > 0, value - 1, value) * safe - (-torch.expm1(-size) / size).log()
         square = (small / 2).square()  # the series of log(sinh(h) / h)
-        terms = 1 / 6 - square * (1 / 180 - square * (1 / 2835 - square / 37800))
+        last = square * (1 / 467775 - square * (691 / 3831077250))
+        terms = 1 / 6 - square * (1 / 180 - square * (1 / 2835 - square * (1 / 37800 - last)))
         return torch.where(near, (value - 0.5) * small - square * terms, far)
 
     @property
     def mean(self) -> Tensor:
         near, safe, small = self._near_zero(self.logits)
         square = small.square()
-        terms = 1 / 12 - square * (1 / 720 - square * (1 / 30240 - square / 1209600))
+        last = square * (1 / 47900160 - square * (691 / 1307674368000))
+        terms = 1 / 12 - square * (1 / 720 - square * (1 / 30240 - square * (1 / 1209600 - last)))
         size = safe.abs()
         far = 1 / size + (-size).exp() / torch.expm1(-size)  # the mean for -|l|
         far = torch.where(safe > 0, 1 - far, far)

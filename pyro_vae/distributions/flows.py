@@ -16,6 +16,8 @@ from torch.distributions import Distribution
 
 from pyro_vae.compat import changes
 from pyro_vae.distributions.versions import is_unchanged
+from pyro_vae.utils.checks import check_count, kind
+from pyro_vae.utils.shapes import as_shape
 
 __all__ = ["FromZuko", "InverseAutoregressive", "spline"]
 
@@ -38,6 +40,9 @@ class FromZuko(dist.TorchDistribution):
         flow: A Zuko distribution, that is, what a Zuko flow returns when called.
         support: Its support.
 
+    Raises:
+        TypeError: `flow` is not a distribution.
+
     Example:
         >>> import zuko
         >>> p_z = flows.FromZuko(zuko.flows.NSF(3)())
@@ -53,6 +58,11 @@ class FromZuko(dist.TorchDistribution):
         support: constraints.Constraint = constraints.real_vector,
         validate_args: bool | None = None,
     ) -> None:
+        if not isinstance(flow, Distribution):
+            raise TypeError(
+                f"flow: got {kind(flow)}, expected a Zuko distribution: what a Zuko flow returns "
+                "when called"
+            )
         self.flow = flow
         self._support = support
         self._last: tuple[weakref.ref[Tensor], int, bool, Tensor] | None = None
@@ -122,6 +132,7 @@ def spline(z_dim: int, transforms: int, hidden: Sequence[int]) -> nn.Module:
         hidden: Widths of the hidden layers of each transform's network.
 
     Raises:
+        ValueError: A number or a width is not a positive integer.
         ModuleNotFoundError: Zuko is not installed.
 
     Example:
@@ -129,8 +140,11 @@ def spline(z_dim: int, transforms: int, hidden: Sequence[int]) -> nn.Module:
         >>> flows.FromZuko(flow()).sample((7,)).shape
         torch.Size([7, 2])
     """
+    check_count("z_dim", z_dim)
+    check_count("transforms", transforms)
+    widths = as_shape("hidden", hidden)
     with _zuko() as zuko:
-        flow = zuko.flows.NSF(z_dim, transforms=transforms, hidden_features=tuple(hidden))
+        flow = zuko.flows.NSF(z_dim, transforms=transforms, hidden_features=tuple(widths))
     return _start_as_identity(flow)
 
 
@@ -151,6 +165,7 @@ class InverseAutoregressive(nn.Module):
         hidden: Widths of the hidden layers of the masked networks.
 
     Raises:
+        ValueError: A number or a width is not a positive integer.
         ModuleNotFoundError: Zuko is not installed.
 
     Example:
@@ -162,6 +177,10 @@ class InverseAutoregressive(nn.Module):
 
     def __init__(self, z_dim: int, context: int, transforms: int, hidden: Sequence[int]) -> None:
         super().__init__()
+        check_count("z_dim", z_dim)
+        check_count("context", context)
+        check_count("transforms", transforms)
+        widths = as_shape("hidden", hidden)
         forwards = torch.arange(z_dim)
         with _zuko() as zuko:
             self.steps = zuko.lazy.LazyComposedTransform(
@@ -170,7 +189,7 @@ class InverseAutoregressive(nn.Module):
                         z_dim,
                         context,
                         order=forwards.flip(0) if i % 2 else forwards,
-                        hidden_features=tuple(hidden),
+                        hidden_features=tuple(widths),
                     )
                     for i in range(transforms)
                 )

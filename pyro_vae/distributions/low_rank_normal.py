@@ -44,7 +44,7 @@ class LowRankNormal(dist.LowRankMultivariateNormal):
             super().__init__(
                 loc.double(), cov_factor.double(), cov_diag.double(), validate_args=validate_args
             )
-        except torch.linalg.LinAlgError as error:
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise ValueError(
                 f"cov_factor: got values up to {cov_factor.abs().max().item():g} for a cov_diag "
                 f"from {cov_diag.min().item():g}, expected a covariance that float64 can tell "

@@ -21,6 +21,9 @@ class Bernoulli(nn.Module):
         network: Maps z of shape ``(*batch, z_dim)`` to logits of shape ``(*batch, *x_shape)``.
         relaxed: Also score x between 0 and 1, by cross entropy, which is not a density there.
 
+    Raises:
+        TypeError: `network` has no ``out_shape``, or `relaxed` is not a bool.
+
     Example:
         >>> likelihood = likelihoods.Bernoulli(networks.MLP(20, (500,), (28, 28)))
         >>> likelihood(torch.randn(7, 20)).event_shape
@@ -29,6 +32,8 @@ class Bernoulli(nn.Module):
 
     def __init__(self, network: nn.Module, relaxed: bool = False) -> None:
         super().__init__()
+        if not isinstance(relaxed, bool):
+            raise TypeError(f"relaxed: got {relaxed!r}, expected True or False")
         self.network = network
         self.relaxed = relaxed
         self._event_dim = len(out_shape(network))

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from pyro_vae.utils.checks import kind
 from pyro_vae.utils.shapes import Shape, as_shape, split_shape
 
 __all__ = ["MLP", "variance_scaling_", "xavier_"]
@@ -22,12 +23,16 @@ def variance_scaling_(layer: nn.Linear) -> None:
     Arguments:
         layer: The layer, changed in place.
 
+    Raises:
+        TypeError: `layer` is not an ``nn.Linear``.
+
     Example:
         >>> layer = torch.nn.Linear(784, 500)
         >>> networks.variance_scaling_(layer)
         >>> bool(layer.weight.abs().max() < 3 * (2 / 784) ** 0.5)
         True
     """
+    _check_layer(layer)
     # The standard deviation of a standard normal truncated to [-2, 2].
     cut = 0.8796256610342398
     std = math.sqrt(2 / layer.in_features) / cut
@@ -43,14 +48,23 @@ def xavier_(layer: nn.Linear) -> None:
     Arguments:
         layer: The layer, changed in place.
 
+    Raises:
+        TypeError: `layer` is not an ``nn.Linear``.
+
     Example:
         >>> layer = torch.nn.Linear(784, 500)
         >>> networks.xavier_(layer)
         >>> bool(layer.weight.abs().max() <= (6 / (784 + 500)) ** 0.5)
         True
     """
+    _check_layer(layer)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
+
+
+def _check_layer(layer: nn.Linear) -> None:
+    if not isinstance(layer, nn.Linear):
+        raise TypeError(f"layer: got {kind(layer)}, expected a torch.nn.Linear")
 
 
 class MLP(nn.Module):
@@ -64,6 +78,7 @@ class MLP(nn.Module):
         init: Called on each ``nn.Linear`` to initialize it in place; None leaves torch's default.
 
     Raises:
+        TypeError: `activation` or `init` is not a function, or `activation` makes no module.
         ValueError: A width or size is not a positive integer; in ``forward``, the input's shape
             does not end with `in_shape`.
 
@@ -85,12 +100,21 @@ class MLP(nn.Module):
         self.in_shape = as_shape("in_shape", in_shape)
         self.out_shape = as_shape("out_shape", out_shape)
         widths = [self.in_shape.numel(), *as_shape("hidden", hidden), self.out_shape.numel()]
+        if not callable(activation):
+            raise TypeError(f"activation: got {kind(activation)}, expected a function to a module")
+        if init is not None and not callable(init):
+            raise TypeError(
+                f"init: got {kind(init)}, expected a function of an nn.Linear, or None"
+            )
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
             linear = nn.Linear(fan_in, fan_out)
             if init is not None:
                 init(linear)
-            layers += [linear, activation()]
+            between = activation()
+            if not isinstance(between, nn.Module):
+                raise TypeError(f"activation: made {kind(between)}, expected a torch.nn.Module")
+            layers += [linear, between]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.utils.checks import check_module
+
 __all__ = ["bfloat16"]
 
 
@@ -22,6 +24,7 @@ def bfloat16(module: nn.Module) -> Iterator[None]:
         module: A VAE, or any module that holds networks.
 
     Raises:
+        TypeError: `module` is not a module.
         ValueError: `module` holds no network.
 
     Example:
@@ -30,6 +33,7 @@ def bfloat16(module: nn.Module) -> Iterator[None]:
         ...     vae.decode(torch.zeros(7, 50)).dtype
         torch.float32
     """
+    check_module("module", module)
     networks = list(dict.fromkeys(_networks(module)))  # each once, though parts may share it
     if not networks:
         raise ValueError(
