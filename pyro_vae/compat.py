@@ -40,6 +40,7 @@ __all__ = [
     "OpOverload",
     "StorageWeakRef",
     "TorchDispatchMode",
+    "UnloggedELBO",
     "WeakIdKeyDictionary",
     "batch_norms",
     "changes",
@@ -124,6 +125,14 @@ def unlogged_guess() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+class UnloggedELBO(ELBO):
+    """An ELBO whose guess of ``max_plate_nesting`` is not logged."""
+
+    def _guess_max_plate_nesting(self, *args: Any) -> None:
+        with unlogged_guess():
+            super()._guess_max_plate_nesting(*args)
 
 
 @contextmanager

@@ -452,3 +452,21 @@ def test_a_module_says_whether_torch_compiles_it() -> None:
     assert compat.is_compiled(torch.compile(module, backend="eager"))
     module.compile(backend="eager")
     assert compat.is_compiled(module)
+
+
+def test_pyros_guess_of_plates_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    elbo = Trace_ELBO(num_particles=2, vectorize_particles=True)
+    with caplog.at_level("INFO", "pyro"):
+        compat.guess_plates(elbo, model, guide, (), {})
+        assert elbo.max_plate_nesting == 2
+        with compat.unlogged_guess():
+            elbo._guess_max_plate_nesting(model, guide, (), {})
+
+        class Own(compat.UnloggedELBO, Trace_ELBO):
+            pass
+
+        own = Own(num_particles=2, vectorize_particles=True)
+        own._guess_max_plate_nesting(model, guide, (), {})
+        assert not caplog.records
+        elbo._guess_max_plate_nesting(model, guide, (), {})
+    assert "Guessed" in caplog.text, "Pyro logs by this logger"

@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
 from pyro.infer.util import get_dependent_plate_dims, torch_item
 from pyro.poutine import Trace
 from pyro.poutine.util import is_validation_enabled, prune_subsample_sites
 from pyro.util import check_if_enumerated, check_model_guide_match, check_site_shape, warn_if_nan
 from torch import Tensor
 
-from pyro_vae.compat import unlogged_guess
+from pyro_vae.compat import UnloggedELBO
 from pyro_vae.distributions import describe_distribution
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.utils.traces import log_prob_sum
@@ -20,7 +19,7 @@ from pyro_vae.utils.traces import log_prob_sum
 __all__ = ["ImportanceWeightedELBO"]
 
 
-class ImportanceWeightedELBO(ELBO):
+class ImportanceWeightedELBO(UnloggedELBO):
     r"""A negative bound that is a function of log-weights, :math:`-\sum_n B(\log w_{1n}, \dots)`.
 
     There are weights :math:`w_k = p(x, z_k) / q(z_k|x)` for each element of the plates that
@@ -104,10 +103,6 @@ class ImportanceWeightedELBO(ELBO):
                     if site["type"] == "sample":
                         check_site_shape(site, self.max_plate_nesting)
         return model_trace, guide_trace
-
-    def _guess_max_plate_nesting(self, *args: Any) -> None:
-        with unlogged_guess():
-            super()._guess_max_plate_nesting(*args)
 
     def _for_model(self, guide_trace: Trace) -> Trace:
         """The trace whose values are replayed in the model."""

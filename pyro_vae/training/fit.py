@@ -15,12 +15,10 @@ from pyro_vae.pair import Pair
 from pyro_vae.training.arguments import (
     begun,
     check_extras,
-    check_gradients,
     check_plateau,
     check_settings,
     check_shares,
     check_size,
-    check_trained,
     described,
     set_up,
     shares_of,
@@ -204,7 +202,6 @@ def fit(
     """
     objective = trace_elbo() if objective is None else objective
     chosen = Adam(lr=1e-3) if optim is None else as_pyro(optim)
-    check_gradients()
     check_settings(vae, epochs, batch_size, objective, seed, compile, callbacks)
     check_fraction(validation)
     check_plateau(chosen, test if validation is None else validation)
@@ -226,7 +223,6 @@ def fit(
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
             data = {n: Prepared(each, vae, pixels, transform) for n, each in sources.items()}
-            check_trained(vae)
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
