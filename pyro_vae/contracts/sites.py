@@ -137,8 +137,8 @@ def check_observed(
     if mask is False:
         return
     on, finite = support.check(value), torch.isfinite(value)  # Infinity is among torch's reals.
-    if finite.dim() > on.dim():
-        finite = finite.flatten(on.dim()).all(-1)
+    for _ in range(support.event_dim):
+        finite = finite.all(-1)
     if not ((on & finite) | ~torch.as_tensor(mask)).all():
         check_on_support(name, value, support)
 

@@ -121,7 +121,7 @@ def elbo_gap(
         raise ValueError(f"learning_rate: got {learning_rate!r}, expected a number above 0")
     result = estimated(vae, x, num_samples, estimator=estimator, seed=seed)
     log_p = result.values
-    warn_of(result, stacklevel=3)
+    warn_of(result, stacklevel=4)
     elbos, refined = [], []
     with opened(vae, x) as (densities, batch):
         parts = list(zip(*(entry.split(EXAMPLES) for entry in batch), strict=True))

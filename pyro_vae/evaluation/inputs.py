@@ -167,7 +167,7 @@ def _support(pair: Pair, level: Tensor, context: Sequence[Tensor]) -> constraint
             return call(pair, "likelihood", z, context=context).support
         x = to_pixels(level, "grey").to(device, dtype_of(pair))
         with pyro.validation_enabled(False):
-            densities = LogDensities(pair.model, pair.guide, (x, *context))
+            densities = LogDensities(pair.model, pair.guide, (x, *context), observed=False)
             z, _ = densities.draw((x, *context), 1)
             site = observed_site(densities, (x, *context))
             return densities.distributions("model", (x, *context), z)[site].support

@@ -48,6 +48,7 @@ class LogDensities:
     Arguments:
         model, guide: Pyro programs, called with the entries of a batch, or some of its examples.
         batch: The tuple ``(x, *context)``. The first example is used to find the sites.
+        observed: Whether x is data, which have to be on their supports.
 
     Attributes:
         programs: The model and the guide, by these names.
@@ -61,7 +62,11 @@ class LogDensities:
     """
 
     def __init__(
-        self, model: Callable[..., Any], guide: Callable[..., Any], batch: Examples
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        batch: Examples,
+        observed: bool = True,
     ) -> None:
         self.programs = {"model": model, "guide": guide}
         self._sites: dict[str, tuple[str, ...]] = {}
@@ -91,7 +96,8 @@ class LogDensities:
                         f"{program}: got log-probabilities of shape {tuple(log_prob.shape)} for "
                         "two samples of two examples, expected (2, 2)"
                     )
-            self._check_independent(rows(batch, slice(_CHECKED)))
+            if observed:
+                self._check_independent(rows(batch, slice(_CHECKED)))
 
     def draw(self, batch: Examples, count: int, *, nan: bool = False) -> tuple[Latents, Tensor]:
         """Draws `count` samples of z from the guide for each x.

@@ -213,7 +213,7 @@ class Loop:
                 f"fit: epoch {epoch} has a cost of {cost:.3g} nats an example, which is over "
                 f"{_LARGE:,} for each number in x: the learning rate may be too high, or x on "
                 "another scale than the likelihood, such as levels 0 to 255 in place of pixels",
-                stacklevel=2,
+                stacklevel=7,  # the call of fit
             )
 
     def _steps(self, epoch: int, place: Place, before: Sequence[float]) -> None:

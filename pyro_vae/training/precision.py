@@ -72,5 +72,5 @@ def check_precision(vae: Pair, precision: str) -> None:
         warnings.warn(
             "precision: got 'bf16' on a processor without matrix products in bfloat16, where it "
             "is slower than 'float32'",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -92,7 +92,7 @@ class Resumption:
                 "checkpoint_every: got an interval within an epoch for training data that are a "
                 "stream, which cannot go on in the middle, so checkpoints are written at the ends "
                 "of epochs",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def check(self, settings: Settings, objective: ELBO) -> bool | None:

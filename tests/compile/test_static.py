@@ -220,7 +220,16 @@ def _as_before() -> Iterator[None]:
     put_back()
 
 
-@pytest.mark.parametrize("kind", FOLLOWED)
+QUICK = (
+    "number", "dict", "deep", "slots", "any name", "array", "closure", "global", "environment",
+    "class", "method", "mode of a part", "part in a list", "frozen", "parametrized",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in FOLLOWED],
+)
 def test_a_setting_may_change(kind: str) -> None:
     """The losses are those of uncompiled code, and differ from those without the change."""
     found: list[list[float]] = []
