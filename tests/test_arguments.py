@@ -466,10 +466,6 @@ NAMED_AS = {
     "comparison.compare.train": "train|input",
 }
 
-KNOWN: dict[str, tuple[tuple[int, ...], str]] = {}
-"""Arguments of which some wrong values, by their places in ``WRONG``, are not refused as they are
-to be: what happens in place of it."""
-
 
 def targets() -> dict[str, Callable[..., Any]]:
     """Every public function and class once, by the first name under which it is public."""
@@ -519,10 +515,7 @@ def wrong_cases() -> Iterator[ParameterSet]:
         if f"{target}.{parameter}" in ANYTHING:
             continue
         for index, value in enumerate(entry(WRONG, target, parameter) or ()):
-            known, reason = KNOWN.get(f"{target}.{parameter}", ((), ""))
-            marks = [pytest.mark.xfail(strict=True, reason=reason)] if index in known else []
-            name = f"{target}.{parameter}[{index}]"
-            yield pytest.param(target, parameter, value, id=name, marks=marks)
+            yield pytest.param(target, parameter, value, id=f"{target}.{parameter}[{index}]")
 
 
 def call(target: str, arguments: dict[str, Any]) -> Any:
@@ -590,7 +583,7 @@ def test_every_public_argument_has_wrong_values() -> None:
 def test_the_tables_have_no_entries_of_arguments_that_are_gone() -> None:
     every = {f"{target}.{parameter}" for target, parameter in every_argument()}
     names = {parameter for _, parameter in every_argument()}
-    for table in (RIGHT, WRONG, ANYTHING, NAMED_AS, KNOWN):
+    for table in (RIGHT, WRONG, ANYTHING, NAMED_AS):
         assert not {key for key in table if key not in every | names}
 
 

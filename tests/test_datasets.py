@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pyro.distributions as dist
 import pytest
@@ -170,3 +171,14 @@ def test_bits_of_a_graph_have_the_probability_of_the_level() -> None:
     p = torch.arange(1, 255) / 255
     z = (x[:, 1:255].mean(0) - p) / (p * (1 - p) / draws).sqrt()
     assert abs(z.square().sum().item() - 254) < 5 * (2 * 254) ** 0.5
+
+
+@pytest.mark.parametrize("draw", [datasets.binarize, datasets.dequantize])
+def test_a_seed_gives_the_same_pixels_under_each_default_dtype(draw: Any) -> None:
+    levels = torch.arange(256, dtype=torch.uint8).repeat(20)
+    expected = draw(levels, seed=0)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert torch.equal(draw(levels, seed=0).float(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -1,6 +1,7 @@
 """Networks: batches, shapes, starting weights."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -109,3 +110,18 @@ def test_a_network_behind_a_factor() -> None:
     assert networks.Scaled(network).out_shape == (2,)
     with pytest.raises(TypeError, match="out_shape"):
         networks.Scaled(nn.Identity())
+
+
+def test_an_out_shape_may_be_a_number() -> None:
+    class Flat(nn.Module):
+        out_shape: Any = 4
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[..., :4]
+
+    assert posteriors.Normal(Flat())(torch.zeros(7, 6)).event_shape == (2,)
+    assert likelihoods.Bernoulli(Flat())(torch.zeros(7, 6)).event_shape == (4,)
+    for wrong in (0, -1, 2.5, "four", (4, 0)):
+        Flat.out_shape = wrong
+        with pytest.raises(ValueError, match=r"network\.out_shape: got .*, expected positive int"):
+            likelihoods.Bernoulli(Flat())(torch.zeros(7, 6))

@@ -15,14 +15,21 @@ import torch
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.distributions.testing.fakes import NonreparameterizedNormal
-from pyro.infer import ELBO, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    ELBO,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    TraceTMC_ELBO,
+)
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
-from pyro_vae import VAE, objectives
+from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, priors
 from pyro_vae.objectives import Compiled, WithTerms
 
-from ..compiling import both, graphs, nothing, program_of, small_vae
+from ..compiling import both, graphs, nothing, program_of, small_vae, steps
 from ..conftest import needs_compiler
 from ..models import bernoulli_vae, binary
 from ..tolerances import CLOSE
@@ -312,3 +319,28 @@ def test_copies_hold_no_compiled_code_and_nothing_outlives_the_objective() -> No
     del vae, objective, copied
     gc.collect()
     assert reference() is None
+
+
+def test_an_elbo_that_reads_values_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="elbo: got TraceEnum_ELBO, which reads the values"):
+        objectives.compiled(TraceEnum_ELBO(max_plate_nesting=1))
+    objectives.compiled(TraceTMC_ELBO(max_plate_nesting=1))
+
+
+def test_lazy_modules_are_initialized_by_an_uncompiled_step() -> None:
+    def lazy() -> VAE:
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(2))
+        return VAE(
+            priors.StandardNormal(1),
+            likelihoods.Gaussian(networks.MLP(1, (), 3), scale=1.0),
+            posteriors.Normal(networks.Folded(layers, 3, 2)),
+        )
+
+    x, found = torch.randn(8, 3), []
+    for elbo in (Trace_ELBO(), objectives.compiled(Trace_ELBO())):
+        vae = lazy()
+        assert "posterior: 0 trained" in repr(vae)
+        found.append(steps(elbo, vae.model, vae.guide, [(x,)] * 4))
+        assert "posterior: 32 trained" in repr(vae)
+    assert found[1] == pytest.approx(found[0], rel=CLOSE)
