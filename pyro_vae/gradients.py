@@ -10,9 +10,15 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae.contracts import check_context, check_data, check_dtype
-from pyro_vae.objectives import schedule_of
+from pyro_vae.objectives import check_elbo, schedule_of
 from pyro_vae.pair import Pair, check_pair
-from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.checks import (
+    check_count,
+    check_examples,
+    check_mapping,
+    check_seed,
+    check_text,
+)
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
 from pyro_vae.utils.memory import peak_bytes
 from pyro_vae.utils.modules import device_of, evaluating
@@ -21,7 +27,7 @@ from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 
-__all__ = ["MIN_DRAWS", "Gradient", "advanced", "check_draws", "measure"]
+__all__ = ["MIN_DRAWS", "Gradient", "advanced", "check_draws", "check_objectives", "measure"]
 
 
 def __dir__() -> list[str]:
@@ -120,14 +126,14 @@ def measure(
     """
     check_pair(vae)
     batch = as_batch(x)
+    check_examples("x", batch[0])
     if isinstance(vae, VAE):
         check_data(batch[0])
         check_dtype("x", batch[0], vae)
         check_context(vae, batch[1:], values=True)
     check_seed(seed)
     check_draws(draws)
-    if not objectives:
-        raise ValueError("objectives: got none, expected at least one")
+    check_objectives(objectives)
     if batch_size is not None:
         check_count("batch_size", batch_size)
         if batch_size > len(batch[0]):
@@ -212,6 +218,21 @@ def check_draws(draws: int) -> None:
     check_count("draws", draws)
     if draws < MIN_DRAWS:
         raise ValueError(f"draws: got {draws}, expected {MIN_DRAWS} or more")
+
+
+def check_objectives(objectives: Mapping[str, ELBO]) -> None:
+    """Raises TypeError or ValueError unless `objectives` are ELBOs by name, at least one.
+
+    Example:
+        >>> from pyro_vae.gradients import check_objectives
+        >>> check_objectives({})
+        Traceback (most recent call last):
+        ValueError: objectives: got none, expected at least one
+    """
+    check_mapping("objectives", objectives, "names to ELBOs")
+    for name, objective in objectives.items():
+        check_text("objectives, name", name)
+        check_elbo(objective, f"objectives[{name!r}]")
 
 
 def _parts(vae: Pair, batch: Examples) -> dict[str, list[nn.Parameter]]:
@@ -303,6 +324,8 @@ def advanced(objectives: Mapping[str, ELBO], steps: int) -> dict[str, ELBO]:
         >>> int(advanced({"warm_up": warm_up}, 5)["warm_up"].taken)
         5
     """
+    check_objectives(objectives)
+    check_count("steps", steps, 0)
     copies = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
     for objective in copies.values():
         if (schedule := schedule_of(objective)) is not None:

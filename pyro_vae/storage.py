@@ -22,6 +22,7 @@ import torch
 
 from pyro_vae import presets
 from pyro_vae.pair import Pair, check_pair
+from pyro_vae.utils.checks import check_flag, check_mapping, check_path
 from pyro_vae.utils.files import writable
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.sealed import (
@@ -87,7 +88,7 @@ def save(
         overwrite: Replaces a run in the folder.
 
     Raises:
-        TypeError: `vae` is not a pair, or see :func:`check_savable`.
+        TypeError: An argument has the wrong type, or see :func:`check_savable`.
         FileExistsError: The folder holds a run, and `overwrite` is False.
         NotADirectoryError: `folder` is a file.
 
@@ -101,6 +102,8 @@ def save(
         ['config.json', 'model.safetensors']
     """
     check_pair(vae)
+    check_path("folder", folder)
+    check_flag("overwrite", overwrite)
     folder = Path(folder)
     check_folder(folder)
     if not overwrite:
@@ -133,6 +136,8 @@ def check_savable(vae: Pair, training: Mapping[str, Any] | None = None) -> None:
 
 def _files(vae: Pair, training: Mapping[str, Any] | None) -> dict[str, bytes]:
     """The content of the files of a run, the weights first."""
+    if training is not None:
+        check_mapping("training", training, empty=True)
     config = {
         "format": _FORMAT,
         "name": vae.name,
@@ -167,7 +172,7 @@ def load(folder: str | Path, into: Pair | None = None) -> Pair:
         `into`, or a new VAE on the CPU.
 
     Raises:
-        TypeError: `into` is not a pair.
+        TypeError: `into` is not a pair, or `folder` not a path.
         FileNotFoundError: The folder holds no run.
         DamagedRun: A file is damaged, or was edited. It is a ValueError that names the file.
         ValueError: The parameters are those of another model than `into`, or `into` is missing.
@@ -184,6 +189,7 @@ def load(folder: str | Path, into: Pair | None = None) -> Pair:
     """
     if into is not None:
         check_pair(into, "into")
+    check_path("folder", folder)
     folder = Path(folder)
     config = read_config(folder)
     path = folder / WEIGHTS

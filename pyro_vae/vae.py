@@ -25,7 +25,7 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.distributions import latent_point, point
 from pyro_vae.pair import Pair
-from pyro_vae.utils.checks import check_count, kind
+from pyro_vae.utils.checks import check_count, check_flag, kind
 from pyro_vae.utils.context import Context, as_context, expanded
 from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
@@ -164,11 +164,11 @@ class VAE(Pair):
             >>> vae.model(num_samples=7).shape
             torch.Size([7, 28, 28])
         """
-        size = num_samples
+        check_count("num_samples", num_samples)
         if x is not None:
             check_data(x)
             check_dtype("x", x, self)
-            size = len(x)
+        size = num_samples if x is None else len(x)
         if context:
             context = as_context(context, None if x is None else size)
             if x is None:
@@ -335,6 +335,7 @@ class VAE(Pair):
             torch.Size([7, 28, 28])
         """
         check_count("num_samples", num_samples)
+        check_flag("sample", sample)
         with evaluating(self):
             given = self._given(context, points=False)
             given = tuple(c.repeat_interleave(num_samples, 0) for c in given)

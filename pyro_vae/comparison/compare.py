@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,20 @@ from pyro_vae.comparison.measured import Measured
 from pyro_vae.comparison.result import Comparison
 from pyro_vae.datasets import Pixels
 from pyro_vae.evaluation import LogLikelihood, density_draw, estimated
-from pyro_vae.gradients import check_draws
-from pyro_vae.objectives import analytic_kl, check_elbo, described, trace_elbo
+from pyro_vae.gradients import check_draws, check_objectives
+from pyro_vae.objectives import analytic_kl, described, trace_elbo
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training import History, fit
-from pyro_vae.utils.checks import check_count, check_seed, kind
+from pyro_vae.utils.checks import (
+    check_count,
+    check_examples,
+    check_function,
+    check_number,
+    check_path,
+    check_seed,
+    is_sequence,
+    kind,
+)
 from pyro_vae.utils.context import Batch, as_batch, rows
 from pyro_vae.utils.processes import processes_of
 from pyro_vae.utils.random import seeded
@@ -104,7 +114,7 @@ def compare(
     """
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
-    _check_arguments(vae_factory, objectives, seeds)
+    _check_arguments(vae_factory, objectives, seeds, goal, on_run, keep)
     points = _points(gradient_epochs, epochs)
     trainer = _Trainer(
         vae_factory, train, test, objectives, seeds[0], epochs, batch_size, pixels, num_samples,
@@ -168,10 +178,12 @@ class _Trainer:
     points: Sequence[int]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for counts that are out of range."""
+        """Raises TypeError or ValueError for counts that are out of range, and for no data."""
         check_count("batch_size", self.batch_size)
         check_count("num_samples", self.num_samples)
         check_draws(self.draws)
+        check_examples("train", as_batch(self.train, "train")[0])
+        check_examples("test", as_batch(self.test, "test")[0])
 
     @property
     def steps(self) -> int:
@@ -259,32 +271,37 @@ def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:
     check_count("epochs", epochs)
     if gradient_epochs is None:
         return sorted({0, max(1, epochs // 10), epochs})
-    points = list(gradient_epochs)
-    if not points or points[0] < 0 or points[-1] > epochs:
+    points = list(gradient_epochs) if is_sequence(gradient_epochs) else []
+    whole = all(isinstance(p, Integral) and not isinstance(p, bool) for p in points)
+    if not points or not whole or min(points) < 0 or max(points) > epochs:
         raise ValueError(
             f"gradient_epochs: got {gradient_epochs!r}, expected epochs from 0 to {epochs}"
         )
     return points
 
 
-def _check_arguments(vae_factory: object, objectives: object, seeds: object) -> None:
+def _check_arguments(
+    vae_factory: object,
+    objectives: Mapping[str, ELBO],
+    seeds: object,
+    goal: object,
+    on_run: object,
+    keep: object,
+) -> None:
     if isinstance(vae_factory, nn.Module) or not callable(vae_factory):
         raise TypeError(
             f"vae_factory: got {kind(vae_factory)}, expected a function that returns a "
             "VAE or a Pair with new parameters at each call"
         )
-    if not isinstance(objectives, Mapping):
-        raise TypeError(
-            f"objectives: got {kind(objectives)}, expected a mapping of names to ELBOs"
-        )
-    for name, objective in objectives.items():
-        check_elbo(objective, f"objectives[{name!r}]")
+    check_objectives(objectives)
     if isinstance(seeds, str) or not isinstance(seeds, Sequence):
         raise TypeError(f"seeds: got {seeds!r}, expected a sequence of ints")
-    for argument, given in (("objectives", objectives), ("seeds", seeds)):
-        if not given:
-            raise ValueError(f"{argument}: got none, expected at least one")
+    if not seeds:
+        raise ValueError("seeds: got none, expected at least one")
     for seed in seeds:
-        check_seed(seed)
+        check_seed(seed, "seeds: seed")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: got {list(seeds)}, expected each once")
+    check_number("goal", goal, none=True)
+    check_function("on_run", on_run, none=True)
+    check_path("keep", keep, none=True)

@@ -21,7 +21,7 @@ from pyro_vae.distributions import (
     scored_support,
     support_of,
 )
-from pyro_vae.utils.checks import kind
+from pyro_vae.utils.checks import check_examples, kind
 from pyro_vae.utils.context import Batch, as_batch, expanded, takes_context
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
@@ -293,6 +293,7 @@ def check_data(x: Tensor, argument: str = "x") -> None:
     check_float(argument, x)
     if x.dim() < 2:
         raise ValueError(f"{argument}: got shape {tuple(x.shape)}, expected (N, *x_shape)")
+    check_examples(argument, x)
     if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
         check_finite(argument, x)
 

@@ -14,7 +14,7 @@ from pyro_vae.evaluation.inputs import opened
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.simulation import check_simulates, observed_site
 from pyro_vae.pair import Pair
-from pyro_vae.utils.checks import check_count, check_seed
+from pyro_vae.utils.checks import check_count, check_function, check_number, check_seed
 from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
@@ -97,8 +97,7 @@ def active_units(
         >>> active_units(vae, torch.eye(16)).statistic.shape
         torch.Size([5])
     """
-    if not threshold >= 0:
-        raise ValueError(f"threshold: got {threshold!r}, expected a number from 0 up")
+    check_number("threshold", threshold, 0)
     with opened(vae, x) as (densities, batch):
         if len(batch[0]) < 2:
             raise ValueError("x: got one example, expected two or more for a variance")
@@ -201,6 +200,7 @@ def posterior_predictive(
         >>> result.replicated.shape
         torch.Size([10, 16])
     """
+    check_function("statistic", statistic)
     check_count("num_samples", num_samples)
     check_seed(seed)
     observed, replicated = [], []

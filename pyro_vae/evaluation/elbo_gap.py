@@ -12,7 +12,7 @@ from pyro_vae.evaluation.log_likelihood import estimated
 from pyro_vae.evaluation.refinement import bound_of
 from pyro_vae.evaluation.result import warn_of
 from pyro_vae.pair import Pair
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, check_positive
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
@@ -117,8 +117,7 @@ def elbo_gap(
     """
     for argument, count in (("steps", steps), ("particles", particles)):
         check_count(argument, count)
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate: got {learning_rate!r}, expected a number above 0")
+    check_positive("learning_rate", learning_rate)
     result = estimated(vae, x, num_samples, estimator=estimator, seed=seed)
     log_p = result.values
     warn_of(result, stacklevel=4)

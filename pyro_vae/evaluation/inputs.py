@@ -17,7 +17,7 @@ from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
 from pyro_vae.evaluation.simulation import observed_site
 from pyro_vae.pair import Pair, check_pair
-from pyro_vae.utils.checks import check_seed
+from pyro_vae.utils.checks import check_examples, check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch, content_hash
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating, owner_of
 from pyro_vae.utils.random import seeded
@@ -38,9 +38,7 @@ def check_arguments(x: Batch | None, seed: int | None, max_bytes: MaxBytes) -> E
     if x is None:
         raise TypeError("x: got None, expected a torch.Tensor, or a tuple (x, *context) of them")
     batch = as_batch(x)
-    if not batch[0].dim() or not len(batch[0]):
-        shape = tuple(batch[0].shape)
-        raise ValueError(f"x: got no examples (shape {shape}), expected at least one")
+    check_examples("x", batch[0])
     return batch
 
 
@@ -58,6 +56,7 @@ def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
     check_pair(vae)
     if not isinstance(vae, VAE):
         batch = tuple(entry.to(device_of(vae)) for entry in as_batch(x))
+        check_examples("x", batch[0])
         with torch.no_grad(), evaluating(vae), seeded(0, device=batch[0].device):
             if not vae.is_set_up:
                 vae.setup(*batch)
@@ -147,6 +146,7 @@ def density_draw(
         >>> pixels, x.shape
         ('binary', torch.Size([7, 16]))
     """
+    check_pair(vae)
     levels, *context = as_batch(levels, "levels")
     if pixels == "grey":
         support = _support(vae, levels[:1], [entry[:1] for entry in context])

@@ -19,7 +19,7 @@ from pyro_vae.evaluation.inputs import (
 from pyro_vae.evaluation.memory_limit import MaxBytes
 from pyro_vae.evaluation.result import LogLikelihood, warn_of
 from pyro_vae.evaluation.sharing import sharing
-from pyro_vae.pair import Pair
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch, Examples
 from pyro_vae.utils.modules import device_of
@@ -175,6 +175,8 @@ def estimated(
             f"vae, model, guide: got {_given(vae=vae, model=model, guide=guide)}, expected a vae, "
             "or a model and a guide"
         )
+    if vae is not None:
+        check_pair(vae)
     device = batch[0].device if vae is None else device_of(vae)
     done = sharing(shared, device, vae, model, guide)
     done.check_alike("x", data_hash(batch))

@@ -19,6 +19,7 @@ from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
 from pyro_vae.objectives.registry import named
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.objectives.wrapper import layers
+from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.traces import log_prob_sum
 
 __all__ = ["FreeBitsELBO", "free_bits"]
@@ -59,6 +60,7 @@ def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
     """
     if isinstance(nats, bool) or not isinstance(nats, int | float) or not 0 <= nats < math.inf:
         raise ValueError(f"nats: got {nats!r}, expected a finite number from 0 up")
+    check_count("num_particles", num_particles)
     return FreeBitsELBO(num_particles, float(nats))
 
 

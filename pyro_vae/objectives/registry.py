@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from pyro.infer import ELBO
 
+from pyro_vae.utils.checks import check_text
+
 __all__ = ["named", "named_outer", "names", "parse"]
 
 Make = TypeVar("Make", bound=Callable[..., ELBO])
@@ -67,6 +69,7 @@ def parse(text: str) -> ELBO:
         >>> objectives.parse("warm_up:500:trace_elbo").steps
         500
     """
+    check_text("objective", text)
     name, *numbers = text.split(":")
     inner = numbers[1:2]
     if name in _OUTER and inner not in ([], [name]) and numbers[0].isdecimal():

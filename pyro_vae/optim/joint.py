@@ -2,8 +2,7 @@
 
 import copy
 import math
-import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro
@@ -14,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.compat import stored_parameters
 from pyro_vae.optim.fused import FusedAdam
-from pyro_vae.utils.checks import kind
+from pyro_vae.utils.checks import check_number, is_sequence, kind
 
 __all__ = ["Adam", "JointOptim", "Schedule", "from_torch"]
 
@@ -84,6 +83,8 @@ class JointOptim(PyroOptim):
                 "scheduler"
             )
         super().__init__(cls, kwargs)
+        if isinstance(kwargs, dict) and cls.__module__.startswith("torch."):
+            _check_options(kwargs)
         self.clip_norm = clip_norm
         self.schedule = schedule
         self.optimizer: torch.optim.Optimizer | None = None
@@ -259,6 +260,22 @@ class JointOptim(PyroOptim):
             waiting["schedule"] = None
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError, which name it, for an option that torch's classes share."""
+    if "lr" in options:
+        check_number("lr", options["lr"], 0, use="as learning rate")
+    if "weight_decay" in options:
+        check_number("weight_decay", options["weight_decay"], 0)
+    if "betas" in options:
+        betas = options["betas"]
+        if not is_sequence(betas) or len(betas) != 2:
+            raise TypeError(f"betas: got {betas!r}, expected two numbers from 0 up and below 1")
+        for beta in betas:
+            check_number("betas", beta, 0)
+            if not beta < 1:
+                raise ValueError(f"betas: got {betas!r}, expected two numbers from 0 up, below 1")
+
+
 def _fitted(
     name: str, state: dict[str, Any], parameter: Tensor, options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -338,7 +355,5 @@ def Adam(
         >>> len(fit(vae, torch.ones(128, 16), epochs=1, optim=optimizer)["cost"])
         1
     """
-    if not isinstance(lr, numbers.Real | Tensor):
-        raise TypeError(f"lr: got {lr!r}, expected a number, as in optim.Adam(lr=1e-3)")
     options = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "fused": True}
     return JointOptim(torch.optim.Adam, options, clip_norm, schedule)

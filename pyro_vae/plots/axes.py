@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyro_vae.utils.checks import check_path, kind
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "LINES", "MARKERS", "axes_or_new", "panels", "save"]
+__all__ = ["COLOURS", "LINES", "MARKERS", "axes_or_new", "check_axes", "panels", "save"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Eight colours that colour-blind readers can tell apart, by Okabe and Ito."""
@@ -24,11 +26,29 @@ def axes_or_new(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
         >>> axes_or_new(None, (6.0, 4.0)).figure.get_size_inches().tolist()
         [6.0, 4.0]
     """
+    check_axes(ax)
     if ax is not None:
         return ax
     from matplotlib import pyplot as plt
 
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def check_axes(ax: object, *, none: bool = True) -> None:
+    """Raises TypeError unless `ax` are axes of matplotlib, or None where `none` says so.
+
+    Example:
+        >>> from pyro_vae.plots.axes import check_axes
+        >>> check_axes("left")
+        Traceback (most recent call last):
+        TypeError: ax: got a str, expected a matplotlib.axes.Axes
+    """
+    if none and ax is None:
+        return
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax: got {kind(ax)}, expected a matplotlib.axes.Axes")
 
 
 def panels() -> "tuple[Axes, Axes]":
@@ -60,6 +80,8 @@ def save(ax: "Axes", path: str | Path) -> None:
         >>> path.exists()
         True
     """
+    check_axes(ax, none=False)
+    check_path("path", path)
     from matplotlib import pyplot as plt
 
     figure = ax.get_figure(root=True)

@@ -8,6 +8,18 @@ import torch
 from torch import Tensor
 
 from pyro_vae.plots.axes import COLOURS, LINES, MARKERS, axes_or_new
+from pyro_vae.utils.checks import (
+    check_count,
+    check_examples,
+    check_flag,
+    check_mapping,
+    check_number,
+    check_tensor,
+    check_text,
+    check_values,
+    is_sequence,
+    kind,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +58,11 @@ def latent(
         >>> len(ax.collections)  # one for each digit
         10
     """
+    check_tensor("z", z, "N", "z_dim")
+    check_tensor("labels", labels, "N")
+    if len(labels) != len(z):
+        raise ValueError(f"labels: got {len(labels)}, expected one for each of {len(z)} points")
+    _check_dims(dims, z.shape[1])
     ax = axes_or_new(ax, (6.0, 5.2))
     for place, label in enumerate(labels.unique().tolist()):
         points = z[(labels == label).to(z.device)][:, list(dims)].detach().cpu().numpy()
@@ -72,6 +89,15 @@ def latent(
     return ax
 
 
+def _check_dims(dims: Sequence[int], count: int) -> None:
+    """Raises TypeError or ValueError unless `dims` are two dimensions of `count`."""
+    check_values("dims", dims)
+    for dim in dims:
+        check_count("dims", dim, 0)
+    if len(dims) != 2 or max(dims) >= count:
+        raise ValueError(f"dims: got {dims!r}, expected two of the {count} dimensions, from 0")
+
+
 def training_curves(history: Mapping[str, Sequence[float]], ax: "Axes | None" = None) -> "Axes":
     """Cost, reconstruction, KL and the -ELBO of test data by epoch, in nats per example.
 
@@ -85,6 +111,9 @@ def training_curves(history: Mapping[str, Sequence[float]], ax: "Axes | None" = 
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('epoch', 'nats per example')
     """
+    check_mapping("history", history, "names to columns")
+    if "epoch" not in history:
+        raise ValueError('history: got no column "epoch", expected one')
     ax = axes_or_new(ax, (6.0, 4.0))
     names = [name for name in _LABELS if name in history]
     for place, name in enumerate(names):
@@ -122,6 +151,11 @@ def bands(
         >>> len(ax.lines), len(ax.collections)
         (2, 2)
     """
+    check_values("epochs", epochs)
+    _check_curves(curves, len(epochs))
+    check_text("ylabel", ylabel)
+    check_flag("log", log)
+    check_text("xlabel", xlabel)
     ax = axes_or_new(ax, (6.0, 4.0))
     for place, (name, runs) in enumerate(curves.items()):
         values = torch.tensor(runs, dtype=torch.float64).numpy()
@@ -154,6 +188,9 @@ def lines(
         >>> len(ax.lines)
         2
     """
+    _check_curves(curves)
+    check_text("xlabel", xlabel)
+    check_text("ylabel", ylabel)
     ax = axes_or_new(ax, (6.0, 4.0))
     for place, (name, (x, y)) in enumerate(curves.items()):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
@@ -162,6 +199,28 @@ def lines(
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax
+
+
+def _check_curves(curves: Mapping[str, Sequence[Sequence[float]]], length: int = 0) -> None:
+    """Raises TypeError or ValueError unless each curve is a sequence of sequences.
+
+    Arguments:
+        curves: The curves by name.
+        length: The number of values in each; 0 for the places and values of a line.
+    """
+    check_mapping("curves", curves, "names to curves")
+    for name, runs in curves.items():
+        check_values(f"curves[{name!r}]", runs)
+        for run in runs:
+            if not is_sequence(run):
+                raise TypeError(f"curves[{name!r}]: got {kind(run)}, expected sequences")
+            if length and len(run) != length:
+                raise ValueError(
+                    f"curves[{name!r}]: got a curve of {len(run)} values, expected one for each "
+                    f"of {length} epochs"
+                )
+        if not length and (len(runs) != 2 or len(runs[0]) != len(runs[1])):
+            raise ValueError(f"curves[{name!r}]: got {runs!r}, expected places and as many values")
 
 
 def bounds(
@@ -185,6 +244,11 @@ def bounds(
         >>> ax.get_xlabel(), ax.get_xscale()
         ('samples $k$', 'log')
     """
+    for argument, given in (("sizes", sizes), ("values", values), ("errors", errors)):
+        check_values(argument, given)
+        if len(given) != len(sizes):
+            raise ValueError(f"{argument}: got {len(given)}, expected {len(sizes)}, as sizes")
+    check_text("label", label)
     ax = axes_or_new(ax, (6.0, 4.0))
     bars = 2 * torch.tensor(errors, dtype=torch.float64).nan_to_num().numpy()
     place = len(ax.containers)
@@ -219,6 +283,9 @@ def khat(values: Tensor, threshold: float, ax: "Axes | None" = None) -> "Axes":
         >>> ax.get_ylabel()
         'examples, of 100'
     """
+    check_tensor("values", values, "N")
+    check_examples("values", values)
+    check_number("threshold", threshold, nan=True)
     ax = axes_or_new(ax, (6.0, 4.0))
     finite = values[torch.isfinite(values)].detach().cpu().numpy()
     ax.hist(finite, bins=30, color=COLOURS[0])
@@ -271,8 +338,17 @@ def ranks(
         >>> len(ax.lines)
         3
     """
-    ax = axes_or_new(ax, (6.0, 4.0))
+    check_count("num_samples", num_samples)
+    _check_ranks(ranks, num_samples)
+    check_values("names", names)
+    for name in names:
+        check_text("names", name)
     quantities, count = ranks.shape
+    if len(names) != quantities:
+        raise ValueError(
+            f"names: got {len(names)}, expected one for each of {quantities} rows of ranks"
+        )
+    ax = axes_or_new(ax, (6.0, 4.0))
     places = (torch.arange(num_samples + 1) + 1) / (num_samples + 1)
     band = math.sqrt(math.log(2 * quantities / 0.05) / (2 * count))
     ax.axhspan(-band, band, color="0.9", label="95 % band")
@@ -295,3 +371,14 @@ def ranks(
     )
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
+
+
+def _check_ranks(ranks: Tensor, num_samples: int) -> None:
+    """Raises TypeError or ValueError unless these are ranks among a number of draws."""
+    check_tensor("ranks", ranks, "quantities", "N")
+    if ranks.is_floating_point() or ranks.is_complex() or ranks.dtype == torch.bool:
+        raise TypeError(f"ranks: got {ranks.dtype}, expected integers")
+    if not ranks.numel() or ranks.min() < 0 or ranks.max() > num_samples:
+        raise ValueError(
+            f"ranks: got {ranks.numel()} of them, expected one or more, from 0 to {num_samples}"
+        )

@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 import torch
 from torch import Tensor
 
-from pyro_vae.plots.axes import axes_or_new
-from pyro_vae.utils.checks import kind
+from pyro_vae.plots.axes import axes_or_new, check_axes
+from pyro_vae.utils.checks import (
+    check_count,
+    check_function,
+    check_mapping,
+    check_positive,
+    check_text,
+    kind,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +59,8 @@ def images(x: Tensor, columns: int = 10, title: str = "", ax: "Axes | None" = No
         >>> ax.images[0].get_array().shape  # four rows of five images
         (128, 160, 3)
     """
+    check_count("columns", columns)
+    check_text("title", title)
     flat = _as_images("x", x)
     rows = -(-len(flat) // columns)
     height, width = flat.shape[1:3]
@@ -96,6 +105,8 @@ def reconstructions(
         >>> ax.images[0].get_array().shape
         (56, 196)
     """
+    check_count("columns", columns)
+    check_axes(ax)
     if not isinstance(x, Tensor):
         reconstruct = getattr(x, "reconstruct", None)
         if not callable(reconstruct):
@@ -132,6 +143,7 @@ def side_by_side(rows: Mapping[str, Tensor], ax: "Axes | None" = None) -> "Axes"
         >>> ax.images[0].get_array().shape
         (84, 196)
     """
+    check_mapping("rows", rows, "names to images")
     shapes = {tuple(_checked(f"rows[{name!r}]", x).shape) for name, x in rows.items()}
     if len(shapes) != 1 or not len(next(iter(rows.values()))):
         raise ValueError(
@@ -175,6 +187,8 @@ def generated(
         >>> vae = presets.build("conditional-mlp", shape=(28, 28))
         >>> ax = plots.generated(vae, context=torch.arange(10))  # a row for each class
     """
+    check_count("columns", columns)
+    check_axes(ax)
     if isinstance(x, Tensor):
         if context is not None:
             raise TypeError("context: got it with images, expected a VAE that generates them")
@@ -225,6 +239,11 @@ def manifold(
         >>> ax.images[0].get_array().shape
         (140, 140)
     """
+    check_function("decode", decode)
+    check_count("size", size)
+    check_positive("limit", limit)
+    check_function("quantile", quantile, none=True)
+    check_axes(ax)
     if quantile is None:
         line = torch.linspace(-limit, limit, size)
         labels = [f"{value + 0.0:.1f}" for value in line.round(decimals=6).tolist()]

@@ -23,7 +23,7 @@ from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Source
 from pyro_vae.training.trackers import check_tracker
-from pyro_vae.utils.checks import check_count, check_seed, kind
+from pyro_vae.utils.checks import check_count, check_function, check_seed, kind
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.random import seeded
@@ -37,7 +37,6 @@ __all__ = [
     "check_settings",
     "check_shares",
     "check_size",
-    "check_trained",
     "described",
     "set_up",
     "shares_of",
@@ -76,7 +75,8 @@ def sources_of(
             begin=begin,
         )
         for argument, data in given.items()
-        if argument == "train" or not (data is None or is_fraction(data))
+        if argument == "train"
+        or not (data is None or (argument == "validation" and is_fraction(data)))
     }
     if is_fraction(validation):
         sources |= split(sources["train"], validation, seed)
@@ -105,6 +105,7 @@ def set_up(
                     f"train: got a first batch on which model or guide fails ({reason}), expected "
                     "shapes and dtypes that they take"
                 ) from error
+    _check_trained(pair)
     if isinstance(optim, Held):
         held = {id(p) for group in optim.optimizer.param_groups for p in group["params"]}
         own = {id(p): name for name, p in pair.named_parameters()}
@@ -156,9 +157,11 @@ def check_extras(
     checkpoint: object,
     callbacks: Sequence[Callback],
     tracker: object,
+    transform: object,
 ) -> None:
     """Raises TypeError or ValueError unless these fit the other arguments."""
     check_tracker(tracker)
+    check_function("transform", transform, none=True)
     if average is not None and not isinstance(average, Averaging):
         raise TypeError(f"average: got {kind(average)}, expected an Averaging or None")
     if recovery is not None and not isinstance(recovery, Recovery):
@@ -206,7 +209,7 @@ def check_gradients(place: str = "fit") -> None:
         )
 
 
-def check_trained(pair: Pair) -> None:
+def _check_trained(pair: Pair) -> None:
     """Raises ValueError if a pair has nothing to train."""
     if not any(p.requires_grad for p in pair.parameters()):
         raise ValueError(
@@ -238,7 +241,7 @@ def check_size(source: Source, batch_size: int) -> None:
         warnings.warn(
             f"batch_size: got {batch_size} for {examples} training examples, so each epoch is "
             f"one batch of {examples}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -251,7 +254,8 @@ def check_settings(
     compile: object,
     callbacks: Sequence[Callback],
 ) -> None:
-    """Raises TypeError or ValueError if an argument is out of range."""
+    """Raises TypeError or ValueError if an argument is out of range, or gradients are off."""
+    check_gradients()
     check_pair(vae)
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)

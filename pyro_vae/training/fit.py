@@ -209,7 +209,7 @@ def fit(
     device = device_of(vae)
     processes = processes_of(device, process_group)
     check_shares(accumulate, processes, vae, objective)
-    check_extras(average, recovery, checkpoint, callbacks, tracker)
+    check_extras(average, recovery, checkpoint, callbacks, tracker, transform)
 
     with together(processes, "fit"):
         resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)

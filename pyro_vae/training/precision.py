@@ -9,7 +9,7 @@ import torch
 
 from pyro_vae.compat import has_bfloat16_products
 from pyro_vae.networks import bfloat16
-from pyro_vae.pair import Pair
+from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.modules import device_of, dtype_of
 
 __all__ = ["check_precision", "program"]
@@ -37,9 +37,16 @@ def program(vae: Pair, precision: str) -> tuple[Callable[..., Any], Callable[...
         vae: The pair.
         precision: ``"float32"`` or ``"bf16"``.
     """
+    check_pair(vae)
+    _check_name(precision)
     if precision == "float32":
         return vae.model, vae.guide
     return _InBfloat16(vae, vae.model), _InBfloat16(vae, vae.guide)
+
+
+def _check_name(precision: object) -> None:
+    if precision not in ("float32", "bf16"):
+        raise ValueError(f'precision: got {precision!r}, expected "float32" or "bf16"')
 
 
 def check_precision(vae: Pair, precision: str) -> None:
@@ -52,8 +59,7 @@ def check_precision(vae: Pair, precision: str) -> None:
     Warns:
         UserWarning: The processor has no matrix products in bfloat16.
     """
-    if precision not in ("float32", "bf16"):
-        raise ValueError(f'precision: got {precision!r}, expected "float32" or "bf16"')
+    _check_name(precision)
     if precision == "float32":
         return
     if dtype_of(vae) != torch.float32:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pyro_vae.utils.checks import kind
+from pyro_vae.utils.checks import check_path, kind
 from pyro_vae.utils.tables import markdown
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        check_path("folder", folder)
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and rarely used
 
         self._writer = SummaryWriter(str(folder))

@@ -4,26 +4,41 @@ The messages start with the name of the argument, and say what came and what was
 """
 
 import math
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
+from os import PathLike
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = [
     "check_bounds",
     "check_count",
     "check_df",
+    "check_examples",
+    "check_flag",
+    "check_function",
     "check_index",
     "check_interval",
+    "check_mapping",
     "check_module",
+    "check_number",
+    "check_path",
+    "check_positive",
     "check_seed",
+    "check_tensor",
+    "check_text",
+    "check_values",
     "is_positive",
+    "is_sequence",
     "kind",
 ]
 
 
-def check_count(argument: str, count: int) -> None:
-    """Raises ValueError unless `count` is a positive integer.
+def check_count(argument: str, count: int, low: int = 1) -> None:
+    """Raises ValueError unless `count` is an integer from `low` up, 1 or 0.
 
     Example:
         >>> from pyro_vae.utils.checks import check_count
@@ -31,8 +46,9 @@ def check_count(argument: str, count: int) -> None:
         Traceback (most recent call last):
         ValueError: z_dim: got 0, expected a positive integer
     """
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{argument}: got {count!r}, expected a positive integer")
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < low:
+        expected = "a positive integer" if low else "an integer from 0 up"
+        raise ValueError(f"{argument}: got {count!r}, expected {expected}")
 
 
 def check_index(argument: str, index: int) -> None:
@@ -47,7 +63,7 @@ def check_index(argument: str, index: int) -> None:
         raise ValueError(f"{argument}: got {index!r}, expected an index from 0")
 
 
-def check_seed(seed: int | None) -> None:
+def check_seed(seed: int | None, argument: str = "seed") -> None:
     """Raises TypeError or ValueError unless `seed` is None or an int from 0 to 2**32 - 1.
 
     Example:
@@ -59,9 +75,9 @@ def check_seed(seed: int | None) -> None:
     if seed is None:
         return
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed: got {seed!r}, expected None or an int from 0 to 2**32 - 1")
+        raise TypeError(f"{argument}: got {seed!r}, expected None or an int from 0 to 2**32 - 1")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed: got {seed}, expected None or an int from 0 to 2**32 - 1")
+        raise ValueError(f"{argument}: got {seed}, expected None or an int from 0 to 2**32 - 1")
 
 
 def is_positive(number: object) -> bool:
@@ -75,6 +91,202 @@ def is_positive(number: object) -> bool:
     return (
         isinstance(number, Real) and not isinstance(number, bool) and 0 < float(number) < math.inf
     )
+
+
+def check_positive(argument: str, number: float) -> None:
+    """Raises ValueError unless `number` is a finite number above 0.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_positive
+        >>> check_positive("limit", 0.0)
+        Traceback (most recent call last):
+        ValueError: limit: got 0.0, expected a number above 0 that is finite
+    """
+    if not is_positive(_plain(number)):
+        raise ValueError(f"{argument}: got {number!r}, expected a number above 0 that is finite")
+
+
+def check_number(
+    argument: str,
+    number: object,
+    low: float = -math.inf,
+    *,
+    use: str = "",
+    nan: bool = False,
+    none: bool = False,
+) -> None:
+    """Raises TypeError or ValueError unless `number` is a finite number from `low` up.
+
+    Arguments:
+        argument: Its name.
+        number: A number of Python or NumPy, or a tensor that has one.
+        low: The smallest number; none by default.
+        use: What the number is for, at the end of the message.
+        nan: Whether NaN is taken too.
+        none: Whether None is taken too.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_number
+        >>> check_number("lr", -1.0, 0, use="as learning rate")
+        Traceback (most recent call last):
+        ValueError: lr: got -1.0, expected a finite number from 0 up as learning rate
+    """
+    if none and number is None:
+        return
+    plain, end = _plain(number), (f" {use}" if use else "") + _or_none(none)
+    if not isinstance(plain, Real) or isinstance(plain, bool):
+        raise TypeError(f"{argument}: got {number!r}, expected a number{end}")
+    value = float(plain)
+    taken = nan if math.isnan(value) else math.isfinite(value) and value >= low
+    if not taken:
+        bound = "" if low == -math.inf else f" from {low:g} up"
+        raise ValueError(f"{argument}: got {number!r}, expected a finite number{bound}{end}")
+
+
+def _plain(number: object) -> object:
+    """The number of Python in a tensor or an array that has one; anything else as it is."""
+    if isinstance(number, Tensor | np.ndarray | np.generic) and math.prod(number.shape) == 1:
+        plain: object = number.item()
+        return plain
+    return number
+
+
+def check_flag(argument: str, flag: object) -> None:
+    """Raises TypeError unless `flag` is True or False.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_flag
+        >>> check_flag("sample", "yes")
+        Traceback (most recent call last):
+        TypeError: sample: got 'yes', expected True or False
+    """
+    if not isinstance(flag, bool | np.bool_):
+        raise TypeError(f"{argument}: got {flag!r}, expected True or False")
+
+
+def check_text(argument: str, text: object) -> None:
+    """Raises TypeError unless `text` is a string.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_text
+        >>> check_text("title", 3)
+        Traceback (most recent call last):
+        TypeError: title: got an int, expected a string
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{argument}: got {kind(text)}, expected a string")
+
+
+def check_path(argument: str, path: object, *, none: bool = False) -> None:
+    """Raises TypeError unless `path` is a string or a ``Path``, or is None where `none` says so.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_path
+        >>> check_path("folder", None)
+        Traceback (most recent call last):
+        TypeError: folder: got None, expected a string or a Path
+    """
+    if not (isinstance(path, str | PathLike) or (none and path is None)):
+        raise TypeError(
+            f"{argument}: got {kind(path)}, expected a string or a Path{_or_none(none)}"
+        )
+
+
+def check_function(argument: str, function: object, *, none: bool = False) -> None:
+    """Raises TypeError unless `function` can be called, or is None where `none` says so.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_function
+        >>> check_function("decode", "f")
+        Traceback (most recent call last):
+        TypeError: decode: got a str, expected a function
+    """
+    if not (callable(function) or (none and function is None)):
+        raise TypeError(f"{argument}: got {kind(function)}, expected a function{_or_none(none)}")
+
+
+def check_mapping(
+    argument: str, mapping: object, of: str = "names to values", *, empty: bool = False
+) -> None:
+    """Raises TypeError or ValueError unless `mapping` is one, with at least one entry.
+
+    Arguments:
+        argument: Its name.
+        mapping: The mapping.
+        of: What it maps to what, for the message.
+        empty: Whether one without entries is taken too.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_mapping
+        >>> check_mapping("rows", {})
+        Traceback (most recent call last):
+        ValueError: rows: got none, expected at least one
+    """
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{argument}: got {kind(mapping)}, expected a mapping of {of}")
+    if not mapping and not empty:
+        raise ValueError(f"{argument}: got none, expected at least one")
+
+
+def _or_none(none: bool) -> str:
+    return " or None" if none else ""
+
+
+def check_values(argument: str, values: object) -> None:
+    """Raises TypeError or ValueError unless `values` is a sequence with one entry or more.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_values
+        >>> check_values("sizes", [])
+        Traceback (most recent call last):
+        ValueError: sizes: got none, expected at least one
+    """
+    if not is_sequence(values):
+        raise TypeError(f"{argument}: got {kind(values)}, expected a sequence")
+    if not len(values):
+        raise ValueError(f"{argument}: got none, expected at least one")
+
+
+def is_sequence(values: object) -> TypeGuard[Collection[Any]]:
+    """Whether `values` is a sequence, an array or a tensor of entries, and no string.
+
+    Example:
+        >>> from pyro_vae.utils.checks import is_sequence
+        >>> is_sequence([1, 2]), is_sequence(torch.zeros(2)), is_sequence("12"), is_sequence(12)
+        (True, True, False, False)
+    """
+    single = isinstance(values, str | bytes | Mapping) or getattr(values, "ndim", 1) == 0
+    return isinstance(values, Collection) and not single
+
+
+def check_tensor(argument: str, value: object, *names: str) -> None:
+    """Raises TypeError or ValueError unless `value` is a tensor with dimensions of these names.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_tensor
+        >>> check_tensor("z", torch.zeros(3), "N", "z_dim")
+        Traceback (most recent call last):
+        ValueError: z: got shape (3,), expected (N, z_dim)
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{argument}: got {kind(value)}, expected a torch.Tensor")
+    if value.dim() != len(names):
+        expected = ", ".join(names) + ("," if len(names) == 1 else "")
+        raise ValueError(f"{argument}: got shape {tuple(value.shape)}, expected ({expected})")
+
+
+def check_examples(argument: str, x: Tensor) -> None:
+    """Raises ValueError unless a tensor has a first dimension, with one example or more.
+
+    Example:
+        >>> from pyro_vae.utils.checks import check_examples
+        >>> check_examples("x", torch.zeros(0, 4))
+        Traceback (most recent call last):
+        ValueError: x: got no examples (shape (0, 4)), expected at least one
+    """
+    if not x.dim() or not len(x):
+        shape = tuple(x.shape)
+        raise ValueError(f"{argument}: got no examples (shape {shape}), expected at least one")
 
 
 def check_df(df: float) -> None:

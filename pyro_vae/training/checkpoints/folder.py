@@ -16,6 +16,7 @@ from pyro_vae.training.checkpoints.interval import Interval
 from pyro_vae.training.checkpoints.settings import Settings
 from pyro_vae.training.checkpoints.state import load_pair
 from pyro_vae.training.history import History
+from pyro_vae.utils.checks import check_flag, check_path
 from pyro_vae.utils.packed import Tensors, pack, unpack
 from pyro_vae.utils.sealed import DamagedRun, sealed_state, unsealed_state, write_files
 from pyro_vae.version import __version__
@@ -222,6 +223,7 @@ def load_checkpoint(
         The history up to the checkpoint.
 
     Raises:
+        TypeError: An argument has the wrong type.
         FileNotFoundError: There is no such checkpoint.
         ValueError: It has no average.
         DamagedRun: A file is damaged. It is a ValueError that names the file.
@@ -238,6 +240,9 @@ def load_checkpoint(
         [1, 2]
     """
     check_pair(into, "into")
+    check_path("folder", folder)
+    check_flag("best", best)
+    check_flag("averaged", averaged)
     loaded = _last_good(Path(folder))
     if loaded is None:
         raise FileNotFoundError(f"{folder}: holds no checkpoint, expected those of fit")
