@@ -8,7 +8,6 @@ entry in one of the two, or in ``ANYTHING`` with the reason for which nothing is
 import inspect
 import math
 import re
-import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -595,14 +594,11 @@ def test_a_wrong_argument_is_named(
     arguments = right_arguments(target) | {parameter: value}
     files = set(tmp_path.rglob("*"))
     state = torch.get_rng_state()
-    start = time.perf_counter()
     with pytest.raises((TypeError, ValueError)) as caught:
         call(target, arguments)
-    seconds = time.perf_counter() - start
     plt.close("all")
     argument = NAMED_AS.get(f"{target}.{parameter}", parameter)
     assert re.search(rf"\b({argument})\b", str(caught.value)), str(caught.value)
-    assert seconds < 1.0
     assert set(tmp_path.rglob("*")) == files, "a file was written before the error"
     if "vae" in arguments:
         assert torch.equal(torch.get_rng_state(), state), "numbers were drawn before the error"

@@ -23,15 +23,20 @@ _TIMES = "time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "sle
 _EFFECTS: dict[Any, str] = {getattr(time, name): f"time.{name}" for name in _TIMES}
 _EFFECTS |= {getattr(builtins, name): name for name in ("print", "open", "input")}
 _EFFECTS[datetime.datetime.now] = "datetime.now"
-_EFFECTIVE = {"logging", "os", "subprocess", "socket", "secrets", "uuid", "tempfile"}
+_EFFECTIVE = {"logging", "os", "pathlib", "subprocess", "socket", "secrets", "uuid", "tempfile"}
 
 ENVIRONMENT = {"environ", "environb", "getenv"}
 """Names by which code reads the variables of the environment, which are compared too."""
 
 _READING_THE_ENVIRONMENT = "__getitem__", "getenv", "encode", "decode"
 
+# Names in code that reads an attribute which need not be there.
+_ASKING = {"getattr", "hasattr", "AttributeError", "suppress"}
+
 # Names of functions that read attributes and variables by a name that the code need not have.
-_BY_ANY_NAME = {"getattr", "setattr", "vars", "__dict__", "eval", "exec", "globals"}
+_BY_ANY_NAME = {"getattr", "setattr", "hasattr", "delattr", "vars", "__dict__", "locals"}
+_BY_ANY_NAME |= {"eval", "exec", "globals", "attrgetter", "asdict", "astuple", "fields"}
+_BY_ANY_NAME |= {"replace", "copy", "deepcopy"}
 
 
 def in_library(module: str | type | None) -> bool:
@@ -76,6 +81,8 @@ def names_in(code: CodeType) -> Names:
     for constant in code.co_consts:
         if isinstance(constant, str):  # the name that `getattr` is given
             attributes.add(constant)
+        elif isinstance(constant, tuple | frozenset):  # those of a pattern of `match`
+            attributes.update(each for each in constant if isinstance(each, str))
         elif isinstance(constant, CodeType):
             inner = names_in(constant)
             variables |= inner.variables
@@ -102,12 +109,19 @@ class Calls:
     def recorded(self) -> Iterator[None]:
         """Records the calls of this thread inside the block."""
         self._names = {}
-        before = sys.getprofile()
+        before, collects = sys.getprofile(), gc.isenabled()
+        gc.disable()  # Its callbacks would be taken for a part of the program.
         sys.setprofile(self._see)
         try:
             yield
         finally:
-            sys.setprofile(before)
+            sys.setprofile(None)
+            if callable(before):
+                sys.setprofile(before)
+            elif before is not None:  # cProfile's, which is no function
+                before.enable()
+            if collects:
+                gc.enable()
 
     def _see(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -174,6 +188,11 @@ class Calls:
         for code in self._own:
             names = names_in(code)
             yield self._spaces[code], names.variables | (names.attributes & ENVIRONMENT)
+
+    def asked_for(self) -> set[str]:
+        """Names of attributes that an object may get later: those that code asks for."""
+        codes = [code for code in self._own if _ASKING & {*code.co_names}]
+        return {name for code in codes for name in names_in(code).attributes}
 
     def attributes(self, owner: Any) -> Container[object]:
         """The names of an object's attributes that the functions read, or may read."""

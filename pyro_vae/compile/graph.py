@@ -239,7 +239,9 @@ class Graph:
 
         # The others take gradients too, whose functions may read and change something else.
         three = map(partial, [run] * 3, [program.rehearse, program.function, program.function])
-        self._reach = static_reach(list(three), [*program.owners, *program.roots], given)
+        given_objects = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if not is_input(leaf)]
+        roots = [*program.owners, *program.roots, *given_objects]
+        self._reach = static_reach(list(three), roots, given)
         (found, drawn), *_ = runs
         if set(store.keys()) != names:
             # If the first run drew initial values of parameters, the same random numbers must not

@@ -2,25 +2,49 @@
 
 import os
 import random
-from collections import deque
+import weakref
+from argparse import Namespace
+from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from enum import Enum
+from contextvars import ContextVar
 from functools import partial
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinMethodType,
+    CellType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
 from typing import Any
 
 import numpy as np
 import torch
+from pyro.nn import PyroSample
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae.compat import global_hooks, module_hooks, tables, tensor_hooks
 from pyro_vae.compile.calls import ALL, ENVIRONMENT, Calls, content, in_library, names_in
+from pyro_vae.compile.values import (
+    CONTAINERS,
+    NUMBERS,
+    PLAIN,
+    elements_of,
+    equal,
+    generator_state,
+    is_plain,
+    refill,
+    same,
+    same_elements,
+)
 
 __all__ = ["Reach", "Unseen"]
 
-_NUMBERS = bool, int, float, complex, str, bytes, type(None), np.generic, Enum
-_PLAIN = (*_NUMBERS, torch.dtype, torch.device, torch.layout, torch.memory_format)
-_CONTAINERS = list, dict, set, frozenset, tuple, deque
+_OPEN = SimpleNamespace, Namespace, Messenger, Distribution, PyroSample
+_FOLLOWED = Tensor, FunctionType, MethodType, nn.Module, *_OPEN
 _ARRAY = 10**6  # the most numbers of an array
 _MOST = 10**4  # the most objects
 _MISSING = object()
@@ -69,6 +93,7 @@ class Reach:
             for space, names in calls.variables():
                 self._variables(space, names)
         self._seen.clear()
+        self._calls = None  # It has the values of closures.
 
     def iterators(self) -> list[str]:
         """The iterators that the functions in reach name."""
@@ -82,10 +107,10 @@ class Reach:
                 return path
         for table, key, before, path in self._entries:
             value = table.get(key, _MISSING)
-            if value is not before and not _same(value, before):
+            if value is not before and not same(value, before):
                 return path
         for container, elements, path in self._containers:
-            if not _same_elements(_elements(container), elements):
+            if not same_elements(elements_of(container), elements):
                 return path
         for owner, kind, path in self._kinds:
             if type(owner) is not kind:
@@ -94,7 +119,7 @@ class Reach:
             if tensor.requires_grad is not trained or (trained and tensor_hooks(tensor)):
                 return path
         for read, before, _, path in self._others:
-            if not _equal(read(), before):
+            if not equal(read(), before):
                 return path
         return ""
 
@@ -107,16 +132,16 @@ class Reach:
                 else:
                     table[key] = before
         for container, elements, _ in self._containers:
-            if not _same_elements(_elements(container), elements):
-                _refill(container, elements)
+            if not same_elements(elements_of(container), elements):
+                refill(container, elements)
         for read, before, write, _ in self._others:
-            if write is not None and not _equal(read(), before):
+            if write is not None and not equal(read(), before):
                 write(before)
 
     # Following what is there.
 
     def _walk(self, value: Any, path: str) -> None:
-        if isinstance(value, _PLAIN) or id(value) in self._seen:
+        if isinstance(value, PLAIN) or id(value) in self._seen:
             return
         if len(self._seen) > _MOST:
             self._refuse(f"{path}, which has more than {_MOST:,} objects behind it")
@@ -125,9 +150,15 @@ class Reach:
         kinds: list[tuple[Any, Callable[[Any, str], None]]] = [
             (Tensor, self._tensor),
             (nn.Module, self._module),
-            (_CONTAINERS, self._container),
+            (CONTAINERS, self._container),
             (FunctionType, self._function),
             (MethodType, self._method),
+            (BuiltinMethodType, self._builtin),
+            (partial, self._partial),
+            (MappingProxyType, self._proxy),
+            ((bytearray, memoryview, array), self._buffer),
+            (ContextVar, self._context_variable),
+            (weakref.ReferenceType, self._reference),
             (CellType, self._cell),
             (ModuleType, self._python_module),
             (type, self._class),
@@ -166,12 +197,15 @@ class Reach:
 
     def _object(self, value: Any, path: str) -> None:
         """An object's attributes, as far as the program reads them, and its class."""
-        if isinstance(value, Iterator):
+        if isinstance(value, Iterator) and not isinstance(value, weakref.ProxyTypes):
             self._refuse(f"{path}, an iterator")
             self._iterators.append(path)
-        state = getattr(value, "__dict__", {})
+        try:
+            state = object.__getattribute__(value, "__dict__")
+        except AttributeError:
+            state = {}
         self._entries_of(state, [n for n in state if self._counts(value, n, state[n])], path)
-        if isinstance(value, nn.Module) or not in_library(type(value)):
+        if isinstance(value, (nn.Module, *_OPEN)) or not in_library(type(value)):
             self._kinds.append((value, type(value), path))
             self._over_the_class(value, state, path)
         if in_library(type(value)):
@@ -186,7 +220,8 @@ class Reach:
         """The methods and attributes of a class, which an object may get of its own."""
         names = self._attributes_of(owner)
         own = [n for cls in type(owner).__mro__ if not in_library(cls) for n in vars(cls)]
-        for name in {"forward", *own} - state.keys():
+        asked = () if self._calls is None else self._calls.asked_for()
+        for name in {"forward", *asked, *own} - state.keys():
             if name in names or name == "forward":
                 self._entries.append((state, name, _MISSING, f"{path}.{name}"))
 
@@ -203,9 +238,13 @@ class Reach:
             return True
         if type(owner).__module__.startswith("pyro_vae") and name.startswith("_"):
             return False
-        if isinstance(owner, nn.Module) and isinstance(value, Tensor | FunctionType | MethodType):
-            return True
-        return isinstance(value, nn.Module) or _is_plain(value)
+        if type(owner).__module__.startswith("pyro_vae") and not isinstance(owner, nn.Module):
+            return is_plain(value)
+        if isinstance(owner, (nn.Module, *_OPEN)):
+            # A cache of a library, such as that of a transform, is one of its own classes.
+            own = not in_library(type(value)) or isinstance(value, _FOLLOWED)
+            return own or is_plain(value)
+        return isinstance(value, nn.Module) or is_plain(value)
 
     def _entries_of(self, table: Mapping[Any, Any], names: Iterable[Any], path: str) -> None:
         for name in names:
@@ -214,9 +253,9 @@ class Reach:
 
     def _variables(self, space: Mapping[str, Any], names: Iterable[str]) -> None:
         for name in names:
-            if name in space:
-                self._entries.append((space, name, space[name], name))
-                self._walk(space[name], name)
+            value = space.get(name, _MISSING)  # It may come later.
+            self._entries.append((space, name, value, name))
+            self._walk(value, name)
         if not ENVIRONMENT.isdisjoint(names):
             self._others.append((os.environ.copy, os.environ.copy(), None, "os.environ"))
 
@@ -234,11 +273,11 @@ class Reach:
             )
 
     def _container(self, value: Any, path: str) -> None:
-        elements = _elements(value)
+        elements = elements_of(value)
         self._containers.append((value, elements, path))
         items = value.items() if isinstance(value, dict) else enumerate(elements)
         for key, each in items:
-            self._walk(each, f"{path}[{key!r}]" if isinstance(key, _NUMBERS) else path)
+            self._walk(each, f"{path}[{key!r}]" if isinstance(key, NUMBERS) else path)
 
     def _array(self, value: np.ndarray, path: str) -> None:
         if value.size > _ARRAY:
@@ -250,6 +289,27 @@ class Reach:
 
         self._others.append((lambda: value, value.copy(), write, path))
 
+    def _builtin(self, function: Any, path: str) -> None:
+        """A method of an object of C, such as a dict's ``get``."""
+        if not isinstance(function.__self__, ModuleType):
+            self._walk(function.__self__, path)
+
+    def _partial(self, function: "partial[Any]", path: str) -> None:
+        self._other(lambda: (function.func, function.args), path)
+        self._walk(function.keywords, path)
+
+    def _proxy(self, mapping: Any, path: str) -> None:
+        self._other(lambda: dict(mapping), path)
+
+    def _buffer(self, value: Any, path: str) -> None:
+        self._other(lambda: bytes(value), path)
+
+    def _context_variable(self, variable: "ContextVar[Any]", path: str) -> None:
+        self._other(lambda: variable.get(None), path)
+
+    def _reference(self, reference: "weakref.ReferenceType[Any]", path: str) -> None:
+        self._other(reference, path)
+
     def _method(self, method: MethodType, path: str) -> None:
         self._walk(method.__self__, path)
         self._walk(method.__func__, path)
@@ -258,8 +318,10 @@ class Reach:
         if in_library(function.__module__):
             return
         self._others.append((lambda: function.__code__, function.__code__, None, path))
-        self._walk(function.__defaults__, path)
-        self._walk(function.__kwdefaults__, path)
+        self._other(lambda: function.__defaults__, path)
+        self._other(lambda: function.__kwdefaults__, path)
+        own, names = vars(function), self._attributes_of(function)
+        self._entries_of(own, [name for name in own if name in names], path)
         free = function.__code__.co_freevars
         for name, cell in zip(free, function.__closure__ or (), strict=True):
             self._walk(cell, f"{name} of {path}")
@@ -279,6 +341,9 @@ class Reach:
         self._walk(read(), path)
 
     def _generator(self, generator: Any, path: str) -> None:
+        if isinstance(generator, random.SystemRandom):
+            self._refuse(f"{path}, whose numbers are the system's")
+            return
         read, write = generator_state(generator)
         self._others.append((read, read(), write, path))
 
@@ -287,75 +352,9 @@ _HELD = frozenset(vars(nn.Module())) - {"training"}
 _OF_A_CLASS = "__dict__", "__weakref__", "__doc__", "__module__", "__slots__"
 
 
-def generator_state(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """What reads the state of a random generator, and what sets it."""
-    if isinstance(generator, random.Random):
-        return generator.getstate, generator.setstate
-    if isinstance(generator, torch.Generator):
-        return generator.get_state, generator.set_state
-    if isinstance(generator, np.random.RandomState):
-        return partial(generator.get_state, legacy=False), generator.set_state
-    bits = generator.bit_generator
-    return lambda: bits.state, partial(setattr, bits, "state")
-
-
-def _elements(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [each for item in value.items() for each in item]
-    return list(value)
-
-
-def _refill(container: Any, elements: list[Any]) -> None:
-    """Puts elements back into a container that can be changed."""
-    if isinstance(container, dict):
-        container.clear()
-        container.update(zip(elements[::2], elements[1::2], strict=True))
-    elif isinstance(container, list):
-        container[:] = elements
-    elif isinstance(container, set):
-        container.clear()
-        container.update(elements)
-    elif isinstance(container, deque):
-        container.clear()
-        container.extend(elements)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a number or a string, or a container of these alone."""
-    if isinstance(value, _CONTAINERS):
-        return all(map(_is_plain, _elements(value)))
-    return isinstance(value, _PLAIN)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two values of one type are equal numbers or strings, or have equal elements."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, _CONTAINERS):
-        return _same_elements(_elements(a), _elements(b))
-    if isinstance(a, MethodType):
-        return a.__self__ is b.__self__ and a.__func__ is b.__func__
-    # The repr tells 0.0 from -0.0, and is the same for NaN.
-    return isinstance(a, _PLAIN) and repr(a) == repr(b)
-
-
-def _same_elements(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(x is y or _same(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """The same for states of generators, arrays and all else."""
-    if a is b:
-        return True
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
-    return _same(a, b)
-
-
 def _slots(cls: type) -> Iterable[str]:
     slots = vars(cls).get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else slots
+    private = f"_{cls.__name__.lstrip('_')}"
+    for name in (slots,) if isinstance(slots, str) else slots:
+        hidden = name.startswith("__") and not name.endswith("__")
+        yield private + name if hidden else name

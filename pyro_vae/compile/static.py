@@ -67,6 +67,11 @@ def static_reach(
     except NotStatic:
         before.restore()
         raise
+    except RecursionError as error:
+        before.restore()
+        raise NotStatic(
+            f"compiled: model or guide reads objects that are nested too deeply; {UNCOMPILED}"
+        ) from error
     finally:
         random.restore()
         python.restore()

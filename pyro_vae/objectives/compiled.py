@@ -271,7 +271,12 @@ class Compiled(WithTerms):
             guess_plates(inner, model, guide, args, kwargs)
         numbers = tuple(map(plain, (*outer, inner)))
         how = (None, self.by_inductor) if how is None else how
-        key = (kind, model, guide, signature(args, kwargs), ambient(), numbers, how)
+        try:
+            key = (kind, model, guide, signature(args, kwargs), ambient(), numbers, how)
+            hash(key)
+        except TypeError as error:
+            self.give_up(error)
+            return None
 
         def make() -> LossGraph:
             random = RandomState(inputs(args, kwargs))

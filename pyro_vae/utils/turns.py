@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 __all__ = ["offer_turn", "one_at_a_time", "one_training", "others_turn", "turn"]
 
@@ -15,66 +15,38 @@ R = TypeVar("R")
 
 
 class _Turns:
-    """A lock that a thread may take several times, and that threads get in their order."""
+    """A lock of the process, and who waits for it.
+
+    The lock is taken by a ``with`` of its own, which Ctrl-C cannot interrupt between taking the
+    lock and giving it back.
+
+    Attributes:
+        lock: What a thread has during its turn. It may take it several times.
+        present: The threads that have their turn, or wait for it.
+        trains: The thread that trains, or None.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[tuple[int, threading.Event]] = deque()
-        self._owner: int | None = None
-        self._depth = 0
+        self.lock: Any = threading.RLock()
+        self.present: deque[int] = deque()
         self.trains: int | None = None
-
-    def take(self, depth: int = 1) -> None:
-        """Takes the turn, as soon as the threads that have waited longer have had theirs."""
-        own = threading.get_ident()
-        if self._owner == own:
-            self._depth += depth
-            return
-        event = threading.Event()
-        with self._lock:
-            if self._owner is None:
-                self._owner, self._depth = own, depth
-                return
-            self._waiting.append((own, event))
-        try:
-            event.wait()
-        except BaseException:  # Ctrl-C
-            with self._lock:
-                if self._owner == own:  # It was handed over just now.
-                    self._hand_over()
-                else:
-                    self._waiting.remove((own, event))
-            raise
-        self._depth = depth
-
-    def give(self) -> None:
-        """Gives the turn back, once for each time that it was taken."""
-        self._depth -= 1
-        if not self._depth:
-            with self._lock:
-                self._hand_over()
+        self._passing = threading.Condition(self.lock)
 
     def offer(self) -> None:
         """Lets the threads that wait have their turn."""
-        if self._waiting and self._owner == threading.get_ident():
-            depth, self._depth = self._depth, 1
-            self.give()
-            self.take(depth)
+        own = threading.get_ident()
+        for _ in [thread for thread in self.present if thread != own]:
+            self._passing.wait(1e-4)  # It gives the lock back, and then waits for it.
 
-    def leave(self) -> int:
-        """Gives the turn back altogether; returns how often it was taken, for :meth:`take`."""
-        if self._owner != threading.get_ident():
-            return 0
-        depth, self._depth = self._depth, 1
-        self.give()
-        return depth
-
-    def _hand_over(self) -> None:
-        if self._waiting:
-            self._owner, event = self._waiting.popleft()
-            event.set()
-        else:
-            self._owner = None
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """A context in which this thread is present."""
+        own = threading.get_ident()
+        self.present.append(own)
+        try:
+            yield
+        finally:
+            self.present.remove(own)
 
 
 _turns = _Turns()
@@ -104,11 +76,8 @@ def turn() -> Iterator[None]:
         here
     """
     turns = _turns
-    turns.take()
-    try:
+    with turns.announced(), turns.lock:
         yield
-    finally:
-        turns.give()
 
 
 def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
@@ -122,7 +91,8 @@ def one_at_a_time(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        with turn():
+        turns = _turns
+        with turns.announced(), turns.lock:
             return function(*args, **kwargs)
 
     return alone
@@ -142,7 +112,7 @@ def one_training(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
         turns, own = _turns, threading.get_ident()
-        with turn():
+        with turns.announced(), turns.lock:
             before = turns.trains
             if before is not None and before != own:
                 raise RuntimeError(
@@ -162,13 +132,12 @@ def one_training(function: Callable[P, R]) -> Callable[P, R]:
 @contextmanager
 def others_turn() -> Iterator[None]:
     """A context in a training in which other threads have their turn."""
-    turns = _turns
-    depth = turns.leave()
+    lock = _turns.lock
+    taken = lock._release_save()  # as often as it was taken
     try:
         yield
     finally:
-        if depth:
-            turns.take(depth)
+        lock._acquire_restore(taken)
 
 
 def offer_turn() -> None:

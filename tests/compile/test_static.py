@@ -1,5 +1,7 @@
 """Programs with state that is no tensor: a graph follows it, or there is no graph."""
 
+import cProfile
+import gc
 import itertools
 import os
 import random
@@ -8,9 +10,13 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
@@ -18,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from pyro_vae import VAE, likelihoods, networks, objectives, optim, posteriors, priors
-from pyro_vae.compile import NotStatic
+from pyro_vae.compile import NotStatic, inductor
 from pyro_vae.objectives import Compiled
 
 from ..compiling import graphs
 from ..tolerances import CLOSE
 
-pytestmark = pytest.mark.usefixtures("float64", "code")
+pytestmark = pytest.mark.usefixtures("float64")
 
 SETTINGS = types.ModuleType("settings")
 NUMBER = 1.0
@@ -79,6 +85,53 @@ class Slotted:
 
     def __init__(self) -> None:
         self.gain = 1.0
+
+
+class Hidden:
+    __slots__ = ("__gain",)
+
+    def __init__(self) -> None:
+        self.__gain = 1.0
+
+    def gain(self) -> float:
+        return self.__gain
+
+    def change(self) -> None:
+        self.__gain = 0.5
+
+
+class Kind(Enum):
+    ONE = 1.0
+    TWO = 2.0
+
+    def __repr__(self) -> str:
+        return "a kind"
+
+
+def later() -> float:
+    try:
+        return LATER  # type: ignore[name-defined]
+    except NameError:
+        return 1.0
+
+
+def own_attribute() -> None:
+    pass
+
+
+own_attribute.gain = 1.0
+
+
+def on_a_layer() -> nn.Module:
+    layer: Any = nn.Linear(1, 1)
+    layer.settings = Settings()
+    return layer
+
+
+def partially() -> tuple["Encoder", Callable[[Any], object]]:
+    settings = Settings()
+    read = partial(lambda settings, encoder: settings.gain, settings)
+    return Encoder(None, read), lambda encoder: setattr(settings, "gain", 0.5)
 
 
 class Gain:
@@ -201,6 +254,25 @@ FOLLOWED: dict[str, Callable[[], tuple[Encoder, Callable[[Any], object]]]] = {
         lambda e: parametrize.register_parametrization(e.layer, "weight", Doubling())),
     "weight norm": case(lambda: None, lambda e: 1.0,
                         lambda e: parametrizations.weight_norm(e.layer)),
+    "absent": case(types.SimpleNamespace, lambda e: getattr(e.has, "beta", 1.0),
+                   lambda e: setattr(e.has, "beta", 0.5)),
+    "absent in a module": case(lambda: None, lambda e: getattr(e, "beta", 1.0), sets("beta")),
+    "absent global": case(lambda: None, lambda e: later(), in_a_global("LATER", 0.5)),
+    "partial": partially,
+    "function's attribute": case(lambda: None, lambda e: own_attribute.gain,
+                                 lambda e: setattr(own_attribute, "gain", 0.5)),
+    "namespace": case(lambda: types.SimpleNamespace(sub=types.SimpleNamespace(gain=1.0)),
+                      lambda e: e.has.sub.gain, lambda e: setattr(e.has.sub, "gain", 0.5)),
+    "on a layer": case(lambda: on_a_layer(), lambda e: e.has.settings.gain,
+                       lambda e: setattr(e.has.settings, "gain", 0.5)),
+    "distribution": case(lambda: dist.Normal(1.0, 1.0), lambda e: e.has.loc,
+                         lambda e: setattr(e.has, "loc", torch.tensor(0.5))),
+    "mapping": case(lambda: types.MappingProxyType(NUMBERS), lambda e: e.has["gain"],
+                    lambda e: NUMBERS.update(gain=0.5)),
+    "bound method": case(lambda: NUMBERS.get, lambda e: e.has("gain"),
+                         lambda e: NUMBERS.update(gain=0.5)),
+    "enum": case(lambda: Kind.ONE, lambda e: e.has.value, sets("has", Kind.TWO)),
+    "private slot": case(Hidden, lambda e: e.has.gain(), lambda e: e.has.change()),
     "spectral norm": case(lambda: None, lambda e: 1.0,
                           lambda e: parametrizations.spectral_norm(e.layer)),
 }  # fmt: skip
@@ -212,17 +284,22 @@ def put_back() -> None:
     NUMBERS["gain"] = 1.0
     defaulted.__defaults__[0][0] = 1.0
     os.environ.pop("PYRO_VAE_GAIN", None)
+    globals().pop("LATER", None)
+    own_attribute.gain = 1.0
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Graphs as they were traced: Inductor changes nothing of what is held here."""
+    monkeypatch.setattr(inductor, "compile_by_inductor", lambda traced, inputs: traced)
     yield
     put_back()
 
 
 QUICK = (
     "number", "dict", "deep", "slots", "any name", "array", "closure", "global", "environment",
-    "class", "method", "mode of a part", "part in a list", "frozen", "parametrized",
+    "class", "method", "absent", "partial", "mode of a part", "part in a list", "frozen",
+    "parametrized",
 )  # fmt: skip
 
 
@@ -424,3 +501,65 @@ def test_a_hook_may_come_later(kind: str) -> None:
         svi.step(X)
     svi.step(X)
     assert len(calls) >= 2
+
+
+def test_an_object_among_the_arguments_may_change() -> None:
+    def model(x: Tensor, settings: Settings) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(settings.gain, 1.0), obs=x)
+
+    def guide(x: Tensor, settings: Settings) -> None:
+        pass
+
+    found = []
+    for elbo in (Trace_ELBO(), objectives.compiled(Trace_ELBO())):
+        settings = Shared()
+        losses = [elbo.loss(model, guide, X[:, 0], settings)]
+        settings.gain = 2.0
+        losses.append(elbo.loss(model, guide, X[:, 0], settings))
+        found.append(losses)
+    assert found[1] == pytest.approx(found[0], rel=CLOSE)
+
+
+class Shared(Settings):
+    """Settings that can be told apart by their identity."""
+
+    __hash__ = object.__hash__
+
+
+def test_arguments_that_cannot_be_compared_run_uncompiled() -> None:
+    def model(x: Tensor, numbers: Any) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(float(sum(numbers)), 1.0), obs=x)
+
+    def guide(x: Tensor, numbers: Any) -> None:
+        pass
+
+    lenient = Compiled(Trace_ELBO(), strict=False)
+    with pytest.warns(UserWarning, match="runs uncompiled: .*argument of type ndarray"):
+        found = lenient.loss(model, guide, X[:, 0], np.ones(2))
+    assert found == Trace_ELBO().loss(model, guide, X[:, 0], np.ones(2))
+
+
+def test_a_profiler_goes_on() -> None:
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        vae = vae_of(Encoder())
+        objectives.compiled(Trace_ELBO()).loss(vae.model, vae.guide, X)
+        vae.embed(X)
+    finally:
+        profile.disable()
+    assert any("embed" in str(entry.code) for entry in profile.getstats())
+
+
+def test_the_garbage_collectors_callbacks_are_no_part_of_a_program() -> None:
+    def collected(*_: object) -> None:
+        time.perf_counter()
+
+    gc.callbacks.append(collected)
+    try:
+        vae = vae_of(Encoder(None, lambda e: float(len([[] for _ in range(3000)]) > 0)))
+        objectives.compiled(Trace_ELBO()).loss(vae.model, vae.guide, X)
+    finally:
+        gc.callbacks.remove(collected)

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from torch import Tensor, nn
 
 from pyro_vae import VAE, Pair, estimators, likelihoods, networks, posteriors, priors
@@ -170,6 +171,7 @@ def test_the_same_seed_gives_the_same_ranks() -> None:
     assert vae.training
     ax = first.plot()
     assert [line.get_label() for line in ax.lines[1:]] == ["z[0]", "z[1]", "log p(x, z)"]
+    plt.close(ax.figure)
 
 
 def test_wrong_arguments_are_named() -> None:

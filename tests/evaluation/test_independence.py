@@ -54,7 +54,7 @@ def test_a_dependence_of_any_two_is_seen(pair: tuple[int, int]) -> None:
         if mean.shape[-2] <= max(pair):
             return mean
         own = torch.zeros(mean.shape[-2], 1)
-        own[to] = 1e-5
+        own[to] = 1e-4
         return mean + own * mean[..., of : of + 1, :]
 
     with pytest.raises(ValueError, match=rf"of example {to} is .* beside others"):

@@ -40,6 +40,7 @@ class Kept:
 
 
 def test_a_tracker_is_told_of_settings_rows_and_curves() -> None:
+    plt.close("all")  # what other tests have left
     vae, x, kept = bernoulli_vae(), binary(20), Kept()
     twin = bernoulli_vae()
     twin.load_state_dict(vae.state_dict())

@@ -1,5 +1,7 @@
 """Threads in turns: evaluations beside each other, and beside a training."""
 
+import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,8 +53,8 @@ def in_threads(*work: Callable[[], Any]) -> list[Any]:
 @pytest.fixture(autouse=True)
 def _free() -> Iterator[None]:
     yield
-    assert turns._turns._owner is None
-    assert turns._turns.trains is None
+    assert in_threads(lambda: turns._turns.lock.acquire(timeout=10)) == [True]
+    turns._begin_anew()  # The thread that has taken it is gone.
 
 
 def test_point_values_from_several_threads() -> None:
@@ -134,28 +136,57 @@ def test_a_callback_may_wait_for_a_thread() -> None:
     assert len(found) == 2
 
 
-def test_threads_have_their_turns_in_order() -> None:
+def test_threads_have_their_turns_when_they_are_offered() -> None:
     order: list[int] = []
 
     def work(index: int) -> None:
         with turn(), turn():
             order.append(index)
 
-    with turn():
-        threads = []
-        for index in range(4):
-            threads.append(threading.Thread(target=work, args=(index,)))
-            threads[-1].start()
-            while len(turns._turns._waiting) <= index:
-                time.sleep(1e-3)
+    with turn(), turn():
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        while len(turns._turns.present) < 2 + 4:
+            time.sleep(1e-3)
         assert order == []
-        offer_turn()  # All of those that waited come before this thread again.
-        assert order == [0, 1, 2, 3]
+        for _ in range(1000):  # as after the steps of a training
+            offer_turn()
+        assert sorted(order) == [0, 1, 2, 3]
         with others_turn():
             in_threads(lambda: work(4))
         assert order[-1] == 4
+        assert turns._turns.lock._is_owned()
     for thread in threads:
         thread.join(60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
+def test_ctrl_c_at_any_moment_loses_no_turn() -> None:
+    """An alarm interrupts this thread some thousand times while it takes and gives its turn."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    @turns.one_at_a_time
+    def work() -> None:
+        pass
+
+    before, draw = signal.signal(signal.SIGALRM, interrupt), random.Random(0)
+    end, interrupted = time.monotonic() + 1, 0
+    try:
+        while time.monotonic() < end:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, draw.uniform(1e-5, 2e-4))
+                while True:
+                    work()
+            except KeyboardInterrupt:
+                interrupted += 1
+            assert not turns._turns.lock._is_owned()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
 
 
 def test_an_error_gives_the_turn_back() -> None:

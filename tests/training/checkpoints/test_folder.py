@@ -298,7 +298,8 @@ def test_the_one_before_is_used_if_the_last_is_damaged(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=message):
         found = trained(tmp_path, resume=True)
     assert found[1].cost == expected[1].cost
-    assert len(last.read_bytes()) == len(whole)
+    # The seconds of an epoch may have other digits.
+    assert abs(len(last.read_bytes()) - len(whole)) < 100
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
     with pytest.raises(DamagedRun, match=r"epoch-3\.safetensors: damaged"):
