@@ -26,8 +26,11 @@ __all__ = [
 ]
 
 NUMBERS = bool, int, float, complex, str, bytes, type(None), np.generic, Enum
+"""The types of numbers and strings, which do not change."""
 PLAIN = (*NUMBERS, torch.dtype, torch.device, torch.layout, torch.memory_format)
+"""The types of all values that do not change."""
 CONTAINERS = list, dict, set, frozenset, tuple, deque
+"""The types of containers whose elements are compared."""
 
 
 def generator_state(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
@@ -43,6 +46,7 @@ def generator_state(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], 
 
 
 def elements_of(value: Any) -> list[Any]:
+    """The elements of a container; of a dict, its keys and values in turn."""
     if isinstance(value, dict):
         return [each for item in value.items() for each in item]
     return list(value)
@@ -83,11 +87,12 @@ def same(a: Any, b: Any) -> bool:
 
 
 def same_elements(a: list[Any], b: list[Any]) -> bool:
+    """Whether two lists have elements that are one, or the same."""
     return len(a) == len(b) and all(x is y or same(x, y) for x, y in zip(a, b, strict=True))
 
 
 def equal(a: Any, b: Any) -> bool:
-    """The same for states of generators, arrays and all else."""
+    """Whether states of generators, arrays, tensors or other values are equal."""
     if a is b:
         return True
     if isinstance(a, Tensor) and isinstance(b, Tensor):
