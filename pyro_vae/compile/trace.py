@@ -105,6 +105,7 @@ def compiled_function(
     examples: Sequence[Tensor],
     fixed: int = 0,
     roots: Sequence[object] = (),
+    small: Sequence[Tensor] | None = None,
 ) -> Callable[..., Any]:
     """Compiles a function of tensors, for tensors of these shapes and without gradients.
 
@@ -118,6 +119,7 @@ def compiled_function(
         examples: Examples of its arguments.
         fixed: Number of arguments that rarely change.
         roots: Objects that the function reads.
+        small: Smaller examples, on which it runs uncompiled; None takes `examples`.
 
     Raises:
         NotStatic: The function does something that a graph does not repeat.
@@ -129,7 +131,7 @@ def compiled_function(
         hook = register_module_forward_pre_hook(lambda module, _: called.append(module))
         try:
             with torch.no_grad():
-                function(*examples)
+                function(*(examples if small is None else small))
         finally:
             hook.remove()
         return called

@@ -18,7 +18,7 @@ from pyro_vae.compile import (
     recorder,
 )
 from pyro_vae.evaluation.log_densities import Latents, LogDensities
-from pyro_vae.utils.context import Examples
+from pyro_vae.utils.context import Examples, rows
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,8 @@ class Scorer:
 
         # A recorded GPU graph holds all that depends on x.
         fixed = 0 if batch[0].is_cuda else len(batch)
-        compiled = self._function("draw", count, draw, list(batch), fixed)
+        small = [*rows(batch, slice(1))]
+        compiled = self._function("draw", count, draw, list(batch), fixed, small)
         found = self._called("draw", compiled, list(batch))
         if found is None:
             return self.densities.draw(batch, count, nan=not check)
@@ -114,7 +115,9 @@ class Scorer:
             log_p_z, log_p_x = self.densities.score(tensors[: len(batch)], z, nan=True)
             return log_p_z, log_p_x, torch.isnan(log_p_z + log_p_x).any()
 
-        compiled = self._function("score", names, score, [*batch, *values], fixed=0)
+        first = slice(1)
+        small = [*rows(batch, first), *self.densities.part(z, first, first).values()]
+        compiled = self._function("score", names, score, [*batch, *values], 0, small)
         found = self._called("score", compiled, [*batch, *values])
         if found is None:
             return self.densities.score(batch, z)
@@ -130,10 +133,12 @@ class Scorer:
         function: Callable[..., Any],
         tensors: list[Tensor],
         fixed: int,
+        small: list[Tensor],
     ) -> Callable[..., Any] | None:
         """Returns compiled code for inputs with the layout of `tensors`, or None.
 
-        The first `fixed` tensors rarely change between calls.
+        The first `fixed` tensors rarely change between calls. The function runs uncompiled on
+        `small` tensors, for checks.
         """
         if not self._compiles or (kind == "draw" and not self._compiles_draws):
             return None
@@ -141,7 +146,7 @@ class Scorer:
 
         def make() -> Callable[..., Any]:
             programs = list(self.densities.programs.values())
-            return compiled_function(function, tensors, fixed, programs)
+            return compiled_function(function, tensors, fixed, programs, small)
 
         try:
             return self._cache.get(key, kind, make, tensors)
