@@ -202,8 +202,8 @@ class Calls:
         if inherits not in self._names:
             codes = [*self._own, *(self._spaces if inherits else ())]
             names = frozenset(name for code in codes for name in names_in(code).attributes)
-            own = {name for code in self._own for name in (*code.co_names,)}
-            self._names[inherits] = ALL if own & _BY_ANY_NAME else names
+            by_any = any(_BY_ANY_NAME & {*code.co_names} for code in self._own)
+            self._names[inherits] = ALL if by_any else names
         return self._names[inherits]
 
 

@@ -234,17 +234,11 @@ class Reach:
                 return False
         if name not in self._attributes_of(owner):
             return False
-        if not in_library(type(owner)):
-            return True
-        if type(owner).__module__.startswith("pyro_vae") and name.startswith("_"):
-            return False
-        if type(owner).__module__.startswith("pyro_vae") and not isinstance(owner, nn.Module):
-            return is_plain(value)
-        if isinstance(owner, (nn.Module, *_OPEN)):
-            # A cache of a library, such as that of a transform, is one of its own classes.
-            own = not in_library(type(value)) or isinstance(value, _FOLLOWED)
-            return own or is_plain(value)
-        return isinstance(value, nn.Module) or is_plain(value)
+        if not in_library(type(owner)) or is_plain(value):
+            return not (type(owner).__module__.startswith("pyro_vae") and name.startswith("_"))
+        # What else a library's object holds may be a cache of its own, as a transform's is.
+        followed = isinstance(value, _FOLLOWED) or not in_library(type(value))
+        return followed and isinstance(owner, (nn.Module, *_OPEN)) and not name.startswith("_")
 
     def _entries_of(self, table: Mapping[Any, Any], names: Iterable[Any], path: str) -> None:
         for name in names:

@@ -47,43 +47,47 @@ def static_reach(
             repeat, draws random numbers of Python or NumPy, or reads something whose changes
             cannot be seen.
     """
-    random, python, before = RandomState(tensors), PythonRandomState(), Reach(roots)
+    random, python, before = RandomState(tensors), PythonRandomState(), _reach(roots)
     calls, modules, reach = Calls(), list[nn.Module](), before
     try:
         for iterator in before.iterators():  # A run would take its next value.
-            raise Unseen(iterator)
+            raise _not_followed(iterator)
         for run in runs:
             last = reach
             with calls.recorded():
                 modules += run()
             random.restore()
-            reach = Reach([*roots, *modules], calls)
+            reach = _reach([*roots, *modules], calls)
         _check(last.changed(), calls.effect, python != PythonRandomState())
-    except Unseen as error:
-        before.restore()
-        raise NotStatic(
-            f"compiled: model or guide reads {error}, which a graph cannot follow; {UNCOMPILED}"
-        ) from None
     except NotStatic:
         before.restore()
         raise
-    except RecursionError as error:
-        before.restore()
-        raise NotStatic(
-            f"compiled: model or guide reads objects that are nested too deeply; {UNCOMPILED}"
-        ) from error
     finally:
         random.restore()
         python.restore()
     return reach
 
 
-def _check(changed: str, effect: str, draws: bool) -> None:
-    does = (
-        f"changes {changed} as it runs"
-        if changed
-        else effect or ("draws random numbers of Python or NumPy" if draws else "")
+def _reach(roots: Sequence[object], calls: Calls | None = None) -> Reach:
+    try:
+        return Reach(roots, calls)
+    except Unseen as error:
+        raise _not_followed(str(error)) from None
+    except Exception as error:  # by an object's own methods, such as those of a dict's subclass
+        reason = f"objects that cannot be compared ({type(error).__name__}: {error})"
+        raise _not_followed(reason) from error
+
+
+def _not_followed(what: str) -> NotStatic:
+    return NotStatic(
+        f"compiled: model or guide reads {what}, which a graph cannot follow; {UNCOMPILED}"
     )
+
+
+def _check(changed: str, effect: str, draws: bool) -> None:
+    does = f"changes {changed} as it runs" if changed else effect
+    if draws and not does:
+        does = "draws random numbers of Python or NumPy"
     if does:
         raise NotStatic(
             f"compiled: model or guide {does}, which a graph does not repeat; {UNCOMPILED}"

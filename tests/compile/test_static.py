@@ -402,6 +402,18 @@ def backward() -> Encoder:
     return Encoder(None, lambda e: Counting.apply(e.layer.bias))
 
 
+class Odd(dict[str, float]):
+    def items(self) -> Any:
+        raise RuntimeError("no items")
+
+
+def nested(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "counter": (lambda: Encoder({"calls": 0}, counts), r"changes .*has"),
     "list": (lambda: Encoder([], appends), r"changes .*has"),
@@ -429,6 +441,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Encoder((float(n) for n in range(99)), lambda e: next(e.has)),
         "an iterator",
     ),
+    "odd dict": (lambda: Encoder(Odd(), lambda e: len(e.has)), "objects that cannot be compared"),
+    "deep": (lambda: Encoder(nested(2000), lambda e: len(e.has)), "objects that cannot be comp"),
     "large array": (
         lambda: Encoder(np.ones(10**6 + 1), lambda e: float(e.has[0])),
         "an array of 1,000,001 numbers",
