@@ -17,7 +17,8 @@ from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.networks import Folded
 from pyro_vae.utils.modules import evaluating
 
-from .grammar import LEVELS, X_DIM, Drawn, drawn
+from .grammar import Drawn, drawn
+from .swaps import LEVELS, X_DIM
 
 __all__ = ["alarms", "main"]
 

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from pyro_vae import VAE, Pair, likelihoods, networks, objectives, posteriors, priors
+from pyro_vae import VAE, Pair, likelihoods, networks, objectives, posteriors
+
+from .swaps import LEVELS, PRIORS, X_DIM
 
 EXAMPLES = 5
 
@@ -252,9 +254,6 @@ def network(into: int, out: networks.Shape, draw: random.Random, refused: bool) 
 
 # Parts.
 
-X_DIM = 3
-LEVELS = 6
-
 LIKELIHOODS = {
     "Bernoulli": (1, likelihoods.Bernoulli, "bits"),
     "ContinuousBernoulli": (1, likelihoods.ContinuousBernoulli, "unit"),
@@ -299,16 +298,6 @@ POSTERIORS: dict[str, tuple[Callable[[int], int], Callable[[nn.Module, int], nn.
         lambda d: 2 * d + 3,
         lambda network, d: posteriors.Flow(network, d, transforms=1, hidden=(4,)),
     ),
-}
-
-PRIORS: dict[str, Callable[[int, nn.Module], nn.Module]] = {
-    "StandardNormal": lambda d, q: priors.StandardNormal(d),
-    "Uniform": lambda d, q: priors.Uniform(d, -2.0, 3.0),
-    "Laplace": lambda d, q: priors.Laplace(d),
-    "StudentT": lambda d, q: priors.StudentT(d, df=5.0),
-    "GaussianMixture": lambda d, q: priors.GaussianMixture(d, components=2),
-    "VampPrior": lambda d, q: priors.VampPrior(q, torch.rand(3, X_DIM)),
-    "Flow": lambda d, q: priors.Flow(d, transforms=1, hidden=(4,)),
 }
 
 OBJECTIVES: dict[str, Callable[[], ELBO]] = {
