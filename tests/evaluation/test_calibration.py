@@ -13,6 +13,7 @@ from pyro_vae import VAE, Pair, estimators, likelihoods, networks, posteriors, p
 from pyro_vae.evaluation import calibration
 
 from ..models import linear_gaussian
+from ..swaps import PRIORS, vae_of
 
 
 def bimodal() -> VAE:
@@ -189,3 +190,16 @@ def test_wrong_arguments_are_named() -> None:
         calibration(Pair(discrete, discrete_guide), 5)
     with pytest.raises(ValueError, match="context: got no rows"):
         calibration(vae, 5, context=torch.zeros(0, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ais:40:5", "mcmc:80:5"])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_ais_and_mcmc_draw_from_the_posterior_of_every_prior(prior: str, method: str) -> None:
+    """One of the 42 p-values is below 1e-4 by chance once in 250 seeds."""
+    vae = vae_of(prior, "Normal", "Gaussian-fixed")
+    with torch.no_grad():  # away from where they start
+        for parameter in vae.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    result = calibration(vae, 300, 19, method=method, seed=0)
+    assert (result.p_values > 1e-4).all(), result
