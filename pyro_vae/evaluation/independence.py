@@ -59,45 +59,62 @@ def check_independent(
     size, device, axis = len(batch[0]), batch[0].device, densities.example_axis
     every = torch.arange(size, device=device)
     both = {name: torch.cat([value, others[name]], axis) for name, value in z.items()}
+    wide = tuple(torch.cat([entry, *_extremes(entry)]) for entry in batch)
 
     def scores(index: Tensor, of_z: Tensor, factor: float = 1.0) -> dict[str, Tensor]:
         # Copies lie alike in memory, on which torch's choice of operations may depend.
         latents = {name: value.index_select(axis, of_z) for name, value in both.items()}
         if factor != 1.0:
             latents = {name: _scaled(value, factor) for name, value in latents.items()}
-        return densities.scores(rows(batch, index), latents)
+        return densities.scores(rows(wide, index), latents)
 
     base, tolerance = _repeated(lambda: scores(every, every), device)
-    for replaced in _replaced(batch) if size > 1 else ():
+
+    def check_beside(places: Tensor) -> None:
         for turn in _turns(size):
             stays = torch.tensor(turn, device=device)
-            index = torch.where(stays, every, replaced)
-            found = scores(index, torch.where(stays, every, size + replaced))
+            index = torch.where(stays, every, places)
+            found = scores(index, torch.where(stays, every, size + (every + 1) % size))
             for name in base.keys() & found.keys():
                 own, other = base[name][:, stays], found[name][:, stays]
                 allowed = max(tolerance, _CANCELLED) * (1 + own.abs())
                 _check(name, own, other, every[stays], allowed, "beside others")
+
+    if size > 1:
+        ones, random = _lines(wide)
+        try:
+            check_beside(size + _farthest(wide, every, size + every[:2], ones))
+        except Refused:
+            raise
+        except (RuntimeError, ValueError, IndexError):  # Such an x may be none of the model's.
+            check_beside(_farthest(wide, every, every, ones))
+        check_beside(_farthest(wide, every, every, random))
     _check_place(scores, every[:2] if size > 1 else every.repeat(2))
 
 
-def _replaced(batch: Examples) -> Iterator[Tensor]:
-    """For each example, another one of the batch that takes its place.
+def _extremes(entry: Tensor) -> tuple[Tensor, Tensor]:
+    """Two further examples: of each number of x or of the context, the least, and the greatest."""
+    return entry.amin(0, keepdim=True), entry.amax(0, keepdim=True)
 
-    It is the one that differs most along a line, so that what depends on the example notices:
-    first along the sum of all entries, and then along a random line.
-    """
-    size = len(batch[0])
-    entries = [entry.reshape(size, -1).double() for entry in batch]
-    flat = torch.cat(entries, 1).nan_to_num(0.0, 0.0, 0.0)
+
+def _lines(batch: Examples) -> tuple[Tensor, Tensor]:
+    """Weights of all numbers of an example: nearly one for each, and random ones."""
+    count = sum(entry[0].numel() for entry in batch)
     generator = torch.Generator().manual_seed(0)
-    random = torch.randn(flat.shape[1], dtype=flat.dtype, generator=generator).to(flat.device)
-    every = torch.arange(size, device=flat.device)
-    for line in (1 + 1e-3 * random, random):
-        along = flat @ line
-        low, high = along.argmin(), along.argmax()
-        replaced = torch.where(along - along[low] > along[high] - along, low, high)
-        # Examples that are all alike differ in their latents.
-        yield torch.where(replaced == every, (every + 1) % size, replaced)
+    random = torch.randn(count, dtype=torch.float64, generator=generator).to(batch[0].device)
+    return 1 + 1e-3 * random, random
+
+
+def _farthest(batch: Examples, own: Tensor, among: Tensor, line: Tensor) -> Tensor:
+    """For each example, the place among some of the one that differs most along a line.
+
+    So what depends on the example notices. Examples that are all alike differ in their latents.
+    """
+    flat = torch.cat([entry.reshape(len(entry), -1).double() for entry in batch], 1)
+    along = flat.nan_to_num(0.0, 0.0, 0.0) @ line
+    low, high = along[among].argmin(), along[among].argmax()
+    ends = along[among]
+    return torch.where(along[own] - ends[low] > ends[high] - along[own], low, high)
 
 
 def _turns(size: int) -> Iterator[list[bool]]:
