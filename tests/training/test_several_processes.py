@@ -84,8 +84,10 @@ class Stream(IterableDataset[Tensor]):
 
 def on_disk(folder: Path) -> np.memmap:
     path = folder / "x.npy"
-    if not path.exists():
-        np.save(path, levels().numpy())
+    if not path.exists():  # another process sees the whole file or none
+        part = folder / f"{os.getpid()}.npy"
+        np.save(part, levels().numpy())
+        part.replace(path)
     return np.load(path, mmap_mode="r")
 
 

@@ -310,7 +310,7 @@ class _Watch:
             return
         self._count()
         mean = scored(vae, curve.x, _CURVE_SAMPLES, curve.seed).mean
-        minutes = round(curve.seconds / 120, 3)
+        minutes = round(curve.seconds / 120, 6)
         curve.points.append([self.before + done, minutes, round(mean, 3)])
         self.began = time.process_time()
 
