@@ -32,6 +32,7 @@ from pyro_vae.compile.reach import Reach
 from pyro_vae.compile.recording import Recording, Repeated, Replayed, recorder
 from pyro_vae.compile.static import UNCOMPILED, NotCompiled, NotStatic, NotYet, static_reach
 from pyro_vae.compile.trace import lift, reading_no_values, trace, varying
+from pyro_vae.utils.modules import fresh_casts
 
 __all__ = ["Graph", "Program"]
 
@@ -93,6 +94,11 @@ class Graph:
         self.has_run = False
         self._reach = Reach([])
         self.captured: list[Tensor] = []
+        with fresh_casts():
+            self._make(args, kwargs, by_inductor)
+
+    def _make(self, args: Any, kwargs: Any, by_inductor: bool) -> None:
+        """Rehearses, traces and compiles the program."""
         self.parameters = self._rehearse(args, kwargs)
         constraints = stored_constraints()
         self._bounds = {name: constraints[name] for name in self.parameters}

@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from pyro_vae.compat import compile_graph as compile_by_inductor
 from pyro_vae.compat import cpp_compiler, onednn_linear
+from pyro_vae.utils.warn import warn
 
 __all__ = ["DECOMPOSITIONS", "can_compile", "compile_graph"]
 
@@ -147,10 +148,9 @@ def can_compile(inputs: Sequence[Tensor]) -> bool:
     if cpp_compiler() is None:
         if "compiler" not in _warned:
             _warned.add("compiler")
-            warnings.warn(
+            warn(
                 "compiled: found no C++ compiler, so objectives run uncompiled; install g++ or "
-                "clang++, or set the environment variable CXX to a compiler",
-                stacklevel=5,
+                "clang++, or set the environment variable CXX to a compiler"
             )
         return False
     return True

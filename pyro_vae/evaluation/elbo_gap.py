@@ -120,7 +120,7 @@ def elbo_gap(
     check_positive("learning_rate", learning_rate)
     result = estimated(vae, x, num_samples, estimator=estimator, seed=seed)
     log_p = result.values
-    warn_of(result, stacklevel=4)
+    warn_of(result)
     elbos, refined = [], []
     with opened(vae, x) as (densities, batch):
         parts = list(zip(*(entry.split(EXAMPLES) for entry in batch), strict=True))

@@ -21,6 +21,7 @@ from pyro_vae.utils.checks import check_examples, check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch, content_hash
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating, owner_of
 from pyro_vae.utils.random import seeded
+from pyro_vae.utils.warn import warn_of_autocast
 from pyro_vae.vae import VAE
 
 
@@ -65,6 +66,7 @@ def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
         return
     with torch.no_grad(), evaluating(vae):
         checked = check(vae, x)
+        warn_of_autocast(checked.x.device)
         posterior = describe_distribution(checked.posterior)
         if "Delta" in posterior:
             raise ValueError(
@@ -84,6 +86,7 @@ def opened_pair(
     Gradients are off. Yields their log-densities, and the batch.
     """
     with torch.no_grad(), _evaluating_owner(model), _evaluating_owner(guide):
+        warn_of_autocast(batch[0].device)
         yield LogDensities(model, guide, batch), batch
 
 

@@ -146,7 +146,7 @@ def log_likelihood(
         shared=shared,
         interruptible=True,
     )
-    warn_of(result, stacklevel=4)
+    warn_of(result)
     return result
 
 

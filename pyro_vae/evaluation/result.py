@@ -1,7 +1,6 @@
 """The result of an evaluation: log-likelihoods with errors, and a check of the weights."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from pyro_vae.plots import khat as plot_khat
 from pyro_vae.plots import panels
 from pyro_vae.utils.files import write_json
 from pyro_vae.utils.tables import summary
+from pyro_vae.utils.warn import warn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,7 +212,7 @@ class LogLikelihood:
         return summary(self)
 
 
-def warn_of(result: LogLikelihood, stacklevel: int) -> None:
+def warn_of(result: LogLikelihood) -> None:
     """Warns with the result's `doubt`, if it has one."""
     if result.doubt is not None:
-        warnings.warn(result.doubt, UnreliableWeights, stacklevel=stacklevel)
+        warn(result.doubt, UnreliableWeights)

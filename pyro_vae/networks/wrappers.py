@@ -80,7 +80,9 @@ class Conditioned(nn.Module):
             numbers = numbers.masked_fill(wrong.unsqueeze(-1), math.nan)
         else:
             numbers = value
-            if value.dtype != x.dtype:
+            kind = x.device.type  # torch.autocast rounds z, and not the context
+            rounded = torch.is_autocast_enabled(kind) and x.dtype == torch.get_autocast_dtype(kind)
+            if value.dtype != x.dtype and not (rounded and value.dtype == torch.float32):
                 raise TypeError(
                     f"context: got {value.dtype} as entry {self.entry}, expected the input's "
                     f"{x.dtype}; classes= takes integer labels"

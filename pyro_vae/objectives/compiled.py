@@ -3,7 +3,6 @@
 import logging
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +26,7 @@ from pyro_vae.compile import (
 from pyro_vae.objectives.loss_graph import Kind, LossGraph, Taking
 from pyro_vae.objectives.terms import WithTerms
 from pyro_vae.objectives.wrapper import layers
+from pyro_vae.utils.warn import warn
 
 __all__ = ["Compiled", "compiled"]
 
@@ -219,7 +219,7 @@ class Compiled(WithTerms):
         self._given_up = True
         kind = "" if isinstance(error, NotCompiled) else f"{type(error).__name__}: "
         text = str(error).partition("\n")[0]
-        warnings.warn(f"the objective runs uncompiled: {kind}{text}", stacklevel=5)
+        warn(f"the objective runs uncompiled: {kind}{text}")
 
     def _numbers(self, values: Tensor) -> float:
         loss, likelihood, kl = values.tolist()
@@ -300,11 +300,10 @@ class Compiled(WithTerms):
             self.give_up(error)
             return None
         if before < self._cache.made[key] == _REPEATS:
-            warnings.warn(
+            warn(
                 f"compiled: made {_REPEATS} graphs for the same arguments, because attributes or "
                 "parts of model or guide keep changing, so further changes run uncompiled; pass "
-                "changing numbers as arguments, or keep them in tensors that change in place",
-                stacklevel=4,
+                "changing numbers as arguments, or keep them in tensors that change in place"
             )
         if graph is not None:
             graph.emit_parameters()

@@ -1,6 +1,5 @@
 """The arguments of ``fit``: checks, sources of data, and the pair's first call."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from pyro_vae.utils.checks import check_count, check_function, check_seed, kind
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.random import seeded
+from pyro_vae.utils.warn import warn
 from pyro_vae.vae import VAE
 
 __all__ = [
@@ -238,10 +238,9 @@ def check_size(source: Source, batch_size: int) -> None:
     """Warns if an epoch has less than one batch of the size that was asked for."""
     examples = source.examples
     if examples is not None and examples < batch_size:
-        warnings.warn(
+        warn(
             f"batch_size: got {batch_size} for {examples} training examples, so each epoch is "
-            f"one batch of {examples}",
-            stacklevel=4,
+            f"one batch of {examples}"
         )
 
 

@@ -191,7 +191,8 @@ def fit(
     Warns:
         UserWarning: There are fewer examples than `batch_size`, so each epoch is one batch. The
             cost is above 1,000 nats for each number in x, as with a rate that is too high. The
-            last checkpoint is damaged, so that the one before is used.
+            last checkpoint is damaged, so that the one before is used. ``torch.autocast`` is on,
+            which rounds densities too.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))

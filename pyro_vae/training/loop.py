@@ -2,7 +2,6 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,10 +24,12 @@ from pyro_vae.training.sources import START, Place
 from pyro_vae.training.together import check_alike
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
+from pyro_vae.utils.modules import fresh_casts
 from pyro_vae.utils.processes import Processes, together
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import offer_turn, others_turn
+from pyro_vae.utils.warn import warn
 
 __all__ = ["Loop"]
 
@@ -209,11 +210,10 @@ class Loop:
         numbers = self.steps.steps.data.numbers
         if abs(cost) > _LARGE * numbers and not self._warned and self._writes:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"fit: epoch {epoch} has a cost of {cost:.3g} nats an example, which is over "
                 f"{_LARGE:,} for each number in x: the learning rate may be too high, or x on "
-                "another scale than the likelihood, such as levels 0 to 255 in place of pixels",
-                stacklevel=7,  # the call of fit
+                "another scale than the likelihood, such as levels 0 to 255 in place of pixels"
             )
 
     def _steps(self, epoch: int, place: Place, before: Sequence[float]) -> None:
@@ -300,12 +300,16 @@ class Loop:
 
 @contextmanager
 def _training(pair: Pair) -> Iterator[None]:
-    """Puts a pair into train mode inside the block; afterwards each module has its mode back."""
+    """Puts a pair into train mode inside the block; afterwards each module has its mode back.
+
+    Casts of ``torch.autocast`` are fresh, so that steps use the parameters of the last one.
+    """
     modes = [(module, module.training) for module in pair.modules()]
     pair.train()
     pair.zero_grad()  # The first step would add the gradients of an earlier backward.
     try:
-        yield
+        with fresh_casts():
+            yield
     finally:
         pair.zero_grad()
         for module, training in modes:

@@ -1,6 +1,5 @@
 """Training precision: networks in bfloat16, with parameters and densities in float32."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from pyro_vae.compat import has_bfloat16_products
 from pyro_vae.networks import bfloat16
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.modules import device_of, dtype_of
+from pyro_vae.utils.warn import warn, warn_of_autocast
 
 __all__ = ["check_precision", "program"]
 
@@ -57,9 +57,10 @@ def check_precision(vae: Pair, precision: str) -> None:
         precision: ``"float32"`` or ``"bf16"``.
 
     Warns:
-        UserWarning: The processor has no matrix products in bfloat16.
+        UserWarning: The processor has no matrix products in bfloat16; ``torch.autocast`` is on.
     """
     _check_name(precision)
+    warn_of_autocast(device_of(vae))
     if precision == "float32":
         return
     if dtype_of(vae) != torch.float32:
@@ -75,8 +76,7 @@ def check_precision(vae: Pair, precision: str) -> None:
         else device.type != "cuda" or torch.cuda.is_bf16_supported()
     )
     if not fast:
-        warnings.warn(
+        warn(
             "precision: got 'bf16' on a processor without matrix products in bfloat16, where it "
-            "is slower than 'float32'",
-            stacklevel=5,
+            "is slower than 'float32'"
         )

@@ -1,7 +1,6 @@
 """Writes the checkpoints of a training, and goes on from one."""
 
 import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.checks import kind
 from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.random import generator_states, set_generator_states
+from pyro_vae.utils.warn import warn
 
 __all__ = ["Resumption", "resumption_of"]
 
@@ -88,11 +88,10 @@ class Resumption:
             for name, source in sources.items():
                 source.load_loader_state(self._loaded.state["loaders"].get(name))
         if not sources["train"].has_places and self.checkpoints.every.unit != "epoch":
-            warnings.warn(
+            warn(
                 "checkpoint_every: got an interval within an epoch for training data that are a "
                 "stream, which cannot go on in the middle, so checkpoints are written at the ends "
-                "of epochs",
-                stacklevel=4,
+                "of epochs"
             )
 
     def check(self, settings: Settings, objective: ELBO) -> bool | None:

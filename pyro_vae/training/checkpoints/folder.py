@@ -3,7 +3,6 @@
 import json
 import re
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pyro_vae.training.history import History
 from pyro_vae.utils.checks import check_flag, check_path
 from pyro_vae.utils.packed import Tensors, pack, unpack
 from pyro_vae.utils.sealed import DamagedRun, sealed_state, unsealed_state, write_files
+from pyro_vae.utils.warn import warn
 from pyro_vae.version import __version__
 
 __all__ = ["CheckpointError", "Checkpoints", "Loaded", "load_checkpoint"]
@@ -279,7 +279,7 @@ def _last_good(folder: Path) -> Loaded | None:
             first = first or error
             continue
         if first is not None:
-            warnings.warn(f"checkpoint: {first}; so {loaded.path} is read instead", stacklevel=4)
+            warn(f"checkpoint: {first}; so {loaded.path} is read instead")
         return loaded
     if first is not None:
         raise first
