@@ -240,7 +240,7 @@ class VAE(Pair):
             The latent points, of shape ``(*batch, z_dim)``.
 
         Raises:
-            TypeError: x is not a floating-point tensor.
+            TypeError, ValueError: x is not a floating-point tensor, or has no examples.
 
         Example:
             >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -272,7 +272,7 @@ class VAE(Pair):
             The point values, of shape ``(*batch, *x_shape)``.
 
         Raises:
-            TypeError: z is not a floating-point tensor.
+            TypeError, ValueError: z is not a floating-point tensor, or has no examples.
 
         Example:
             >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -300,7 +300,7 @@ class VAE(Pair):
             The reconstructions, of the shape of x.
 
         Raises:
-            TypeError: x is not a floating-point tensor.
+            TypeError, ValueError: x is not a floating-point tensor, or has no examples.
 
         Example:
             >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))

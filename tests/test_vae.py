@@ -187,3 +187,13 @@ def test_a_vae_says_what_is_trained() -> None:
     fixed = sum(p.numel() for p in vae.likelihood.parameters())
     assert f"likelihood: 0 trained, {fixed} fixed" in text
     assert isinstance(vae, VAE)
+
+
+@pytest.mark.parametrize("posterior", ["Normal", "MultivariateNormal", "Flow"])
+def test_point_values_of_no_examples_are_refused(posterior: str) -> None:
+    """By every posterior and likelihood alike, though torch could reshape some of them."""
+    vae = vae_of("StandardNormal", posterior)
+    x, z = torch.zeros(0, X_DIM), torch.zeros(0, 2)
+    for call in (lambda: vae.embed(x), lambda: vae.reconstruct(x), lambda: vae.decode(z)):
+        with pytest.raises(ValueError, match="input: got no examples"):
+            call()

@@ -249,9 +249,15 @@ def _positional(function: Callable[..., Any]) -> tuple[int, bool]:
 def given(network: nn.Module, x: Tensor, context: Sequence[Tensor]) -> Tensor:
     """The output of a network at x, with the context if the network takes it.
 
+    Raises:
+        ValueError: x has no examples: torch's densities reshape to ``(*batch, -1)``.
+
     Example:
         >>> from pyro_vae.utils.context import given
         >>> given(torch.nn.Linear(3, 2), torch.zeros(7, 3), [torch.arange(7)]).shape
         torch.Size([7, 2])
     """
+    if not x.numel():
+        shape = tuple(x.shape)
+        raise ValueError(f"input: got no examples (shape {shape}), expected at least one")
     return network(x, *context) if context and takes_context(network) else network(x)
