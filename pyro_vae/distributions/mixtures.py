@@ -11,6 +11,9 @@ from torch import Tensor
 
 __all__ = ["Mixture", "NormalMixture"]
 
+_FARTHEST = 2.0**20
+"""Distances of means over scales, whose squares are resolved in float64 to 1e-3 nats."""
+
 
 class Mixture(dist.MixtureSameFamily):
     r"""A mixture, :math:`\sum_k w_k\, p_k(z)`, on the support of its components.
@@ -39,6 +42,8 @@ class NormalMixture(Mixture):
 
     Without batch dimensions, log-densities are computed by matrix products, since that of each
     component is linear in :math:`(z^2, z, 1)`. This is done in float64: the three terms cancel.
+    They leave no digits where a mean is :math:`2^{20}` of its own scales away from the others: a
+    ValueError says so, and without validation, as in compiled code, the log-density is NaN.
     Draws are reparameterized implicitly. With :math:`u_d = F(z_d | z_{<d})`, which is uniform for
     any parameters,
 
@@ -91,11 +96,19 @@ class NormalMixture(Mixture):
         loc, precision = normal.loc.double(), normal.scale.double().square().reciprocal()
         center = loc.detach().mean(0)  # near zero the terms cancel less
         loc, z = loc - center, value.double() - center
+        lost = (loc.square() * precision).detach().amax(-1) > _FARTHEST**2
+        if self._validate_args and lost.any():
+            k = int(lost.nonzero()[0])
+            raise ValueError(
+                f"scale: got {normal.scale[k].min():.3g} for component {k}, whose mean is more "
+                "than 2^20 of that away from the average of all means; its log-density has no "
+                "digits in float64"
+            )
         constant = (
             -0.5 * (loc.square() * precision - precision.log()).sum(-1)
             - 0.5 * loc.shape[-1] * math.log(2 * math.pi)
             + narrow.mixture_distribution.logits.double()
-        )
+        ).masked_fill(lost, math.nan)
         joint = (z.square() @ (-0.5 * precision).T) + z @ (loc * precision).T + constant
         log_prob = joint.logsumexp(-1).to(value.dtype)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))

@@ -14,9 +14,10 @@ __all__ = ["Beta", "DiscretizedLogistic", "Levels", "NegativeBinomial", "Poisson
 
 
 class Beta(dist.Beta):
-    """A Beta on (0, 1) without the end points, where its density may be infinite.
+    r"""A Beta on (0, 1) without the end points, where its density may be infinite.
 
-    Log-densities are computed in float64: their terms cancel.
+    Log-densities are computed in float64: their terms cancel. What is left of a concentration a is
+    right to about :math:`10^{-16} a \log a` nats.
 
     Arguments:
         concentration1, concentration0: As those of ``pyro.distributions.Beta``.
@@ -91,7 +92,10 @@ class Poisson(dist.Poisson):
 
 
 class NegativeBinomial(dist.NegativeBinomial):
-    """A negative binomial whose log-probabilities are computed in float64: their terms cancel.
+    r"""A negative binomial whose log-probabilities are computed in float64: their terms cancel.
+
+    .. math:: \log P(x) = \log\Gamma(r + x) - \log\Gamma(r) - \log x!
+        + r \log \sigma(-l) + x \log \sigma(l)
 
     Arguments:
         total_count, probs, logits: As those of ``pyro.distributions.NegativeBinomial``.
@@ -106,8 +110,25 @@ class NegativeBinomial(dist.NegativeBinomial):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        count, logits = self.total_count, self.logits
-        return _in_float64(dist.NegativeBinomial, value, total_count=count, logits=logits)
+        r, logits, x = self.total_count.double(), self.logits.double(), value.double()
+        ways = _log_rising(r, x) - (x + 1).lgamma()
+        log_prob = ways + r * F.logsigmoid(-logits) + x * F.logsigmoid(logits)
+        return log_prob.to(self.logits.dtype)
+
+
+def _log_rising(r: Tensor, x: Tensor) -> Tensor:
+    """The logarithm of Gamma(r + x) / Gamma(r), where x is not negative.
+
+    Both are large where r is, and their difference has no digits; so there it is that of their
+    expansions (NIST Digital Library of Mathematical Functions, 5.11.1).
+    """
+    large = r > 1e3
+    base = torch.where(large, r, 1e3)
+    expanded = (base + x - 0.5) * (x / base).log1p() + x * base.log() - x
+    expanded = expanded + (1 / (base + x) - 1 / base) / 12 - (1 / (base + x) ** 3 - base**-3) / 360
+    small = torch.where(large, 1e3, r)
+    rising = torch.where(large, expanded, (small + x).lgamma() - small.lgamma())
+    return rising.masked_fill(r + x == 0, 0.0)
 
 
 def _in_float64(family: Any, value: Tensor, **parameters: Tensor) -> Tensor:
