@@ -102,6 +102,12 @@ class Reach:
 
     def changed(self) -> str:
         """The path of something that has changed, or ``""``."""
+        try:
+            return self._changed()
+        except Exception as error:  # by an object's own methods, as those of a dict's subclass
+            return f"objects that cannot be compared ({type(error).__name__}: {error})"
+
+    def _changed(self) -> str:
         for table, size, path in self._sizes:  # This runs at each step.
             if len(table) != size:
                 return path

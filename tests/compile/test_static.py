@@ -517,6 +517,23 @@ def test_a_hook_may_come_later(kind: str) -> None:
     assert len(calls) >= 2
 
 
+def test_what_is_in_reach_may_fail_to_be_compared_later() -> None:
+    class Later(dict[str, float]):
+        fails = False
+
+        def items(self) -> Any:
+            return Odd().items() if self.fails else super().items()
+
+    kept = Later({"gain": 1.0})
+    vae = vae_of(Encoder(kept, lambda e: e.has["gain"]))
+    objective = Compiled(Trace_ELBO(), strict=False)
+    svi = SVI(vae.model, vae.guide, optim.Adam(lr=1e-3), objective)
+    svi.step(X)
+    kept.fails, objective._cache.patience = True, 0
+    with pytest.warns(UserWarning, match=r"cannot be compared \(RuntimeError: no items\)"):
+        svi.step(X)
+
+
 def test_an_object_among_the_arguments_may_change() -> None:
     def model(x: Tensor, settings: Settings) -> None:
         with pyro.plate("data", len(x)):
