@@ -32,8 +32,10 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "handlers",
     "has_bfloat16_products",
     "has_hooks",
+    "intercepted",
     "is_compiled",
     "is_jit_tracing",
     "module_hooks",
@@ -199,6 +202,22 @@ def global_hooks() -> tuple[dict[int, Any], ...]:
         owner._global_forward_pre_hooks,
         owner._global_backward_hooks,
         owner._global_backward_pre_hooks,
+    )
+
+
+def intercepted() -> bool:
+    """Whether the user sees or changes torch's operations, as graphs do not let them.
+
+    By a mode (``TorchFunctionMode``, ``TorchDispatchMode``), by hooks on saved tensors, which
+    torch tells of from 2.8 on, or by anomaly detection. ``torch.device`` is a mode, too; it says
+    where tensors are made, which is part of a graph.
+    """
+    saved = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return (
+        torch.is_anomaly_enabled()
+        or any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
+        or bool(_get_current_dispatch_mode_stack())
+        or (saved is not None and saved(False) is not None)
     )
 
 

@@ -20,6 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from pyro_vae import compat
 
@@ -444,6 +445,29 @@ def test_hooks_of_modules_and_tensors_are_in_their_tables() -> None:
         hook.remove()
         assert not compat.tensor_hooks(tensor)
     assert not compat.tensor_hooks(2 * tensor)
+
+
+def test_what_stands_between_torchs_operations_is_seen() -> None:
+    class Function(TorchFunctionMode):
+        pass
+
+    assert not compat.intercepted()
+    with torch.device("cpu"):
+        assert not compat.intercepted()
+    for mode in (compat.TorchDispatchMode(), Function(), torch.autograd.detect_anomaly(False)):
+        with mode:
+            assert compat.intercepted()
+    assert not compat.intercepted()
+
+
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"),
+    reason="torch before 2.8 does not tell",
+)
+def test_hooks_on_saved_tensors_are_seen() -> None:
+    with torch.autograd.graph.save_on_cpu():
+        assert compat.intercepted()
+    assert not compat.intercepted()
 
 
 def test_a_module_says_whether_torch_compiles_it() -> None:

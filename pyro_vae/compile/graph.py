@@ -32,7 +32,7 @@ from pyro_vae.compile.reach import Reach
 from pyro_vae.compile.recording import Recording, Repeated, Replayed, recorder
 from pyro_vae.compile.static import UNCOMPILED, NotCompiled, NotStatic, NotYet, static_reach
 from pyro_vae.compile.trace import lift, reading_no_values, trace, varying
-from pyro_vae.utils.modules import fresh_casts
+from pyro_vae.utils.autocast import fresh_casts
 
 __all__ = ["Graph", "Program"]
 

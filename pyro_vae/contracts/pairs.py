@@ -9,6 +9,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from pyro_vae.compat import changes
 from pyro_vae.contracts.sites import (
     PLATE,
     Refused,
@@ -99,9 +100,15 @@ def check_observations(pair: nn.Module, batch: Sequence[Tensor]) -> None:
 
 
 def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
-    """Traces of the guide, and of the model at the guide's draw."""
+    """Traces of the guide, and of the model at the guide's draw; a batch is not changed."""
+    before = tuple(map(changes, batch))
     guide = poutine.trace(pair.guide).get_trace(*batch)
     model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
+    if before != tuple(map(changes, batch)):
+        raise ValueError(
+            "model, guide: one of them changes x or its context in place, on which the other runs "
+            "too; expected a new tensor"
+        )
     return prune_subsample_sites(guide), prune_subsample_sites(model)
 
 

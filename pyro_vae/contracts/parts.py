@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
+from pyro_vae.compat import changes
 from pyro_vae.distributions import (
     check_finite,
     describe_support,
@@ -160,11 +161,12 @@ def call(
 
     Raises:
         TypeError: The part does not return a distribution of Pyro, or takes another context.
-        ValueError: The part raised one.
+        ValueError: The part raised one, or changes its input in place.
     """
     module = getattr(vae, part)
     if context and takes_context(module, len(args)):
         args = (*args, *context)
+    before = tuple(map(changes, args))
     try:
         if swapped:
             named = module.named_parameters(remove_duplicate=False)
@@ -177,6 +179,11 @@ def call(
     except TypeError as error:
         _check_signature(part, module, args, error)
         raise
+    if before != tuple(map(changes, args)):
+        raise ValueError(
+            f"{part}: it changes its input in place, which other parts take too; expected a new "
+            "tensor, as of a ReLU or a dropout without inplace=True"
+        )
     if not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution)
         raise TypeError(

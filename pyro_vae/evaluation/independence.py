@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.contracts import Refused
+from pyro_vae.utils.autocast import autocast_dtype
 from pyro_vae.utils.context import Examples, rows
 from pyro_vae.utils.random import seeded
 
@@ -171,7 +172,8 @@ def _check_place(scores: Callable[..., dict[str, Tensor]], two: Tensor) -> None:
 
 def _rounding(device: torch.device) -> float:
     """The relative rounding of matrix products of float32 and float64 tensors, at most."""
-    if torch.is_autocast_enabled(device.type) or torch.get_float32_matmul_precision() != "highest":
+    rounded = autocast_dtype(device) is not None
+    if rounded or torch.get_float32_matmul_precision() != "highest":
         return 2**-9
     return 2**-22
 

@@ -17,11 +17,11 @@ from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
 from pyro_vae.evaluation.simulation import observed_site
 from pyro_vae.pair import Pair, check_pair
+from pyro_vae.utils.autocast import warn_of_autocast
 from pyro_vae.utils.checks import check_examples, check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch, content_hash
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating, owner_of
 from pyro_vae.utils.random import seeded
-from pyro_vae.utils.warn import warn_of_autocast
 from pyro_vae.vae import VAE
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.compat import intercepted
 from pyro_vae.compile import (
     Cache,
     NotCompiled,
@@ -140,7 +141,7 @@ class Scorer:
         The first `fixed` tensors rarely change between calls. The function runs uncompiled on
         `small` tensors, for checks.
         """
-        if not self._compiles or (kind == "draw" and not self._compiles_draws):
+        if not self._compiles or intercepted() or (kind == "draw" and not self._compiles_draws):
             return None
         key = kind, static, *map(layout, tensors)
 

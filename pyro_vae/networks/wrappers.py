@@ -7,6 +7,7 @@ import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
+from pyro_vae.utils.autocast import autocast_dtype
 from pyro_vae.utils.checks import check_count, check_index, check_module
 from pyro_vae.utils.context import entry_of, given
 from pyro_vae.utils.shapes import Shape, as_shape, out_shape, split_shape
@@ -80,9 +81,9 @@ class Conditioned(nn.Module):
             numbers = numbers.masked_fill(wrong.unsqueeze(-1), math.nan)
         else:
             numbers = value
-            kind = x.device.type  # torch.autocast rounds z, and not the context
-            rounded = torch.is_autocast_enabled(kind) and x.dtype == torch.get_autocast_dtype(kind)
-            if value.dtype != x.dtype and not (rounded and value.dtype == torch.float32):
+            # torch.autocast rounds z, and not the context.
+            rounded = x.dtype == autocast_dtype(x.device) and value.dtype == torch.float32
+            if value.dtype != x.dtype and not rounded:
                 raise TypeError(
                     f"context: got {value.dtype} as entry {self.entry}, expected the input's "
                     f"{x.dtype}; classes= takes integer labels"

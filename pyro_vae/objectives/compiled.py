@@ -12,7 +12,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae.compat import guess_plates, handlers
+from pyro_vae.compat import guess_plates, handlers, intercepted
 from pyro_vae.compile import (
     Cache,
     NotCompiled,
@@ -264,7 +264,7 @@ class Compiled(WithTerms):
         uses: int = 1,
     ) -> LossGraph | None:
         """The graph for this call, which may be made now; None if the call runs uncompiled."""
-        if self._given_up or not _only_parameters_are_captured():
+        if self._given_up or intercepted() or not _only_parameters_are_captured():
             return None
         *outer, inner = layers(self.elbo)
         if inner.vectorize_particles and inner.max_plate_nesting == math.inf:

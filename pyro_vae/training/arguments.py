@@ -211,6 +211,16 @@ def check_gradients(place: str = "fit") -> None:
 
 def _check_trained(pair: Pair) -> None:
     """Raises ValueError if a pair has nothing to train."""
+    if any(p.is_meta for p in pair.parameters()):
+        raise ValueError(
+            "vae: got parameters on the device meta, which have no values; to_empty(device=...) "
+            "gives them memory"
+        )
+    if any(p.is_inference() for p in pair.parameters()):
+        raise ValueError(
+            "vae: got parameters that were made within torch.inference_mode, which have no "
+            "gradients, expected a pair that was built outside of it"
+        )
     if not any(p.requires_grad for p in pair.parameters()):
         raise ValueError(
             "vae: has no parameter that requires grad, expected one: no step would change anything"

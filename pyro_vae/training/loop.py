@@ -24,7 +24,7 @@ from pyro_vae.training.sources import START, Place
 from pyro_vae.training.together import check_alike
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
-from pyro_vae.utils.modules import fresh_casts
+from pyro_vae.utils.autocast import fresh_casts
 from pyro_vae.utils.processes import Processes, together
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded

@@ -9,8 +9,9 @@ import torch
 from pyro_vae.compat import has_bfloat16_products
 from pyro_vae.networks import bfloat16
 from pyro_vae.pair import Pair, check_pair
+from pyro_vae.utils.autocast import warn_of_autocast
 from pyro_vae.utils.modules import device_of, dtype_of
-from pyro_vae.utils.warn import warn, warn_of_autocast
+from pyro_vae.utils.warn import warn
 
 __all__ = ["check_precision", "program"]
 

@@ -84,10 +84,10 @@ def as_batch(batch: Batch, argument: str = "x") -> tuple[Tensor, ...]:
 
 
 def _check_dense(argument: str, x: Tensor) -> None:
-    if x.layout != torch.strided:
-        raise TypeError(
-            f"{argument}: got a tensor of layout {x.layout}, expected a dense one: x.to_dense()"
-        )
+    if x.is_nested or x.layout != torch.strided:
+        what = "a nested tensor" if x.is_nested else f"a tensor of layout {x.layout}"
+        instead = ", of one size for all examples" if x.is_nested else ": x.to_dense()"
+        raise TypeError(f"{argument}: got {what}, expected a dense one{instead}")
 
 
 def as_context(

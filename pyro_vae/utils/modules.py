@@ -10,46 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pyro_vae.utils.autocast import fresh_casts
+
 __all__ = [
     "Function",
     "count_of",
     "device_of",
     "dtype_of",
     "evaluating",
-    "fresh_casts",
     "owner_of",
 ]
-
-
-@contextmanager
-def fresh_casts() -> Iterator[None]:
-    """Within ``torch.autocast``, parameters are cast at each use inside the block.
-
-    Autocast keeps casts of parameters until it ends, and so those of old values after a step.
-
-    Example:
-        >>> from pyro_vae.utils.modules import fresh_casts
-        >>> layer = torch.nn.Linear(1, 1, bias=False)
-        >>> with torch.autocast("cpu", torch.bfloat16), fresh_casts(), torch.no_grad():
-        ...     for value in (1.0, 2.0):
-        ...         print(layer(layer.weight.fill_(value)).item())
-        1.0
-        4.0
-    """
-    caches = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(caches)
-        torch.clear_autocast_cache()  # of casts that were made before the block
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Puts a module into eval mode inside the block; afterwards each submodule has its mode back.
 
-    Casts of ``torch.autocast`` are fresh, see :func:`fresh_casts`.
+    Casts of ``torch.autocast`` are fresh; see :func:`~pyro_vae.utils.autocast.fresh_casts`.
 
     Example:
         >>> from pyro_vae.utils.modules import evaluating

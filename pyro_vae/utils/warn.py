@@ -3,9 +3,7 @@
 import inspect
 import warnings
 
-import torch
-
-__all__ = ["warn", "warn_of_autocast"]
+__all__ = ["warn"]
 
 _INNER = "pyro_vae", "pyro", "torch", "contextlib"
 
@@ -30,21 +28,6 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     while frame is not None and (not level or _is_inner(frame.f_globals)):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level + 1)
-
-
-def warn_of_autocast(device: torch.device) -> None:
-    """Warns if ``torch.autocast`` is on, in which not only networks but densities are rounded.
-
-    Arguments:
-        device: That of the densities.
-    """
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
-        warn(
-            f"autocast: got torch.autocast to {dtype}, which rounds noise and densities too; "
-            'expected fit(..., precision="bf16") or networks.bfloat16(vae), which round within '
-            "the networks alone"
-        )
 
 
 def _is_inner(names: dict[str, object]) -> bool:

@@ -21,7 +21,10 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import VAE, likelihoods, networks, objectives, optim, posteriors, priors
 from pyro_vae.compile import NotStatic, inductor
@@ -515,6 +518,38 @@ def test_a_hook_may_come_later(kind: str) -> None:
         svi.step(X)
     svi.step(X)
     assert len(calls) >= 2
+
+
+class HalvedProducts(TorchDispatchMode):
+    def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = f(*args, **(kwargs or {}))
+        return 0.5 * found if f is torch.ops.aten.addmm.default else found
+
+
+class HalvedLayers(TorchFunctionMode):
+    def __torch_function__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = f(*args, **(kwargs or {}))
+        return 0.5 * found if f is nn.functional.linear else found
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [HalvedProducts, HalvedLayers, lambda: saved_tensors_hooks(lambda t: 0.5 * t, lambda t: t)],
+)
+def test_what_stands_between_operations_takes_part(mode: Callable[[], Any]) -> None:
+    """A graph has none of it, so steps within are uncompiled, and those after compiled again."""
+    found = []
+    for elbo in (Trace_ELBO(), objectives.compiled(Trace_ELBO())):
+        torch.manual_seed(0)
+        vae = vae_of(Encoder())
+        optimizer = optim.from_torch(torch.optim.SGD, lr=1e-2)
+        svi = SVI(vae.model, vae.guide, optimizer, elbo)
+        torch.manual_seed(1)
+        steps = [svi.step(X)]
+        with mode():
+            steps += [svi.step(X), svi.evaluate_loss(X)]
+        found.append([*steps, svi.step(X)])
+    assert found[1] == pytest.approx(found[0], rel=CLOSE)
 
 
 def test_what_is_in_reach_may_fail_to_be_compared_later() -> None:

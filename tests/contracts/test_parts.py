@@ -50,6 +50,33 @@ def test_values_off_the_support_are_refused_by_the_model() -> None:
             Trace_ELBO().loss(relaxed.model, relaxed.guide, torch.full((3, 6), bad))
 
 
+@pytest.mark.parametrize("part", ["likelihood", "posterior"])
+def test_an_input_that_a_part_changes_in_place_is_named(part: str) -> None:
+    """The likelihood would score another x than the posterior has seen, and so with z."""
+
+    def vae_with(layer: nn.Module) -> VAE:
+        changing, plain = (
+            nn.Sequential(layer, nn.Linear(4, 8), nn.Unflatten(-1, (2, 4))),
+            networks.MLP(4, (), (2, 4)),
+        )
+        network, other = (changing, plain) if part == "likelihood" else (plain, changing)
+        return VAE(
+            priors.StandardNormal(4),
+            likelihoods.Gaussian(networks.Folded(network, 4, (2, 4))),
+            posteriors.Normal(networks.Folded(nn.Sequential(other, nn.Flatten(-2)), 4, 8)),
+        )
+
+    x = torch.randn(6, 4)
+    for layer in (nn.ReLU(inplace=True), nn.Dropout(inplace=True)):
+        vae = vae_with(layer)
+        with pytest.raises(ValueError, match=f"{part}: it changes its input in place"):
+            Trace_ELBO().loss(vae.model, vae.guide, x.clone())
+    for right in (nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))):
+        vae = vae_with(right)
+        assert math.isfinite(Trace_ELBO().loss(vae.model, vae.guide, x))
+        assert log_likelihood(vae, x, 40, seed=0).values.isfinite().all()
+
+
 def test_distributions_that_pyro_cannot_sample_are_named() -> None:
     vae = bernoulli_vae()
     vae.prior = Plain()

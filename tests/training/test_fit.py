@@ -279,6 +279,15 @@ def test_an_elbo_of_ones_own_works_or_is_refused_before_the_first_step() -> None
 # What would change nothing, or fail after some steps.
 
 
+def test_parameters_that_cannot_be_trained_are_named() -> None:
+    with torch.inference_mode():
+        made = bernoulli_vae()
+    with pytest.raises(ValueError, match=r"made within torch\.inference_mode"):
+        fit(made, binary(), epochs=1)
+    with pytest.raises(ValueError, match="vae: got parameters on the device meta"):
+        fit(bernoulli_vae().to("meta"), binary(), epochs=1)
+
+
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_training_with_gradients_off_is_refused(off: Any) -> None:
     vae, x = bernoulli_vae(), binary(20)
