@@ -855,3 +855,28 @@ def test_a_print_shows_programs_and_parameters() -> None:
         "name='pair', model=pair_of.<locals>.model, guide=pair_of.<locals>.guide\n"
         "parameters: 69 trained, 69 fixed"
     )
+
+
+@pytest.mark.parametrize("what", ["x in the guide", "x in the model", "z in the model"])
+@pytest.mark.parametrize("call", ["fit", "log_likelihood"])
+def test_what_a_program_changes_in_place_is_named(what: str, call: str) -> None:
+    """The model would score other values than the guide has seen, or has drawn."""
+    encoder, decoder = networks.MLP(3, (), 4), networks.MLP(2, (), 3)
+
+    def model(x: Tensor) -> None:
+        if what == "x in the model":
+            x.mul_(2)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            if what == "z in the model":
+                z.mul_(0.5)
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        loc, log_scale = encoder(x.mul_(2) if what == "x in the guide" else x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    pair, x = Pair(model, guide, encoder=encoder, decoder=decoder), torch.randn(20, 3)
+    with pytest.raises(ValueError, match=r"its input of shape \(.*\) is changed in place"):
+        fit(pair, x, epochs=1, batch_size=20) if call == "fit" else log_likelihood(pair, x, 40)

@@ -27,6 +27,7 @@ from pyro_vae.contracts.sites import (
     check_same_sites,
     check_site,
     explained,
+    unchanged,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "check_site",
     "check_training",
     "explained",
+    "unchanged",
 ]
 
 

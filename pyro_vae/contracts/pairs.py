@@ -9,13 +9,13 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
-from pyro_vae.compat import changes
 from pyro_vae.contracts.sites import (
     PLATE,
     Refused,
     check_latent_sites,
     check_observed,
     explained,
+    unchanged,
 )
 from pyro_vae.distributions import scored_support
 from pyro_vae.utils.modules import evaluating
@@ -101,14 +101,11 @@ def check_observations(pair: nn.Module, batch: Sequence[Tensor]) -> None:
 
 def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
     """Traces of the guide, and of the model at the guide's draw; a batch is not changed."""
-    before = tuple(map(changes, batch))
-    guide = poutine.trace(pair.guide).get_trace(*batch)
-    model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
-    if before != tuple(map(changes, batch)):
-        raise ValueError(
-            "model, guide: one of them changes x or its context in place, on which the other runs "
-            "too; expected a new tensor"
-        )
+    with unchanged(batch, "guide"):
+        guide = poutine.trace(pair.guide).get_trace(*batch)
+    latents = [guide.nodes[name]["value"] for name in guide.stochastic_nodes]
+    with unchanged([*batch, *latents], "model"):
+        model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
     return prune_subsample_sites(guide), prune_subsample_sites(model)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
-from pyro_vae.compat import changes
+from pyro_vae.contracts.sites import Refused, unchanged
 from pyro_vae.distributions import (
     check_finite,
     describe_support,
@@ -166,24 +166,21 @@ def call(
     module = getattr(vae, part)
     if context and takes_context(module, len(args)):
         args = (*args, *context)
-    before = tuple(map(changes, args))
     try:
-        if swapped:
-            named = module.named_parameters(remove_duplicate=False)
-            values = {path: swapped[id(own)] for path, own in named if id(own) in swapped}
-            distribution = functional_call(module, values, args)
-        else:
-            distribution = module(*args)
+        with unchanged(args, part):
+            if swapped:
+                named = module.named_parameters(remove_duplicate=False)
+                values = {path: swapped[id(own)] for path, own in named if id(own) in swapped}
+                distribution = functional_call(module, values, args)
+            else:
+                distribution = module(*args)
+    except Refused:
+        raise
     except ValueError as error:
         raise ValueError(f"{part}: {error}") from error
     except TypeError as error:
         _check_signature(part, module, args, error)
         raise
-    if before != tuple(map(changes, args)):
-        raise ValueError(
-            f"{part}: it changes its input in place, which other parts take too; expected a new "
-            "tensor, as of a ReLU or a dropout without inplace=True"
-        )
     if not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution)
         raise TypeError(

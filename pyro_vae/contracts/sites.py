@@ -1,6 +1,6 @@
 """Checks of the sites of a model and a guide against each other and against data."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.compat import changes
 from pyro_vae.distributions import (
     check_on_support,
     describe_distribution,
@@ -57,6 +58,25 @@ def explained(what: str) -> Iterator[None]:
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
         raise ValueError(f"model, guide: {what} ({error}), expected {_EXPECTED}") from error
+
+
+@contextmanager
+def unchanged(values: Iterable[Tensor], where: str = "model, guide") -> Iterator[None]:
+    """Raises Refused if a program changes one of some values in place, which others take too.
+
+    Arguments:
+        values: x, its context, and latents.
+        where: What the program is, for the message.
+    """
+    before = [(value, changes(value)) for value in values]
+    yield
+    for value, count in before:
+        if changes(value) != count:
+            raise Refused(
+                f"{where}: its input of shape {tuple(value.shape)} is changed in place, which "
+                "other parts take too; expected a new tensor, as of a ReLU or a dropout without "
+                "inplace=True"
+            )
 
 
 def check_site(program: str, name: str, site: Mapping[str, Any], size: int) -> None:

@@ -23,6 +23,7 @@ from pyro_vae.contracts import (
     check_same_sites,
     check_site,
     explained,
+    unchanged,
 )
 from pyro_vae.distributions import check_analytic_kl, describe_distribution
 from pyro_vae.evaluation.independence import check_independent
@@ -248,7 +249,8 @@ class LogDensities:
 
     def _conditioned(self, program: str, batch: Examples, z: Latents) -> Trace:
         conditioned = poutine.condition(self.programs[program], data=dict(z))
-        return self._traced(program, conditioned, batch, len(z[self.latents[0]]))
+        with unchanged(z.values()):
+            return self._traced(program, conditioned, batch, len(z[self.latents[0]]))
 
     def _traced(
         self, program: str, call: Callable[..., Any], batch: Examples, count: int | None = None
@@ -261,8 +263,9 @@ class LogDensities:
     ) -> Trace:
         traced = poutine.trace(call)
         if count is None:
-            return traced.get_trace(*batch)
-        with pyro.plate(_SAMPLES, count, dim=self._sample_dim):
+            with unchanged(batch):
+                return traced.get_trace(*batch)
+        with pyro.plate(_SAMPLES, count, dim=self._sample_dim), unchanged(batch):
             return traced.get_trace(*batch)
 
     def _checked(self, program: str, trace: Trace, batch: Examples) -> Trace:
