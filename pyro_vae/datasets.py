@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.utils.checks import check_count, check_seed, kind
 from pyro_vae.utils.random import random_operator, random_words
+from pyro_vae.utils.warn import warn
 
 __all__ = [
     "PIXELS",
@@ -176,6 +177,9 @@ def to_pixels(levels: Tensor, pixels: Pixels, seed: int | None = None) -> Tensor
         TypeError: `levels` is not uint8, or `seed` is not an int.
         ValueError: `pixels` is not one of the four, or `seed` is out of range.
 
+    Warns:
+        UserWarning: The levels are 0 and 1 alone, as those of binary pixels.
+
     Example:
         >>> levels = datasets.load("digits").test
         >>> x = datasets.to_pixels(levels, "binary", seed=0)
@@ -301,6 +305,11 @@ def _seeded_draw(levels: Tensor, seed: int | None, draw: _Draw) -> Tensor:
     if levels.dtype != torch.uint8:
         raise TypeError(f"levels: got {levels.dtype}, expected torch.uint8")
     check_seed(seed)
+    if draw is not _levels and levels.numel() and levels.max() == 1:
+        warn(
+            "levels: got none above 1 on a scale of 255, so x is almost zero everywhere; pixels "
+            "that are 0 or 1 already are x itself: levels.float()"
+        )
     if seed is None:
         return draw(levels, None)
     return draw(levels, torch.Generator(levels.device).manual_seed(int(seed)))

@@ -1,6 +1,7 @@
 """Data: what is embedded, what becomes of levels, and what is said when files are missing."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_vae import datasets
+from pyro_vae import datasets, fit, presets
 from pyro_vae.datasets import Dataset
 
 
@@ -113,6 +114,28 @@ def test_pixels_of_a_kind_are_those_of_its_function() -> None:
     for pixels, draw in (("binary", datasets.binarize), ("dequantized", datasets.dequantize)):
         assert torch.equal(datasets.to_pixels(levels, pixels, seed=3), draw(levels, 3))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("pixels", ["binary", "dequantized", "grey"])
+def test_levels_that_are_binary_pixels_are_told_of(pixels: datasets.Pixels) -> None:
+    """They would be zero almost everywhere, and a training on them looks like any other."""
+    bits = torch.tensor([0, 1, 1, 0], dtype=torch.uint8).repeat(20, 2)
+    name = "gaussian-mlp" if pixels == "dequantized" else "bernoulli-mlp"
+    vae = presets.build(name, z_dim=2, shape=(8,), pixels=pixels)
+    for call in (
+        lambda x: datasets.to_pixels(x, pixels),
+        lambda x: fit(vae, x, epochs=1, batch_size=20, pixels=pixels),
+    ):
+        with pytest.warns(UserWarning, match="levels: got none above 1") as caught:
+            call(bits)
+        assert {each.filename for each in caught} == {__file__}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for levels in (2 * bits, 0 * bits):
+                call(levels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert datasets.to_pixels(bits, "levels").max() == 1  # counts
 
 
 def test_wrong_levels_are_refused() -> None:

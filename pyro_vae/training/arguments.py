@@ -37,6 +37,7 @@ __all__ = [
     "check_settings",
     "check_shares",
     "check_size",
+    "check_trained",
     "described",
     "set_up",
     "shares_of",
@@ -105,7 +106,7 @@ def set_up(
                     f"train: got a first batch on which model or guide fails ({reason}), expected "
                     "shapes and dtypes that they take"
                 ) from error
-    _check_trained(pair)
+    check_trained(pair)
     if isinstance(optim, Held):
         held = {id(p) for group in optim.optimizer.param_groups for p in group["params"]}
         own = {id(p): name for name, p in pair.named_parameters()}
@@ -209,7 +210,7 @@ def check_gradients(place: str = "fit") -> None:
         )
 
 
-def _check_trained(pair: Pair) -> None:
+def check_trained(pair: Pair) -> None:
     """Raises ValueError if a pair has nothing to train."""
     if any(p.is_meta for p in pair.parameters()):
         raise ValueError(

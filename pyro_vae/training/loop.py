@@ -12,7 +12,7 @@ import torch
 
 from pyro_vae.optim import JointOptim
 from pyro_vae.pair import Pair
-from pyro_vae.training.arguments import check_gradients
+from pyro_vae.training.arguments import check_gradients, check_trained
 from pyro_vae.training.between import Between
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.ending import Ended, Interrupted, Interruption, StopTraining
@@ -172,7 +172,8 @@ class Loop:
 
     def _epoch(self, epoch: int) -> None:
         """Takes the steps of an epoch and adds its row, with the costs of held-out data."""
-        check_gradients(f"epoch {epoch}")  # A callback may have turned them off.
+        check_gradients(f"epoch {epoch}")  # A callback may have turned them off,
+        check_trained(self.pair)  # or frozen all parameters.
         place, seconds = START, 0.0
         before: Sequence[float] = (0.0, 0.0, 0.0)
         self.terms.reset()

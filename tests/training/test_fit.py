@@ -318,6 +318,12 @@ def test_a_pair_with_nothing_to_train_is_refused() -> None:
     vae.posterior.requires_grad_(True)
     fit(vae, binary(20), epochs=1, batch_size=8)
 
+    def freezes(pair: Pair, history: History) -> None:
+        pair.requires_grad_(False)
+
+    with pytest.raises(ValueError, match="vae: has no parameter that requires grad"):
+        fit(vae, binary(20), epochs=2, batch_size=8, callbacks=[freezes])
+
 
 def normed() -> VAE:
     layers = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)
