@@ -76,7 +76,6 @@ ANYTHING = {
     "VAE.guide.context": "tensors of any kind: the parts say which",
     "pyro_vae.Pair.modules": "named by their keywords, not by one name",
     "objectives.traits.objective": "an object of any kind: one without traits has none",
-    "evaluation.calibration.context": "covered by the tests of calibration",
 }
 
 
