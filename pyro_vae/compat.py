@@ -23,6 +23,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.infer import ELBO
 from pyro.nn import PyroModule
 from pyro.optim import PyroOptim
@@ -59,6 +60,7 @@ __all__ = [
     "intercepted",
     "is_compiled",
     "is_jit_tracing",
+    "masked",
     "module_hooks",
     "onednn_linear",
     "parameter_site",
@@ -89,6 +91,16 @@ def handlers() -> Sequence[Any]:
 def stored_parameters() -> dict[str, Tensor]:
     """The parameter store's unconstrained tensors by name; the store's own dict, not a copy."""
     return pyro.get_param_store()._params
+
+
+def masked(distribution: Any) -> tuple[Tensor | bool, int] | None:
+    """The mask of a distribution that is masked, or is around one that is; None without any.
+
+    Beside the mask, which is one of batches, is the number of event dimensions right of it.
+    """
+    while distribution is not None and not isinstance(distribution, MaskedDistribution):
+        distribution = getattr(distribution, "base_dist", None)
+    return distribution and (distribution._mask, len(distribution.event_shape))
 
 
 def waiting_state(optim: PyroOptim) -> dict[str, Any]:

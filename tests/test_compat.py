@@ -95,6 +95,22 @@ def test_a_parameter_site_is_seen_by_handlers() -> None:
     assert not pyro.get_param_store().keys()
 
 
+def test_masks_of_distributions_are_found() -> None:
+    normal, mask = dist.Normal(torch.zeros(3), 1.0), torch.tensor([True, False, True])
+    assert compat.masked(normal) is None
+    assert compat.masked(normal.to_event(1)) is None
+    for distribution, events in (
+        (normal.mask(mask), 0),
+        (normal.mask(mask).to_event(1), 0),
+        (dist.Normal(torch.zeros(3, 2), 1.0).to_event(1).mask(mask), 1),
+    ):
+        found = compat.masked(distribution)
+        assert found is not None
+        assert found[0] is mask
+        assert found[1] == events
+    assert compat.masked(normal.mask(False)) == (False, 0)
+
+
 def test_the_stores_dicts_are_live() -> None:
     store = pyro.get_param_store()
     pyro.param("p", torch.ones(2), constraint=constraints.positive)

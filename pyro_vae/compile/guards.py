@@ -34,7 +34,7 @@ def signature(args: Any, kwargs: Any) -> Any:
     Arguments with different signatures need different code.
 
     Raises:
-        ValueError: An argument requires grad.
+        ValueError: An argument requires grad, and gradients are on.
         TypeError: An argument cannot be hashed.
     """
     leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -43,7 +43,7 @@ def signature(args: Any, kwargs: Any) -> Any:
 
 def _argument_signature(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        if leaf.requires_grad:
+        if leaf.requires_grad and torch.is_grad_enabled():
             raise ValueError(
                 f"compiled: got an argument of shape {tuple(leaf.shape)} that requires grad, "
                 "expected data: only parameters of model and guide get gradients"

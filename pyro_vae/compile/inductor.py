@@ -100,11 +100,17 @@ def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     return value if threshold >= 18 else torch.where(scaled > threshold, x, value)
 
 
+def _bernoulli(p: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    """The draw of torch, for which Inductor would compare p with another number."""
+    return torch.empty_like(p).bernoulli_(p, generator=generator)
+
+
 def _is_fast_here(x: Tensor) -> bool:
     return x.dtype == torch.float32 and x.device.type == "cpu"
 
 
-DECOMPOSITIONS = {
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.bernoulli.default: _bernoulli,
     torch.ops.aten.log1p.default: _log1p,
     torch.ops.aten.softplus.default: _softplus,
 }

@@ -22,11 +22,13 @@ from pyro_vae.contracts.sites import (
     PLATE,
     Refused,
     check_latent_sites,
+    check_masks,
     check_observed,
     check_order,
     check_same_sites,
     check_site,
     explained,
+    is_scaled,
     unchanged,
 )
 
@@ -43,6 +45,7 @@ __all__ = [
     "check_latent_sites",
     "check_latents",
     "check_likelihood",
+    "check_masks",
     "check_observations",
     "check_observed",
     "check_order",
@@ -53,6 +56,7 @@ __all__ = [
     "check_site",
     "check_training",
     "explained",
+    "is_scaled",
     "unchanged",
 ]
 

@@ -296,7 +296,10 @@ def check_data(x: Tensor, argument: str = "x") -> None:
     """Raises TypeError or ValueError unless x has finite floats and shape ``(N, *x_shape)``."""
     check_float(argument, x)
     if x.dim() < 2:
-        raise ValueError(f"{argument}: got shape {tuple(x.shape)}, expected (N, *x_shape)")
+        raise ValueError(
+            f"{argument}: got shape {tuple(x.shape)}, expected (N, *x_shape) with one dimension "
+            "of x or more, such as x.unsqueeze(-1)"
+        )
     check_examples(argument, x)
     if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
         check_finite(argument, x)

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.compat import changes
+from pyro_vae.compat import changes, masked
 from pyro_vae.distributions import (
     check_on_support,
     describe_distribution,
@@ -94,7 +94,7 @@ def check_site(program: str, name: str, site: Mapping[str, Any], size: int) -> N
             f'{where} is in a loop over a plate, expected "with pyro.plate(...):" instead'
         )
     scale = site["scale"]
-    if isinstance(scale, Tensor) or scale != 1:
+    if is_scaled(scale):
         raise Refused(
             f"{where} has a log-probability scaled by {scale}, expected no poutine.scale and no "
             "subsampled plate: a scaled log-probability is not a log-density"
@@ -104,6 +104,14 @@ def check_site(program: str, name: str, site: Mapping[str, Any], size: int) -> N
             f'plate "{PLATE}": got size {frames[0].size} for x of length {size}, expected '
             f'pyro.plate("{PLATE}", len(x)): x comes in blocks of examples'
         )
+
+
+def is_scaled(scale: Tensor | float) -> bool:
+    """Whether a scale is another one than 1, or a tensor whose values are not to be read."""
+    if not isinstance(scale, Tensor):
+        return scale != 1
+    # It reads values, so Pyro's switch for such checks applies.
+    return not is_validation_enabled() or bool((scale != 1).any())
 
 
 def check_same_sites(program: str, now: Collection[str], first: Collection[str]) -> None:
@@ -145,10 +153,7 @@ def check_observed(
         support: The set in place of the support.
     """
     fn, value = site["fn"], site["value"]
-    inner = fn
-    while inner is not None and not isinstance(inner, MaskedDistribution):
-        inner = getattr(inner, "base_dist", None)
-    if inner is not None:
+    if masked(fn) is not None:
         return  # Its mask is inside the distribution, where it cannot be read elementwise.
     mask = True if site["mask"] is None else site["mask"]
     if not value.numel():
@@ -161,6 +166,31 @@ def check_observed(
         finite = finite.all(-1)
     if not ((on & finite) | ~torch.as_tensor(mask)).all():
         check_on_support(name, value, support)
+
+
+def check_masks(guide: Trace, model: Trace, latents: Iterable[str]) -> None:
+    """Raises Refused unless latents are masked alike in model and guide.
+
+    A masked log-density counts as 0. If only one of p(z) and q(z|x) does, the importance weights
+    are those of no distribution.
+    """
+    for name in latents:
+        masks = [_mask(trace.nodes[name]) for trace in (guide, model)]
+        if not torch.equal(*torch.broadcast_tensors(*masks)):
+            raise Refused(
+                f'site "{name}": its mask in the guide is another one than in the model, expected '
+                "the same: a latent that is masked in one alone has no importance weights"
+            )
+
+
+def _mask(site: Mapping[str, Any]) -> Tensor:
+    """The mask of each number of a site's value, by handlers and by its distribution."""
+    mask = torch.as_tensor(True if site["mask"] is None else site["mask"])
+    mask = mask[(..., *[None] * len(site["fn"].event_shape))]
+    if (inner := masked(site["fn"])) is not None:
+        own, events = inner  # which may be a mask inside of the event
+        mask = mask & torch.as_tensor(own)[(..., *[None] * events)]
+    return mask
 
 
 def check_latent_sites(drawn: Trace, guide: Trace, model: Trace, densities: bool = True) -> None:

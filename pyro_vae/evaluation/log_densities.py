@@ -18,6 +18,7 @@ from pyro_vae.contracts import (
     PLATE,
     Refused,
     check_latent_sites,
+    check_masks,
     check_observed,
     check_order,
     check_same_sites,
@@ -286,6 +287,7 @@ class LogDensities:
             # Copies, since a flow that caches its last draw scores a part of it differently.
             z = {name: value.clone() for name, value in z.items()}
             trace = self._conditioned("model", batch, z)
+            check_masks(self._conditioned("guide", batch, z), trace, self.latents)
             try:
                 self._check_observed(trace)
             except ValueError as error:  # It says what is off the support.

@@ -11,7 +11,7 @@ from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent, TransformedDistribution, kl_divergence
 
 from pyro_vae.contracts import PLATE
 from pyro_vae.distributions import describe_distribution
@@ -188,13 +188,22 @@ def _mean(log_w: Tensor) -> Tensor:
     return log_w.mean(0)
 
 
+def _univariate(distribution: Any) -> Any:
+    """The distribution of one dimension, if it factorizes; else some with an event shape."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if isinstance(distribution, TransformedDistribution):
+        transforms = distribution.transforms
+        if not any(t.domain.event_dim or t.codomain.event_dim for t in transforms):
+            return TransformedDistribution(_univariate(distribution.base_dist), transforms)
+    return distribution
+
+
 def _by_dimension(name: str, q: Any, p: Any) -> Tensor:
     """The KL of each latent dimension, of the shape of the site's value."""
     bases = []
     for program, site in (("guide", q), ("model", p)):
-        base = site["fn"]
-        while isinstance(base, Independent):
-            base = base.base_dist
+        base = _univariate(site["fn"])
         if base.event_shape:
             raise ValueError(
                 f'site "{name}": the {program} has {describe_distribution(site["fn"])}, expected '

@@ -12,6 +12,7 @@ from pyro.util import check_if_enumerated, check_model_guide_match, check_site_s
 from torch import Tensor
 
 from pyro_vae.compat import UnloggedELBO
+from pyro_vae.contracts import is_scaled
 from pyro_vae.distributions import describe_distribution
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.utils.traces import log_prob_sum
@@ -128,7 +129,7 @@ class ImportanceWeightedELBO(UnloggedELBO):
         for trace in () if self.linear else (model_trace, guide_trace):
             for name, site in trace.nodes.items():
                 scale = site["scale"] if site["type"] == "sample" else 1
-                if isinstance(scale, Tensor) or scale != 1:
+                if is_scaled(scale):
                     raise ValueError(
                         f'site "{name}": its log-probability is scaled by {scale}, expected no '
                         "poutine.scale and no subsampled plate: the bound holds for unscaled "

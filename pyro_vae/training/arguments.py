@@ -7,6 +7,7 @@ import pyro.optim
 import torch
 from pyro.infer import ELBO
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pyro_vae.datasets import Pixels
 from pyro_vae.objectives import check_elbo, free_bits_of, traits
@@ -22,7 +23,14 @@ from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Source
 from pyro_vae.training.trackers import check_tracker
-from pyro_vae.utils.checks import check_count, check_function, check_seed, kind
+from pyro_vae.utils.checks import (
+    check_count,
+    check_flag,
+    check_function,
+    check_seed,
+    kind,
+    plain,
+)
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.random import seeded
@@ -137,13 +145,23 @@ def check_shares(
             f"{got} with {kind(objective)}, whose loss is no sum over examples, expected an "
             "objective that is one, such as trace_elbo()"
         )
-    norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
-    found = next((path for path, m in pair.named_modules() if isinstance(m, norms)), None)
+    found = next((path for path, m in pair.named_modules() if _has_statistics(m)), None)
     if found is not None:
         raise ValueError(
-            f"{got} with batch norm in {found}, whose statistics would be those of a share, "
-            "expected another norm, such as GroupNorm or LayerNorm"
+            f"{got} with batch norm in {found}, or an instance norm with running statistics, "
+            "which would be those of a share, expected another norm, such as GroupNorm or "
+            "LayerNorm"
         )
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Whether a module has statistics over examples, which shares do not add up to."""
+    norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+    lazy = nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d
+    instance = nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d
+    return isinstance(module, norms + lazy) or (
+        isinstance(module, instance) and module.track_running_stats
+    )
 
 
 def shares_of(accumulate: int, seed: int | None, processes: Processes | None) -> Shares | None:
@@ -193,9 +211,9 @@ def described(
     return {
         "pixels": pixels,
         "seed": None if seed is None else int(seed),
-        "compile": compile,
+        "compile": plain(compile),
         "precision": precision,
-        "accumulate (times processes)": 1 if shares is None else shares.count,
+        "accumulate (times processes)": 1 if shares is None else int(shares.count),
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
     }
@@ -217,7 +235,7 @@ def check_trained(pair: Pair) -> None:
             "vae: got parameters on the device meta, which have no values; to_empty(device=...) "
             "gives them memory"
         )
-    if any(p.is_inference() for p in pair.parameters()):
+    if any(not is_lazy(p) and p.is_inference() for p in pair.parameters()):
         raise ValueError(
             "vae: got parameters that were made within torch.inference_mode, which have no "
             "gradients, expected a pair that was built outside of it"
@@ -271,8 +289,7 @@ def check_settings(
     check_count("batch_size", batch_size)
     check_elbo(objective, "objective")
     check_seed(seed)
-    if not isinstance(compile, bool) and compile != "auto":
-        raise ValueError(f'compile: got {compile!r}, expected True, False or "auto"')
+    check_flag("compile", compile, auto=True)
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks: got {kind(callbacks)}, expected a list of functions")
     for callback in callbacks:

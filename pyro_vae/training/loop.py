@@ -291,11 +291,11 @@ class Loop:
         ended: Ended | None = (
             "stopped" if reason is not None else "interrupted" if interrupted else None
         )
-        if self.resumption is not None:
+        if self.callbacks or self.resumption is not None:
             self._check_parameters(f"epoch {epoch}, after the callbacks")
-            if due or last or ended is not None:
-                with together(self.processes, "checkpoint"):
-                    self.resumption.end_epoch(steps, self.history, ended)
+        if self.resumption is not None and (due or last or ended is not None):
+            with together(self.processes, "checkpoint"):
+                self.resumption.end_epoch(steps, self.history, ended)
         return ended
 
 

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
+import torch.nn.functional as F
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from pyro_vae.compile import NotCompiled, compiled_function
 from pyro_vae.objectives import Compiled
 
 from ..compiling import nothing
+from ..conftest import needs_compiler
 from ..models import binary
 from ..tolerances import rounding
 
@@ -43,6 +45,65 @@ def test_compiled_logarithms_keep_their_last_digits(name: str) -> None:
         small = torch.linspace(-3, 3, 61)  # above a low threshold it is x itself
         value = compiled_function(lambda x: function(x, 2, 1), [small])(small)
         torch.testing.assert_close(value, function(small, 2, 1))
+
+
+def everything_random(x: Tensor) -> list[Tensor]:
+    """A draw of each kind that Inductor compiles."""
+    p, empty = x.sigmoid(), torch.empty_like
+    return [
+        torch.bernoulli(p),
+        torch.bernoulli(torch.full_like(x, 0.5)),
+        torch.bernoulli(x, 0.3),
+        empty(x).bernoulli_(0.3),
+        empty(x).bernoulli_(p),
+        torch.rand(x.shape),
+        torch.rand_like(x),
+        torch.randn(3),
+        torch.randn_like(x),
+        torch.normal(x, 1.0),
+        torch.normal(x, p),
+        torch.normal(0.0, 1.0, x.shape),
+        torch.randint(2, 7, x.shape),
+        torch.randint_like(x, 7),
+        torch.randperm(6),
+        torch.multinomial(p, 4, replacement=True),
+        torch.multinomial(p, 2),
+        torch.poisson(x.exp()),
+        empty(x).uniform_(-1, 1),
+        empty(x).normal_(),
+        empty(x).exponential_(2.0),
+        empty(x).cauchy_(),
+        empty(x).geometric_(0.3),
+        empty(x).log_normal_(),
+        F.dropout(x, 0.3, training=True),
+        F.alpha_dropout(x, 0.3, training=True),
+        F.rrelu(x, training=True),
+        F.gumbel_softmax(x, hard=True),
+        dist.Bernoulli(logits=x).sample(),
+        dist.Categorical(logits=x).sample(),
+        dist.Geometric(p).sample(),
+        dist.Poisson(x.exp()).sample(),
+        dist.RelaxedBernoulli(torch.tensor(0.5), logits=x).rsample(),
+    ]
+
+
+@needs_compiler
+def test_compiled_code_has_every_draw_of_torch() -> None:
+    """Not only the same distribution, so that a seed gives the same steps both ways."""
+
+    def draws(x: Tensor, wide: Tensor) -> list[Tensor]:
+        return [*everything_random(x), *everything_random(wide)]
+
+    x = torch.linspace(-2, 2, 30).view(5, 6)
+    wide = x.double()
+    run = compiled_function(draws, [x, wide])
+    for seed in range(2):
+        torch.manual_seed(seed)
+        expected, state = draws(x, wide), torch.get_rng_state()
+        torch.manual_seed(seed)
+        found = run(x, wide)
+        torch.testing.assert_close(list(found), expected)
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.slow

@@ -117,3 +117,71 @@ def test_what_is_not_finite_is_refused_unless_it_is_masked(value: float) -> None
         log_likelihood(x=(x, seen), **arguments)
     x[3], seen[3] = 0.0, False
     log_likelihood(x=(x, seen), **arguments)
+
+
+@pytest.mark.parametrize("masked", ["both", "model", "guide", "guide, by its distribution"])
+def test_a_latent_is_masked_alike_in_model_and_guide(masked: str) -> None:
+    """As a step after the end of a sequence is; masked in one alone it has no weight."""
+
+    def latents(x: Tensor, seen: Tensor, is_masked: bool, by_distribution: bool = False) -> Tensor:
+        z, w = dist.Normal(x.new_zeros(()), 1.0), dist.Normal(x.new_zeros(()), 1.0)
+        drawn = pyro.sample("z", z)
+        with pyro.poutine.mask(mask=seen if is_masked else True):
+            fn = w.expand(seen.shape).mask(seen) if by_distribution else w
+            return drawn + torch.where(seen, pyro.sample("w", fn), 0.0)
+
+    def model(x: Tensor, seen: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            loc = latents(x, seen, masked in ("both", "model"))
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x: Tensor, seen: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1):
+            latents(x, seen, masked in ("both", "guide"), "distribution" in masked)
+
+    # The first example has all its latents.
+    x, seen = torch.tensor([0.3, -1.0, 2.0]), torch.tensor([True, False, True])
+    arguments: dict[str, Any] = {"num_samples": 4000, "model": model, "guide": guide, "seed": 0}
+    if masked == "both":
+        found = log_likelihood(x=(x, seen), **arguments)
+        expected = dist.Normal(0.0, torch.where(seen, 3.0, 2.0).sqrt()).log_prob(x)
+        # The weights of a draw from the prior are densities of x, at most 0.4.
+        errors = (0.4 / expected.exp()).log1p() / 4000**0.5
+        assert ((found.values - expected).abs() <= 5 * errors).all()
+    else:
+        with pytest.raises(ValueError, match='site "w": its mask in the guide is another one'):
+            log_likelihood(x=(x, seen), **arguments)
+
+
+WAYS = ["handler", "inside of the event", "around the event", "all"]
+
+
+@pytest.mark.parametrize("size", [3, 4])  # of the latent, and of as many examples
+def test_a_mask_may_be_written_in_several_ways(size: int) -> None:
+    def latent(way: str, loc: Tensor, seen: Tensor) -> Tensor:
+        fn = dist.Normal(loc, 1.0)
+        if way in ("inside of the event", "all"):
+            fn = fn.mask(seen[..., None].expand(loc.shape))
+        fn = fn.to_event(1)
+        if way in ("around the event", "all"):
+            fn = fn.mask(seen)
+        with pyro.poutine.mask(mask=seen if way in ("handler", "all") else True):
+            return pyro.sample("z", fn)
+
+    x, seen = torch.randn(4, size), torch.tensor([True, False, True, True])
+    values = []
+    for first, second in itertools.product(WAYS, WAYS):
+
+        def model(x: Tensor, seen: Tensor, way: str = first) -> None:
+            with pyro.plate("data", len(x)):
+                z = latent(way, torch.zeros(len(x), size), seen)
+                with pyro.poutine.mask(mask=seen):
+                    pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        def guide(x: Tensor, seen: Tensor, way: str = second) -> None:
+            with pyro.plate("data", len(x)):
+                latent(way, 0.5 * x, seen)
+
+        arguments: dict[str, Any] = {"num_samples": 30, "model": model, "guide": guide}
+        values.append(log_likelihood(x=(x, seen), seed=0, **arguments).values)
+    torch.testing.assert_close(values, values[:1] * len(values))

@@ -134,6 +134,11 @@ def test_wrong_inputs() -> None:
         objectives.compiled(objective)
     with pytest.raises(ValueError, match="requires grad, expected data"):
         objective.loss(vae.model, vae.guide, x.requires_grad_())
+    with torch.no_grad():  # where no gradient is asked for
+        torch.manual_seed(1)
+        found = objectives.compiled(Trace_ELBO()).loss(vae.model, vae.guide, x)
+        torch.manual_seed(1)
+        assert found == pytest.approx(Trace_ELBO().loss(vae.model, vae.guide, x))
     with pytest.raises(TypeError, match="argument of type object"), torch.no_grad():
         objective.loss(vae.model, vae.guide, type("object", (), {"__hash__": None})())
     off = binary()

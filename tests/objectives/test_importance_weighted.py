@@ -26,6 +26,8 @@ WEIGHTED = [
 @pytest.mark.parametrize("make", WEIGHTED)
 def test_scaled_sites_are_refused_inside_a_logarithm(make: Callable[[], ELBO]) -> None:
     vae, x = bernoulli_vae(), torch.bernoulli(torch.full((4, 6), 0.5))
+    one = poutine.scale(vae.model, torch.tensor(1.0))  # as a weight at the end of its warm-up
+    assert make().loss(one, vae.guide, x) > 0
     scaled = poutine.scale(vae.model, 0.5)
     with pytest.raises(ValueError, match=r'site ".": .* scaled by 0.5, expected no poutine.scale'):
         make().loss_and_grads(scaled, vae.guide, x)

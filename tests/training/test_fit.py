@@ -19,7 +19,7 @@ from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, optim, p
 from pyro_vae.compat import cpp_compiler
 from pyro_vae.datasets import Dataset, binarize
 from pyro_vae.pair import Pair
-from pyro_vae.training import History
+from pyro_vae.training import History, NonFiniteLoss
 
 from ..models import bernoulli_vae, binary, parameters, small
 from ..tolerances import CLOSE
@@ -277,6 +277,26 @@ def test_an_elbo_of_ones_own_works_or_is_refused_before_the_first_step() -> None
 
 
 # What would change nothing, or fail after some steps.
+
+
+def test_lazy_modules_are_trained() -> None:
+    layers = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(2))
+    vae = VAE(
+        priors.StandardNormal(1),
+        likelihoods.Bernoulli(networks.MLP(1, (), 6)),
+        posteriors.Normal(networks.Folded(layers, 6, 2)),
+    )
+    history = fit(vae, binary(), epochs=30, optim=optim.Adam(0.05), seed=0)
+    assert history.cost[-1] < history.cost[0]
+
+
+def test_what_a_callback_breaks_after_the_last_epoch_is_named() -> None:
+    def breaks(pair: Pair, history: History) -> None:
+        if len(history.epoch) == 2:
+            next(pair.parameters()).data.fill_(math.inf)
+
+    with pytest.raises(NonFiniteLoss, match="epoch 2, after the callbacks: the parameter"):
+        fit(bernoulli_vae(), binary(), epochs=2, callbacks=[breaks])
 
 
 def test_parameters_that_cannot_be_trained_are_named() -> None:

@@ -158,6 +158,20 @@ def test_wrong_arguments() -> None:
     class Encoder(nn.Sequential):
         out_shape = torch.Size((2,))
 
-    vae.posterior = posteriors.Normal(Encoder(nn.BatchNorm1d(6), nn.Linear(6, 2)))
-    with pytest.raises(ValueError, match=r"batch norm in posterior\.network\.0"):
-        fit(vae, x, epochs=1, accumulate=2)
+    class Instance(nn.Sequential):
+        out_shape = torch.Size((2,))
+
+        def __init__(self, **settings: bool) -> None:
+            norm = nn.InstanceNorm1d(1, **settings)
+            super().__init__(nn.Unflatten(-1, (1, 6)), norm, nn.Flatten(), nn.Linear(6, 2))
+
+    for encoder, path in (
+        (Encoder(nn.BatchNorm1d(6), nn.Linear(6, 2)), 0),
+        (Encoder(nn.LazyBatchNorm1d(), nn.Linear(6, 2)), 0),
+        (Instance(track_running_stats=True), 1),
+    ):
+        vae.posterior = posteriors.Normal(encoder)
+        with pytest.raises(ValueError, match=rf"batch norm in posterior\.network\.{path}"):
+            fit(vae, x, epochs=1, accumulate=2)
+    vae.posterior = posteriors.Normal(Instance())
+    fit(vae, x, epochs=1, accumulate=2)
