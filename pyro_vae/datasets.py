@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.utils.checks import check_count, check_seed, kind
+from pyro_vae.utils.checks import check_count, check_path, check_seed, kind
 from pyro_vae.utils.random import random_operator, random_words
 from pyro_vae.utils.warn import warn
 
@@ -110,8 +110,7 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
         if root is not None:
             raise ValueError(f"root: got {root!r}, expected None: digits comes with the package")
         return _load_digits()
-    if root is not None and not isinstance(root, str | Path):
-        raise TypeError(f"root: got {kind(root)}, expected the path of a folder, or None")
+    check_path("root", root, none=True)
     return _load_torchvision(name, _TORCHVISION[name], root)
 
 

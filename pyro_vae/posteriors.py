@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions
 from pyro_vae.distributions import flows
-from pyro_vae.utils.checks import check_count, check_interval, check_module
+from pyro_vae.utils.checks import check_count, check_interval, check_module, plain
 from pyro_vae.utils.context import given, takes_context
 from pyro_vae.utils.shapes import as_shape, out_shape
 
@@ -316,9 +316,9 @@ class Squashed(nn.Module):
         check_module("posterior", posterior)
         check_interval(low, high)
         self.posterior = posterior
-        self.register_buffer("low", torch.tensor(float(low)), persistent=False)
-        self.register_buffer("high", torch.tensor(float(high)), persistent=False)
-        self._bounds = low, high
+        self.register_buffer("low", torch.tensor(float(plain(low))), persistent=False)
+        self.register_buffer("high", torch.tensor(float(plain(high))), persistent=False)
+        self._bounds = plain(low), plain(high)
 
     def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
         q_y = self.posterior(x, *context) if takes_context(self.posterior) else self.posterior(x)

@@ -19,6 +19,7 @@ from pyro_vae.networks import (
 )
 from pyro_vae.posteriors import Normal
 from pyro_vae.priors import StandardNormal
+from pyro_vae.utils.checks import plain
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
@@ -118,7 +119,7 @@ def build(
     prior = StandardNormal(z_dim)
     likelihood, posterior = preset.build(z_dim, x_shape, pixels)
     vae = VAE(prior, likelihood, posterior)
-    vae.preset = {"name": name, "z_dim": z_dim, "shape": list(x_shape), "pixels": pixels}
+    vae.preset = {"name": name, "z_dim": plain(z_dim), "shape": list(x_shape), "pixels": pixels}
     return vae
 
 

@@ -23,6 +23,7 @@ from pyro_vae.utils.checks import (
     check_df,
     check_interval,
     check_module,
+    plain,
 )
 from pyro_vae.utils.shapes import as_shape
 
@@ -112,9 +113,9 @@ class Uniform(nn.Module):
         super().__init__()
         check_count("z_dim", z_dim)
         check_interval(low, high)
-        self.register_buffer("low", torch.full((z_dim,), float(low)), persistent=False)
-        self.register_buffer("high", torch.full((z_dim,), float(high)), persistent=False)
-        self._bounds = low, high
+        self.register_buffer("low", torch.full((z_dim,), float(plain(low))), persistent=False)
+        self.register_buffer("high", torch.full((z_dim,), float(plain(high))), persistent=False)
+        self._bounds = plain(low), plain(high)
 
     def forward(self) -> dist.Distribution:
         return dist.Uniform(self.low, self.high).to_event(1)
@@ -150,6 +151,7 @@ class StudentT(_Standard):
         df: Degrees of freedom :math:`\nu`, fixed, at most 1000; above that, use a normal.
 
     Raises:
+        TypeError: `df` is not a number.
         ValueError: `z_dim` is not a positive integer, or `df` is out of range.
 
     Example:
@@ -161,7 +163,7 @@ class StudentT(_Standard):
     def __init__(self, z_dim: int, df: float) -> None:
         super().__init__(z_dim)
         check_df(df)
-        self.df = df
+        self.df = plain(df)
 
     def forward(self) -> dist.Distribution:
         return distributions.StudentT(
@@ -267,6 +269,7 @@ class VampPrior(nn.Module):
                 f"pseudo_inputs: got shape {tuple(pseudo_inputs.shape)}, expected (K, *x_shape)"
             )
         check_bounds(low, high)
+        low, high = plain(low), plain(high)
         least, greatest = pseudo_inputs.aminmax()
         if not least.new_tensor(low) <= least <= greatest <= least.new_tensor(high):
             raise ValueError(

@@ -230,7 +230,8 @@ def _built(folder: Path, config: Mapping[str, Any]) -> VAE:
         vae.name = config["name"]
     except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
-        raise DamagedRun(f"{folder / CONFIG}: damaged preset ({reason})") from error
+        path = folder / CONFIG
+        raise DamagedRun(f"{path}: damaged preset ({reason}), expected that of save") from error
     return vae
 
 
@@ -370,7 +371,8 @@ def _whole_state(path: Path, saved: dict[str, torch.Tensor], vae: Pair) -> dict[
             state[name] = found
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"{path}: parameters of another model: {'; '.join(problems[:3])}{more}")
+        what = f"{'; '.join(problems[:3])}{more}; expected the tensors of the pair"
+        raise ValueError(f"{path}: parameters of another model: {what}")
     return state
 
 

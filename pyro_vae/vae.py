@@ -31,7 +31,7 @@ from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of, eval
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import one_at_a_time
 
-__all__ = ["VAE", "Part", "check_vae"]
+__all__ = ["VAE", "Part"]
 
 
 def __dir__() -> list[str]:
@@ -392,9 +392,3 @@ class VAE(Pair):
                     text += f" ({shared:,} shared with the {other})"
             lines.append(text)
         return "\n".join(lines)
-
-
-def check_vae(vae: object, argument: str = "vae") -> None:
-    """Raises TypeError unless `vae` is a VAE."""
-    if not isinstance(vae, VAE):
-        raise TypeError(f"{argument}: got {kind(vae)}, expected a VAE")

@@ -56,7 +56,6 @@ from pyro_vae.training import Averaging, EarlyStopping, History
 from pyro_vae.utils import checks
 from pyro_vae.utils.context import as_batch, as_context
 from pyro_vae.utils.shapes import as_shape
-from pyro_vae.vae import check_vae
 
 from .models import Given, bernoulli_vae, binary, linear_gaussian
 from .pairs import fine, guide
@@ -121,7 +120,6 @@ TAKEN: dict[str, Callable[[], Any]] = {
         priors.StandardNormal(1), bernoulli_vae().likelihood, bernoulli_vae().posterior, name="v"
     ),
     "digits without a root": lambda: datasets.load("digits", root=None),
-    "a VAE": lambda: check_vae(bernoulli_vae()),
 }
 
 

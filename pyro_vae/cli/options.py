@@ -105,11 +105,16 @@ def open_run(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset
     """
     settings = storage.read_config(run).get("training")
     if not isinstance(settings, dict) or not {"data", "pixels"} <= set(settings):
-        raise ValueError(f"{run}: was not written by pyro-vae train, so its data are unknown")
+        raise ValueError(
+            f"{run}: was not written by pyro-vae train, so its data are unknown, expected a run "
+            "of that command"
+        )
     done, asked = settings.get("epochs_done"), settings.get("epochs")
     if done != asked:
         say(f"the run stopped after epoch {done} of {asked}")
     vae = storage.load(run)
     if not all(torch.isfinite(p).all() for p in vae.parameters()):
-        raise ValueError(f"{run / storage.WEIGHTS}: holds parameters that are not finite")
+        raise ValueError(
+            f"{run / storage.WEIGHTS}: holds parameters that are not finite, expected finite ones"
+        )
     return vae, settings, load_data(settings["data"], root)

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,13 @@ from pyro_vae.utils.checks import (
     check_count,
     check_examples,
     check_function,
+    check_index,
     check_number,
     check_path,
     check_seed,
-    is_sequence,
+    check_values,
     kind,
+    plain,
 )
 from pyro_vae.utils.context import Batch, as_batch, rows
 from pyro_vae.utils.processes import processes_of
@@ -114,7 +115,8 @@ def compare(
     """
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
-    _check_arguments(vae_factory, objectives, seeds, goal, on_run, keep)
+    _check_arguments(vae_factory, objectives, goal, on_run, keep)
+    seeds = _seeds(seeds)
     points = _points(gradient_epochs, epochs)
     trainer = _Trainer(
         vae_factory, train, test, objectives, seeds[0], epochs, batch_size, pixels, num_samples,
@@ -151,7 +153,7 @@ def compare(
         first.gradients,
         first.peaks,
         trainer.steps,
-        max(costs) if goal is None else goal,
+        max(costs) if goal is None else plain(goal),
         complete,
     )
 
@@ -271,19 +273,33 @@ def _points(gradient_epochs: Sequence[int] | None, epochs: int) -> list[int]:
     check_count("epochs", epochs)
     if gradient_epochs is None:
         return sorted({0, max(1, epochs // 10), epochs})
-    points = list(gradient_epochs) if is_sequence(gradient_epochs) else []
-    whole = all(isinstance(p, Integral) and not isinstance(p, bool) for p in points)
-    if not points or not whole or min(points) < 0 or max(points) > epochs:
+    check_values("gradient_epochs", gradient_epochs)
+    points = [plain(point) for point in gradient_epochs]
+    for point in points:
+        check_index("gradient_epochs", point)
+    if max(points) > epochs:
         raise ValueError(
             f"gradient_epochs: got {gradient_epochs!r}, expected epochs from 0 to {epochs}"
         )
     return points
 
 
+def _seeds(seeds: Sequence[int]) -> list[int]:
+    """Returns the seeds, or raises TypeError or ValueError."""
+    check_values("seeds", seeds)
+    found = [plain(seed) for seed in seeds]
+    for seed in found:
+        if seed is None:
+            raise TypeError("seeds: got None among them, expected ints")
+        check_seed(seed, "seeds: seed")
+    if len(set(found)) < len(found):
+        raise ValueError(f"seeds: got {found}, expected each once")
+    return found
+
+
 def _check_arguments(
     vae_factory: object,
     objectives: Mapping[str, ELBO],
-    seeds: object,
     goal: object,
     on_run: object,
     keep: object,
@@ -294,14 +310,6 @@ def _check_arguments(
             "VAE or a Pair with new parameters at each call"
         )
     check_objectives(objectives)
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-        raise TypeError(f"seeds: got {seeds!r}, expected a sequence of ints")
-    if not seeds:
-        raise ValueError("seeds: got none, expected at least one")
-    for seed in seeds:
-        check_seed(seed, "seeds: seed")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: got {list(seeds)}, expected each once")
     check_number("goal", goal, none=True)
     check_function("on_run", on_run, none=True)
     check_path("keep", keep, none=True)

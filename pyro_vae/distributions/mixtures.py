@@ -101,8 +101,8 @@ class NormalMixture(Mixture):
             k = int(lost.nonzero()[0])
             raise ValueError(
                 f"scale: got {normal.scale[k].min():.3g} for component {k}, whose mean is more "
-                "than 2^20 of that away from the average of all means; its log-density has no "
-                "digits in float64"
+                "than 2^20 of that away from the average of all means, expected a greater scale: "
+                "the log-density has no digits in float64"
             )
         constant = (
             -0.5 * (loc.square() * precision - precision.log()).sum(-1)

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.psis import khat_threshold
 from pyro_vae.plots import bounds as plot_bounds
 from pyro_vae.plots import khat as plot_khat
 from pyro_vae.plots import panels
+from pyro_vae.utils.checks import check_number, plain
 from pyro_vae.utils.files import write_json
 from pyro_vae.utils.tables import summary
 from pyro_vae.utils.warn import warn
@@ -129,11 +130,10 @@ class LogLikelihood:
             The ends of the interval in nats.
 
         Raises:
-            ValueError: `level` is not between 0 and 1.
+            TypeError, ValueError: `level` is not a number between 0 and 1.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level: got {level!r}, expected a number between 0 and 1")
-        width = NormalDist().inv_cdf((1 + level) / 2) * self.mc_error
+        check_number("level", level, above=0, below=1)
+        width = NormalDist().inv_cdf((1 + float(plain(level))) / 2) * self.mc_error
         return self.mean - width, self.mean + width
 
     @property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.compat import stored_parameters
-from pyro_vae.utils.checks import kind
+from pyro_vae.utils.checks import check_flag
 from pyro_vae.utils.modules import owner_of
 from pyro_vae.utils.processes import Processes, checksum, processes_of
 
@@ -80,8 +80,7 @@ def sharing(
         RuntimeError: There are no processes to share it with.
         ValueError: The parameters differ between the processes.
     """
-    if not isinstance(shared, bool):
-        raise TypeError(f"shared: got {kind(shared)}, expected True or False")
+    check_flag("shared", shared)
     if not shared:
         return Sharing(None, device)
     processes = processes_of(device)

@@ -4,6 +4,7 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae import distributions
+from pyro_vae.utils.checks import check_flag, plain
 from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import out_shape
 
@@ -32,10 +33,9 @@ class Bernoulli(nn.Module):
 
     def __init__(self, network: nn.Module, relaxed: bool = False) -> None:
         super().__init__()
-        if not isinstance(relaxed, bool):
-            raise TypeError(f"relaxed: got {relaxed!r}, expected True or False")
+        check_flag("relaxed", relaxed)
         self.network = network
-        self.relaxed = relaxed
+        self.relaxed = plain(relaxed)
         self._event_dim = len(out_shape(network))
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:

@@ -10,7 +10,7 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae.utils.checks import check_index
+from pyro_vae.utils.checks import check_index, plain
 from pyro_vae.utils.context import entry_of, given, takes_context
 from pyro_vae.utils.shapes import event_dim, out_shape
 
@@ -26,7 +26,7 @@ class _Counts(nn.Module):
         super().__init__()
         if exposure is not None:
             check_index("exposure", exposure)
-        self.exposure = exposure
+        self.exposure = plain(exposure)
 
     @property
     def takes_context(self) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae.utils.checks import check_df, is_positive
+from pyro_vae.utils.checks import check_df, is_positive, plain
 from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import event_dim, out_shape
 
@@ -32,7 +32,7 @@ class _LocationScale(nn.Module):
     def __init__(self, network: nn.Module, scale: Scale = "pixel") -> None:
         super().__init__()
         self.network = network
-        self.scale = scale
+        self.scale = plain(scale)
         self._event_dim = len(out_shape(network))
         if isinstance(scale, str) and scale == "pixel":
             self._event_dim = event_dim(network, 2, 'for scale="pixel": location and raw scale')
@@ -126,7 +126,7 @@ class StudentT(_LocationScale):
         df: Degrees of freedom :math:`\nu`, fixed, at most 1000; above that, use a normal.
 
     Raises:
-        ValueError: As :class:`Gaussian`, or `df` is out of range.
+        TypeError, ValueError: As :class:`Gaussian`, or `df` is out of range.
 
     Example:
         >>> likelihood = likelihoods.StudentT(networks.MLP(20, (500,), (2, 28, 28)), df=4)
@@ -137,7 +137,7 @@ class StudentT(_LocationScale):
     def __init__(self, network: nn.Module, scale: Scale = "pixel", df: float = 4.0) -> None:
         super().__init__(network, scale)
         check_df(df)
-        self.df = df
+        self.df = plain(df)
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         loc, scale = self._loc_and_scale(z, context)

@@ -8,7 +8,7 @@ from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pyro_vae.utils.autocast import autocast_dtype
-from pyro_vae.utils.checks import check_count, check_index, check_module
+from pyro_vae.utils.checks import check_count, check_index, check_module, check_number, plain
 from pyro_vae.utils.context import entry_of, given
 from pyro_vae.utils.shapes import Shape, as_shape, out_shape, split_shape
 
@@ -56,8 +56,8 @@ class Conditioned(nn.Module):
         check_index("entry", entry)
         self.network = network
         self.context_shape = as_shape("context_shape", context_shape)
-        self.classes = classes
-        self.entry = entry
+        self.classes = plain(classes)
+        self.entry = plain(entry)
         if hasattr(network, "out_shape"):
             self.out_shape = out_shape(network)
 
@@ -132,7 +132,7 @@ class Scaled(nn.Module):
         factor: The factor, a finite number other than 0.
 
     Raises:
-        TypeError: `network` is not a module, or has no ``out_shape``.
+        TypeError: `network` is not a module, or has no ``out_shape``; or `factor` is not a number.
         ValueError: `factor` is not such a number.
 
     Example:
@@ -144,11 +144,11 @@ class Scaled(nn.Module):
     def __init__(self, network: nn.Module, factor: float = 1 / 255) -> None:
         super().__init__()
         check_module("network", network)
-        number = isinstance(factor, int | float) and not isinstance(factor, bool)
-        if not number or not math.isfinite(factor) or not factor:
+        check_number("factor", factor)
+        if not factor:
             raise ValueError(f"factor: got {factor!r}, expected a finite number other than 0")
         self.network = network
-        self.factor = factor
+        self.factor = plain(factor)
         self.out_shape = out_shape(network)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:

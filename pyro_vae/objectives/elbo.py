@@ -10,7 +10,7 @@ from pyro_vae.contracts import check_order
 from pyro_vae.distributions import check_analytic_kl, describe_distribution
 from pyro_vae.objectives.pathwise import PathwiseELBO, Surrogate
 from pyro_vae.objectives.registry import named
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, plain
 
 __all__ = ["AnalyticKL_ELBO", "analytic_kl", "sticking_the_landing", "trace_elbo"]
 
@@ -40,6 +40,7 @@ def trace_elbo(num_particles: int = 1) -> Trace_ELBO:
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("num_particles", num_particles)
+    num_particles = plain(num_particles)
     return Trace_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
 
 
@@ -74,6 +75,7 @@ def analytic_kl(num_particles: int = 1) -> "AnalyticKL_ELBO":
         [1, 2]
     """
     check_count("num_particles", num_particles)
+    num_particles = plain(num_particles)
     return AnalyticKL_ELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
 
 
@@ -110,6 +112,7 @@ def sticking_the_landing(num_particles: int = 1) -> PathwiseELBO:
         torch.Size([])
     """
     check_count("num_particles", num_particles)
+    num_particles = plain(num_particles)
     return PathwiseELBO(num_particles, _mean, _stick, linear=True)
 
 

@@ -1,6 +1,5 @@
 """Free bits: a KL that counts from a threshold up, for each latent dimension."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
 from pyro_vae.objectives.registry import named
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.objectives.wrapper import layers
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, check_number, plain
 from pyro_vae.utils.traces import log_prob_sum
 
 __all__ = ["FreeBitsELBO", "free_bits"]
@@ -48,6 +47,7 @@ def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
         A Pyro ELBO.
 
     Raises:
+        TypeError: `nats` is not a number.
         ValueError: `nats` is not a finite number from 0 up, or `num_particles` is not a positive
             integer. At a loss: a latent site does not factorize, is not reparameterized, or is
             outside of the plate ``"data"``.
@@ -58,10 +58,9 @@ def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
         >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objective)
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
-    if isinstance(nats, bool) or not isinstance(nats, int | float) or not 0 <= nats < math.inf:
-        raise ValueError(f"nats: got {nats!r}, expected a finite number from 0 up")
+    check_number("nats", nats, 0)
     check_count("num_particles", num_particles)
-    return FreeBitsELBO(num_particles, float(nats))
+    return FreeBitsELBO(plain(num_particles), float(plain(nats)))
 
 
 class FreeBitsELBO(ImportanceWeightedELBO):

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
 from pyro_vae.objectives.pathwise import PathwiseELBO, Surrogate
 from pyro_vae.objectives.registry import named
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, check_number, plain
 
 __all__ = ["ciwae", "dreg", "iwae", "miwae", "piwae", "renyi"]
 
@@ -45,7 +45,7 @@ def iwae(k: int) -> ImportanceWeightedELBO:
         [1]
     """
     check_count("k", k)
-    return ImportanceWeightedELBO(k, _log_mean)
+    return ImportanceWeightedELBO(plain(k), _log_mean)
 
 
 @named
@@ -75,7 +75,7 @@ def dreg(k: int) -> PathwiseELBO:
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("k", k)
-    return PathwiseELBO(k, _log_mean, _doubly_reparameterized)
+    return PathwiseELBO(plain(k), _log_mean, _doubly_reparameterized)
 
 
 @named
@@ -105,7 +105,7 @@ def miwae(m: int, k: int) -> ImportanceWeightedELBO:
     """
     check_count("m", m)
     check_count("k", k)
-    return ImportanceWeightedELBO(m * k, partial(_mean_of_groups, m=m))
+    return ImportanceWeightedELBO(plain(m * k), partial(_mean_of_groups, m=plain(m)))
 
 
 @named
@@ -125,6 +125,7 @@ def ciwae(beta: float, k: int) -> ImportanceWeightedELBO:
         A Pyro ELBO.
 
     Raises:
+        TypeError: `beta` is not a number.
         ValueError: `beta` is not a number from 0 to 1; otherwise as :func:`iwae`.
 
     Example:
@@ -133,9 +134,8 @@ def ciwae(beta: float, k: int) -> ImportanceWeightedELBO:
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("k", k)
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta <= 1:
-        raise ValueError(f"beta: got {beta!r}, expected a number from 0 to 1")
-    return ImportanceWeightedELBO(k, partial(_mixed, beta=float(beta)))
+    check_number("beta", beta, 0, 1)
+    return ImportanceWeightedELBO(plain(k), partial(_mixed, beta=float(plain(beta))))
 
 
 @named
@@ -165,7 +165,7 @@ def piwae(m: int, k: int) -> PathwiseELBO:
     """
     check_count("m", m)
     check_count("k", k)
-    return PathwiseELBO(m * k, _log_mean, partial(_parted, m=m))
+    return PathwiseELBO(plain(m * k), _log_mean, partial(_parted, m=plain(m)))
 
 
 @named
@@ -188,6 +188,7 @@ def renyi(alpha: float, k: int) -> ImportanceWeightedELBO:
         A Pyro ELBO.
 
     Raises:
+        TypeError: `alpha` is not a number.
         ValueError: `alpha` is not finite, or within 1e-9 of 1, where :func:`trace_elbo` is the
             objective; otherwise as :func:`iwae`.
 
@@ -197,12 +198,14 @@ def renyi(alpha: float, k: int) -> ImportanceWeightedELBO:
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
     check_count("k", k)
-    number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-    if not number or not math.isfinite(alpha) or abs(1 - alpha) < 1e-9:
+    check_number("alpha", alpha)
+    order = float(plain(alpha))
+    if abs(1 - order) < 1e-9:
         raise ValueError(
-            f"alpha: got {alpha!r}, expected a finite number other than 1: use trace_elbo() there"
+            f"alpha: got {order!r}, expected a number that is 1e-9 or more away from 1: use "
+            "trace_elbo() there"
         )
-    return ImportanceWeightedELBO(k, partial(_power_mean, alpha=float(alpha)))
+    return ImportanceWeightedELBO(plain(k), partial(_power_mean, alpha=order))
 
 
 def _log_mean(log_w: Tensor) -> Tensor:

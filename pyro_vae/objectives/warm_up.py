@@ -10,9 +10,9 @@ from torch import Tensor
 from pyro_vae.objectives.compiled import Compiled
 from pyro_vae.objectives.registry import named_outer
 from pyro_vae.objectives.traits import traits
-from pyro_vae.objectives.weighted import Weighted, check_weight
+from pyro_vae.objectives.weighted import Weighted
 from pyro_vae.objectives.wrapper import Wrapper
-from pyro_vae.utils.checks import check_count, kind
+from pyro_vae.utils.checks import check_count, check_number, kind, plain
 
 __all__ = ["Annealed", "schedule_of", "warm_up"]
 
@@ -44,7 +44,8 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
         A Pyro ELBO.
 
     Raises:
-        TypeError: `objective` is compiled, or is not one of these ELBOs.
+        TypeError: `objective` is compiled, or is not one of these ELBOs; or `start` or `end` is
+            not a number.
         ValueError: `objective` is importance-weighted, or `steps`, `start` or `end` is out of
             range.
 
@@ -57,8 +58,8 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
         1
     """
     check_count("steps", steps)
-    check_weight("start", start)
-    check_weight("end", end)
+    check_number("start", start, 0)
+    check_number("end", end, 0)
     if isinstance(objective, Compiled):
         raise TypeError(
             "objective: got a compiled objective, expected one that is not: use "
@@ -75,7 +76,7 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
             f"objective: got {kind(objective)}, which is importance-weighted, expected "
             "an ELBO: a weight of the KL inside the logarithm would change the target"
         )
-    return Annealed(objective, steps, float(start), float(end))
+    return Annealed(objective, plain(steps), float(plain(start)), float(plain(end)))
 
 
 class Annealed(Weighted):

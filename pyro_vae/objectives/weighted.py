@@ -1,6 +1,5 @@
 """The beta-VAE's objective: an ELBO whose KL has a weight."""
 
-import math
 from abc import abstractmethod
 from typing import Any
 
@@ -13,8 +12,9 @@ from pyro_vae.objectives.registry import named
 from pyro_vae.objectives.terms import UNANNEALED
 from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.wrapper import Wrapper
+from pyro_vae.utils.checks import check_number, plain
 
-__all__ = ["Beta", "Weighted", "beta", "check_weight"]
+__all__ = ["Beta", "Weighted", "beta"]
 
 
 @named
@@ -36,6 +36,7 @@ def beta(beta: float, num_particles: int = 1) -> "Beta":
         A Pyro ELBO.
 
     Raises:
+        TypeError: `beta` is not a number.
         ValueError: `beta` is not a finite number from 0 up, or `num_particles` is not a positive
             integer.
 
@@ -44,18 +45,8 @@ def beta(beta: float, num_particles: int = 1) -> "Beta":
         >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objectives.beta(4.0))
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
-    check_weight("beta", beta)
-    return Beta(trace_elbo(num_particles), float(beta))
-
-
-def check_weight(argument: str, weight: float) -> None:
-    """Raises ValueError unless a weight is a finite number from 0 up."""
-    if (
-        isinstance(weight, bool)
-        or not isinstance(weight, int | float)
-        or not 0 <= weight < math.inf
-    ):
-        raise ValueError(f"{argument}: got {weight!r}, expected a finite number from 0 up")
+    check_number("beta", beta, 0)
+    return Beta(trace_elbo(num_particles), float(plain(beta)))
 
 
 class Weighted(Wrapper):

@@ -1,7 +1,6 @@
 """One torch optimizer for all parameters as a Pyro optimizer."""
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.compat import stored_parameters
 from pyro_vae.optim.fused import FusedAdam
-from pyro_vae.utils.checks import check_number, is_sequence, kind
+from pyro_vae.utils.checks import check_number, is_sequence, kind, plain
 
 __all__ = ["Adam", "JointOptim", "Schedule", "from_torch"]
 
@@ -47,8 +46,8 @@ class JointOptim(PyroOptim):
         scheduler: The torch scheduler; None before the first step, and without a schedule.
 
     Raises:
-        TypeError: `cls` is not an optimizer class or does not have such an option; or `schedule`
-            is not a function, or does not return a torch scheduler.
+        TypeError: `cls` is not an optimizer class or does not have such an option; `clip_norm` is
+            not a number; or `schedule` is not a function, or does not return a torch scheduler.
         ValueError: An option or `clip_norm` is out of range.
 
     Example:
@@ -71,21 +70,18 @@ class JointOptim(PyroOptim):
             raise TypeError(f"cls: got {cls!r}, expected a torch.optim.Optimizer class")
         if issubclass(cls, torch.optim.LBFGS):
             raise TypeError("cls: got LBFGS, expected an optimizer that does not need a closure")
-        if clip_norm is not None and not (
-            isinstance(clip_norm, int | float)
-            and not isinstance(clip_norm, bool)
-            and 0 < clip_norm < math.inf
-        ):
-            raise ValueError(f"clip_norm: got {clip_norm!r}, expected a positive number or None")
+        check_number("clip_norm", clip_norm, above=0, none=True)
         if schedule is not None and not callable(schedule):
             raise TypeError(
                 f"schedule: got {schedule!r}, expected a function from a torch optimizer to a "
                 "scheduler"
             )
+        if isinstance(kwargs, dict):  # A tensor stays one: a schedule may change it in place.
+            kwargs = {n: v if isinstance(v, Tensor) else plain(v) for n, v in kwargs.items()}
         super().__init__(cls, kwargs)
         if isinstance(kwargs, dict) and cls.__module__.startswith("torch."):
             _check_options(kwargs)
-        self.clip_norm = clip_norm
+        self.clip_norm = plain(clip_norm)
         self.schedule = schedule
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: LRScheduler | None = None
@@ -271,9 +267,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
         if not is_sequence(betas) or len(betas) != 2:
             raise TypeError(f"betas: got {betas!r}, expected two numbers from 0 up and below 1")
         for beta in betas:
-            check_number("betas", beta, 0)
-            if not beta < 1:
-                raise ValueError(f"betas: got {betas!r}, expected two numbers from 0 up, below 1")
+            check_number("betas", beta, 0, below=1)
 
 
 def _fitted(

@@ -114,8 +114,13 @@ def training_curves(history: Mapping[str, Sequence[float]], ax: "Axes | None" = 
     check_mapping("history", history, "names to columns")
     if "epoch" not in history:
         raise ValueError('history: got no column "epoch", expected one')
-    ax = axes_or_new(ax, (6.0, 4.0))
     names = [name for name in _LABELS if name in history]
+    if not names:
+        raise ValueError(
+            f"history: got the columns {', '.join(map(str, history))}, expected one or more of "
+            f"{', '.join(_LABELS)}"
+        )
+    ax = axes_or_new(ax, (6.0, 4.0))
     for place, name in enumerate(names):
         ax.plot(
             history["epoch"],
@@ -378,7 +383,11 @@ def _check_ranks(ranks: Tensor, num_samples: int) -> None:
     check_tensor("ranks", ranks, "quantities", "N")
     if ranks.is_floating_point() or ranks.is_complex() or ranks.dtype == torch.bool:
         raise TypeError(f"ranks: got {ranks.dtype}, expected integers")
-    if not ranks.numel() or ranks.min() < 0 or ranks.max() > num_samples:
+    if not ranks.numel():
+        raise ValueError(f"ranks: got none (shape {tuple(ranks.shape)}), expected at least one")
+    off = ranks[(ranks < 0) | (ranks > num_samples)]
+    if off.numel():
         raise ValueError(
-            f"ranks: got {ranks.numel()} of them, expected one or more, from 0 to {num_samples}"
+            f"ranks: got {off[0].item()} at {off.numel()} of {ranks.numel()} places, expected "
+            f"ranks from 0 to {num_samples}"
         )

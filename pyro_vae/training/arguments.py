@@ -77,7 +77,7 @@ def sources_of(
         argument: source_of(
             argument,
             data,
-            batch_size=batch_size,
+            batch_size=plain(batch_size),
             seed=seed,
             epochs=epochs,
             device=device,
@@ -166,7 +166,7 @@ def _has_statistics(module: nn.Module) -> bool:
 
 def shares_of(accumulate: int, seed: int | None, processes: Processes | None) -> Shares | None:
     """How each batch is cut; None if it is not."""
-    count = accumulate * (1 if processes is None else processes.size)
+    count = plain(accumulate) * (1 if processes is None else processes.size)
     return Shares(count, seed, processes) if count > 1 else None
 
 
@@ -213,7 +213,7 @@ def described(
         "seed": None if seed is None else int(seed),
         "compile": plain(compile),
         "precision": precision,
-        "accumulate (times processes)": 1 if shares is None else int(shares.count),
+        "accumulate (times processes)": 1 if shares is None else shares.count,
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
     }

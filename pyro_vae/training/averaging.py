@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pyro_vae.pair import Pair
+from pyro_vae.utils.checks import check_flag, check_number, plain
 
 __all__ = ["Averaging"]
 
@@ -42,14 +43,10 @@ class Averaging:
     """
 
     def __init__(self, decay: float = 0.999, evaluate: bool = True) -> None:
-        if isinstance(decay, bool) or not isinstance(decay, int | float):
-            raise TypeError(f"decay: got {decay!r}, expected a number")
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay: got {decay!r}, expected a number from 0 to less than 1")
-        if not isinstance(evaluate, bool):
-            raise TypeError(f"evaluate: got {evaluate!r}, expected True or False")
-        self.decay = float(decay)
-        self.evaluate = evaluate
+        check_number("decay", decay, 0, below=1)
+        check_flag("evaluate", evaluate)
+        self.decay = float(plain(decay))
+        self.evaluate = plain(evaluate)
         self.pair: Pair | None = None
         self._model: AveragedModel
         self._groups: list[tuple[list[Tensor], list[Tensor]]] = []

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae.pair import Pair
 from pyro_vae.training.ending import StopTraining
 from pyro_vae.training.history import History
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, check_flag, check_number, check_text, plain
 
 __all__ = ["EarlyStopping"]
 
@@ -56,17 +56,12 @@ class EarlyStopping:
         column: str = "validation_cost",
     ) -> None:
         check_count("patience", patience)
-        if not isinstance(min_delta, int | float) or isinstance(min_delta, bool):
-            raise TypeError(f"min_delta: got {min_delta!r}, expected a number")
-        if not 0 <= min_delta < math.inf:
-            raise ValueError(f"min_delta: got {min_delta!r}, expected a number of at least 0")
-        if not isinstance(restore_best, bool):
-            raise TypeError(f"restore_best: got {restore_best!r}, expected True or False")
-        if not isinstance(column, str):
-            raise TypeError(f"column: got {column!r}, expected the name of a column")
-        self.patience = patience
-        self.min_delta = float(min_delta)
-        self.restore_best = restore_best
+        check_number("min_delta", min_delta, 0)
+        check_flag("restore_best", restore_best)
+        check_text("column", column)
+        self.patience = plain(patience)
+        self.min_delta = float(plain(min_delta))
+        self.restore_best = plain(restore_best)
         self.column = column
         self._reset()
 

@@ -333,8 +333,9 @@ def _with_terms(
         return objective
     enough = COMPILED_FROM_ON_GPU if device.type == "cuda" else COMPILED_FROM
     pays = steps >= enough and traits(objective).is_static if before is None else before
-    if compile is True or (compile == "auto" and pays):
-        return Compiled(objective, strict=compile is True)
+    wanted = pays if compile == "auto" else compile
+    if wanted:
+        return Compiled(objective, strict=compile != "auto")
     return WithTerms(objective)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, check_number, plain
 
 __all__ = ["Recovery", "scaled_rates"]
 
@@ -46,10 +46,9 @@ class Recovery:
 
     def __post_init__(self) -> None:
         check_count("times", self.times)
-        if isinstance(self.factor, bool) or not isinstance(self.factor, int | float):
-            raise TypeError(f"factor: got {self.factor!r}, expected a number")
-        if not 0 < self.factor < 1:
-            raise ValueError(f"factor: got {self.factor!r}, expected a number between 0 and 1")
+        check_number("factor", self.factor, above=0, below=1)
+        for name in ("times", "factor"):  # The settings of a training have its repr.
+            object.__setattr__(self, name, plain(getattr(self, name)))
 
 
 def scaled_rates(state: Any, factor: float) -> Any:

@@ -25,7 +25,7 @@ from pyro_vae.training.history import History
 from pyro_vae.training.recovery import Recovery, scaled_rates
 from pyro_vae.training.sources import START, Place, Source
 from pyro_vae.training.whole_epochs import WholeEpochs
-from pyro_vae.utils.checks import kind
+from pyro_vae.utils.checks import check_flag, check_path
 from pyro_vae.utils.processes import Processes
 from pyro_vae.utils.random import generator_states, set_generator_states
 from pyro_vae.utils.warn import warn
@@ -284,14 +284,12 @@ def resumption_of(
         NotADirectoryError: There is a file in the folder's place.
     """
     interval = Interval.parse(every)
-    if not isinstance(resume, bool):
-        raise TypeError(f"resume: got {resume!r}, expected True or False")
+    check_flag("resume", resume)
+    check_path("checkpoint", folder, none=True)
     if folder is None:
         if resume:
             raise ValueError("resume: got True without checkpoint=, expected a folder there")
         return None
-    if not isinstance(folder, str | Path):
-        raise TypeError(f"checkpoint: got {kind(folder)}, expected a folder")
     checkpoints = Checkpoints(folder, interval)
     if not resume:
         checkpoints.check_free()

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,10 @@ __all__ = [
     "is_positive",
     "is_sequence",
     "kind",
+    "plain",
 ]
+
+Value = TypeVar("Value")
 
 
 def check_count(argument: str, count: int, low: int = 1) -> None:
@@ -59,7 +62,7 @@ def check_index(argument: str, index: int) -> None:
         Traceback (most recent call last):
         ValueError: entry: got -1, expected an index from 0
     """
-    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+    if not isinstance(index, Integral) or isinstance(index, bool) or index < 0:
         raise ValueError(f"{argument}: got {index!r}, expected an index from 0")
 
 
@@ -88,39 +91,41 @@ def is_positive(number: object) -> bool:
         >>> is_positive(0.5), is_positive(float("inf")), is_positive("0.5")
         (True, False, False)
     """
-    return (
-        isinstance(number, Real) and not isinstance(number, bool) and 0 < float(number) < math.inf
-    )
+    number = plain(number)
+    return _is_number(number) and 0 < float(number) < math.inf
 
 
 def check_positive(argument: str, number: float) -> None:
-    """Raises ValueError unless `number` is a finite number above 0.
+    """Raises TypeError or ValueError unless `number` is a finite number above 0.
 
     Example:
         >>> from pyro_vae.utils.checks import check_positive
         >>> check_positive("limit", 0.0)
         Traceback (most recent call last):
-        ValueError: limit: got 0.0, expected a number above 0 that is finite
+        ValueError: limit: got 0.0, expected a finite number above 0
     """
-    if not is_positive(_plain(number)):
-        raise ValueError(f"{argument}: got {number!r}, expected a number above 0 that is finite")
+    check_number(argument, number, above=0)
 
 
 def check_number(
     argument: str,
     number: object,
     low: float = -math.inf,
+    high: float = math.inf,
     *,
+    above: float = -math.inf,
+    below: float = math.inf,
     use: str = "",
     nan: bool = False,
     none: bool = False,
 ) -> None:
-    """Raises TypeError or ValueError unless `number` is a finite number from `low` up.
+    """Raises TypeError or ValueError unless `number` is a finite number in a range.
 
     Arguments:
         argument: Its name.
         number: A number of Python or NumPy, or a tensor that has one.
-        low: The smallest number; none by default.
+        low, high: The smallest and the greatest number; none by default.
+        above, below: The ends of the range where they are not in it.
         use: What the number is for, at the end of the message.
         nan: Whether NaN is taken too.
         none: Whether None is taken too.
@@ -130,29 +135,57 @@ def check_number(
         >>> check_number("lr", -1.0, 0, use="as learning rate")
         Traceback (most recent call last):
         ValueError: lr: got -1.0, expected a finite number from 0 up as learning rate
+        >>> check_number("decay", np.float32(1), 0, below=1)
+        Traceback (most recent call last):
+        ValueError: decay: got 1.0, expected a number from 0 to less than 1
     """
     if none and number is None:
         return
-    plain, end = _plain(number), (f" {use}" if use else "") + _or_none(none)
-    if not isinstance(plain, Real) or isinstance(plain, bool):
+    python, end = plain(number), (f" {use}" if use else "") + _or_none(none)
+    if not _is_number(python):
         raise TypeError(f"{argument}: got {number!r}, expected a number{end}")
-    value = float(plain)
-    taken = nan if math.isnan(value) else math.isfinite(value) and value >= low
-    if not taken:
-        bound = "" if low == -math.inf else f" from {low:g} up"
-        raise ValueError(f"{argument}: got {number!r}, expected a finite number{bound}{end}")
+    value = float(python)
+    taken = math.isfinite(value) and low <= value <= high and above < value < below
+    if not taken and not (nan and math.isnan(value)):
+        expected = _range(max(low, above), low > above, min(high, below), high < below)
+        raise ValueError(f"{argument}: got {python!r}, expected {expected}{end}")
 
 
-def _plain(number: object) -> object:
-    """The number of Python in a tensor or an array that has one; anything else as it is."""
-    if isinstance(number, Tensor | np.ndarray | np.generic) and math.prod(number.shape) == 1:
-        plain: object = number.item()
-        return plain
-    return number
+def _is_number(value: object) -> TypeGuard[Real]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_flag(argument: str, flag: object) -> None:
-    """Raises TypeError unless `flag` is True or False.
+def _range(low: float, with_low: bool, high: float, with_high: bool) -> str:
+    """A range of numbers in words; whether an end belongs to it tells "from" and "above" apart."""
+    if high == math.inf:
+        bound = "" if low == -math.inf else f" from {low:g} up" if with_low else f" above {low:g}"
+        return f"a finite number{bound}"
+    if with_low:
+        return f"a number from {low:g} to {'' if with_high else 'less than '}{high:g}"
+    between = f"above {low:g} and at most" if with_high else f"between {low:g} and"
+    return f"a number {between} {high:g}"
+
+
+def plain(value: Value) -> Value:
+    """The number or flag of Python for one of NumPy, or for a tensor that has one.
+
+    Anything else is returned as it is. What is stored is made plain, so that it prints alike, and
+    JSON takes it.
+
+    Example:
+        >>> from pyro_vae.utils.checks import plain
+        >>> plain(np.float32(0.5)), plain(np.True_), plain(torch.tensor([3])), plain("3")
+        (0.5, True, 3, '3')
+    """
+    if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1:
+        return value.item()  # type: ignore[return-value]  # of another class, for the same use
+    if isinstance(value, Real) and not isinstance(value, int | float):
+        return int(value) if isinstance(value, Integral) else float(value)  # type: ignore[return-value]
+    return value
+
+
+def check_flag(argument: str, flag: object, *, auto: bool = False) -> None:
+    """Raises TypeError unless `flag` is True or False, or is ``"auto"`` where `auto` says so.
 
     Example:
         >>> from pyro_vae.utils.checks import check_flag
@@ -160,8 +193,9 @@ def check_flag(argument: str, flag: object) -> None:
         Traceback (most recent call last):
         TypeError: sample: got 'yes', expected True or False
     """
-    if not isinstance(flag, bool | np.bool_):
-        raise TypeError(f"{argument}: got {flag!r}, expected True or False")
+    if not (isinstance(flag, bool | np.bool_) or (auto and flag == "auto")):
+        expected = 'True, False or "auto"' if auto else "True or False"
+        raise TypeError(f"{argument}: got {flag!r}, expected {expected}")
 
 
 def check_text(argument: str, text: object) -> None:
@@ -290,7 +324,7 @@ def check_examples(argument: str, x: Tensor) -> None:
 
 
 def check_df(df: float) -> None:
-    """Raises ValueError unless `df` is above 0 and at most 1000.
+    """Raises TypeError or ValueError unless `df` is above 0 and at most 1000.
 
     Above 1000 degrees of freedom, the density of a Student t loses digits in float32.
 
@@ -300,8 +334,7 @@ def check_df(df: float) -> None:
         Traceback (most recent call last):
         ValueError: df: got 0, expected a number above 0 and at most 1000
     """
-    if not is_positive(df) or df > 1000:
-        raise ValueError(f"df: got {df!r}, expected a number above 0 and at most 1000")
+    check_number("df", df, above=0, high=1000)
 
 
 def check_interval(low: float, high: float) -> None:
@@ -314,7 +347,7 @@ def check_interval(low: float, high: float) -> None:
         ValueError: low, high: got 1.0 and 1.000000000001, expected the ends of a finite ...
     """
     check_bounds(low, high)
-    width = torch.tensor(float(high)) - torch.tensor(float(low))
+    width = torch.tensor(float(plain(high))) - torch.tensor(float(plain(low)))
     if not 0 < width < math.inf:
         raise ValueError(
             f"low, high: got {low!r} and {high!r}, expected the ends of a finite interval that "
@@ -331,8 +364,8 @@ def check_bounds(low: float, high: float) -> None:
         Traceback (most recent call last):
         ValueError: low, high: got 1.0 and 0.0, expected numbers, low below high
     """
-    numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high))
-    if not numbers or not low < high:
+    low, high = plain(low), plain(high)
+    if not (_is_number(low) and _is_number(high) and low < high):
         raise ValueError(f"low, high: got {low!r} and {high!r}, expected numbers, low below high")
 
 

@@ -23,6 +23,7 @@ def as_shape(argument: str, shape: Shape) -> torch.Size:
         shape: A positive integer or a sequence of them.
 
     Raises:
+        TypeError: `shape` is a text.
         ValueError: `shape` is neither.
 
     Example:
@@ -30,6 +31,8 @@ def as_shape(argument: str, shape: Shape) -> torch.Size:
         >>> as_shape("in_shape", 784), as_shape("in_shape", (28, 28))
         (torch.Size([784]), torch.Size([28, 28]))
     """
+    if isinstance(shape, str | bytes):  # An empty one would be a shape of no dimensions.
+        raise TypeError(f"{argument}: got {shape!r}, expected a positive integer or several")
     sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     if not all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in sizes):
         raise ValueError(f"{argument}: got {shape!r}, expected positive integers")

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pyro_vae import datasets, load, log_likelihood, storage
+from pyro_vae import datasets, load, log_likelihood, presets, save, storage
 from pyro_vae.cli import evaluate as command
 from tests.cli.conftest import Run
 
@@ -103,6 +105,19 @@ def test_a_damaged_run_is_one_line(
     (trained / "model.safetensors").write_bytes(b"junk")
     assert run("evaluate", trained) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_what_is_no_run_of_the_command_is_said(
+    tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vae = presets.build("pyro-mlp", z_dim=1, shape=6)
+    save(vae, tmp_path / "other")
+    assert run("evaluate", tmp_path / "other") == 2
+    assert "data are unknown, expected a run of that command" in capsys.readouterr().err
+    torch.nn.init.constant_(next(vae.parameters()), math.nan)
+    save(vae, tmp_path / "nan", training={"data": "digits", "pixels": "binary"})
+    assert run("evaluate", tmp_path / "nan") == 2
+    assert "parameters that are not finite, expected finite ones" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_float_data_are_compared_as_they_are() -> None:
             (bernoulli_vae, x, x, {"iwae": "iwae:2"}),
             r"objectives\['iwae'\]: got 'iwae:2', expected a pyro",
         ),
-        ((bernoulli_vae, x, x, losses, 2), "seeds: got 2, expected a sequence"),
+        ((bernoulli_vae, x, x, losses, 2), "seeds: got an int, expected a sequence"),
         ((bernoulli_vae, x, x, losses, (0.5,)), "seed: got 0.5"),
     ):
         with pytest.raises(TypeError, match=message):

@@ -125,3 +125,9 @@ def test_mixtures_of_squashed_normals_have_the_box_as_support() -> None:
     p_z = priors.VampPrior(q, torch.rand(4, X_DIM))()
     assert isinstance(p_z, Mixture)
     assert same_support(p_z.support, priors.Uniform(2, -2.0, 3.0)().support)
+
+
+def test_a_component_too_narrow_for_its_distance_is_named() -> None:
+    loc, scale = torch.tensor([[-1.0], [1.0]]), torch.full((2, 1), 1e-9)
+    with pytest.raises(ValueError, match=r"scale: got 1e-09 for .*, expected a greater scale"):
+        NormalMixture(torch.zeros(2), loc, scale, validate_args=True).log_prob(loc)

@@ -122,7 +122,7 @@ def test_what_differs_or_fails_is_said_in_all_processes(case: str, message: str)
 
 def test_wrong_arguments() -> None:
     shared: Any = 1
-    with pytest.raises(TypeError, match="shared: got an int, expected True or False"):
+    with pytest.raises(TypeError, match="shared: got 1, expected True or False"):
         log_likelihood(bernoulli_vae(), x(), 10, shared=shared)
     with pytest.raises(RuntimeError, match=r"shared: got True without torch\.distributed"):
         elbo(bernoulli_vae(), x(), 10, shared=True)

@@ -121,7 +121,14 @@ def test_an_out_shape_may_be_a_number() -> None:
 
     assert posteriors.Normal(Flat())(torch.zeros(7, 6)).event_shape == (2,)
     assert likelihoods.Bernoulli(Flat())(torch.zeros(7, 6)).event_shape == (4,)
-    for wrong in (0, -1, 2.5, "four", (4, 0)):
+    for wrong in (0, -1, 2.5, ("four",), (4, 0)):
         Flat.out_shape = wrong
         with pytest.raises(ValueError, match=r"network\.out_shape: got .*, expected positive int"):
             likelihoods.Bernoulli(Flat())(torch.zeros(7, 6))
+
+
+@pytest.mark.parametrize("text", ["", "four", b""])
+def test_a_text_is_no_shape(text: Any) -> None:
+    """Not even an empty one, which has no entries that could be wrong."""
+    with pytest.raises(TypeError, match=r"out_shape: got .*, expected a positive integer or"):
+        networks.MLP(2, (), text)

@@ -36,6 +36,11 @@ from pyro_vae import objectives
         (lambda: objectives.ciwae(1.5, 2), ValueError, "beta: got 1.5"),
         (lambda: objectives.ciwae(math.nan, 2), ValueError, "beta: got nan"),
         (lambda: objectives.renyi(1.0, 2), ValueError, "alpha: got 1.0"),
+        (
+            lambda: objectives.renyi(1 - 1e-10, 2),
+            ValueError,
+            "alpha: got 0.9999999999, expected a number that is 1e-9 or more away from 1",
+        ),
         (lambda: objectives.renyi(math.inf, 2), ValueError, "alpha: got inf"),
         (lambda: objectives.sticking_the_landing(0), ValueError, "num_particles: got 0"),
         (

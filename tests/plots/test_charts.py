@@ -45,3 +45,22 @@ def test_panels_share_a_figure() -> None:
     left, right = plots.panels()
     assert left is not right
     assert left.figure is right.figure
+
+
+def test_a_history_without_a_column_to_draw_is_named() -> None:
+    with pytest.raises(ValueError, match="history: got the columns epoch, seconds, expected one"):
+        plots.training_curves({"epoch": [1], "seconds": [0.1]})
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ([[0, 6, 5], [7, 1, 2]], "ranks: got 6 at 2 of 6 places, expected ranks from 0 to 5"),
+        ([[-1, 0]], "ranks: got -1 at 1 of 2 places"),
+        ([[]], r"ranks: got none \(shape \(1, 0\)\), expected at least one"),
+    ],
+)
+def test_ranks_out_of_range_are_named(ranks: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plots.ranks(torch.tensor(ranks, dtype=torch.int64), 5, ["a"] * len(ranks))

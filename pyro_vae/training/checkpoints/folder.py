@@ -291,7 +291,10 @@ def _read(path: Path) -> Loaded:
     found = _NAME.fullmatch(path.name)
     position = (int(found[1]), int(found[2] or 0)) if found else None
     if config.get("format") != _FORMAT or position != (config["epochs"], config["batches"]):
-        raise DamagedRun(f"{path}: not a checkpoint of format {_FORMAT}, or renamed")
+        raise DamagedRun(
+            f"{path}: not a checkpoint of format {_FORMAT}, or renamed, expected one under the "
+            "name that it was written with"
+        )
     columns, ended, recoveries = config["history"]
     return Loaded(
         path,

@@ -13,6 +13,7 @@ from pyro_vae.objectives import described
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair
 from pyro_vae.training.sources import Indexed, Source
+from pyro_vae.utils.checks import plain
 from pyro_vae.utils.modules import device_of
 
 __all__ = ["Settings", "difference"]
@@ -63,7 +64,7 @@ class Settings:
                 "optim": _optim(optim),
                 "transform": None if transform is None else _name(transform),
                 "callbacks": stateful,
-                "batch_size": getattr(sources["train"], "batch_size", None),
+                "batch_size": plain(getattr(sources["train"], "batch_size", None)),
                 "device": device_of(pair).type,
                 **others,
             }

@@ -306,6 +306,14 @@ def test_the_one_before_is_used_if_the_last_is_damaged(tmp_path: Path) -> None:
         trained(tmp_path, resume=True)
 
 
+def test_a_renamed_checkpoint_is_named(tmp_path: Path) -> None:
+    trained(tmp_path, epochs=1)
+    [path] = tmp_path.glob("*.safetensors")
+    path.rename(tmp_path / "epoch-7.safetensors")
+    with pytest.raises(DamagedRun, match=r"epoch-7\.safetensors: .*renamed, expected one"):
+        trained(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_checkpoints_give_the_right_numbers_or_are_refused(
     tmp_path: Path, count: int
