@@ -134,8 +134,8 @@ def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = Fals
         raise ValueError(
             f"context: got {len(context)} entries, which no part takes, expected a part whose "
             "forward has *context or a parameter for each entry, without a default, after its own "
-            "input; networks.Conditioned(network, ...) makes a network take one. A list of tensors "
-            "is (x, *context), and one of batches has tuples, [(x1,), (x2,)]"
+            "input; networks.Conditioned(network, ...) makes a network take one. A list of "
+            "tensors is (x, *context), and one of batches has tuples, [(x1,), (x2,)]"
         )
     for module in vae.modules() if values else ():
         checked = getattr(module, "check_context", None)
