@@ -130,7 +130,9 @@ class VAE(Pair):
         self.prior = parts["prior"]
         self.likelihood = parts["likelihood"]
         self.posterior = parts["posterior"]
-        self._checked: tuple[nn.Module, ...] = ()  # prior and posterior that passed check_latents
+        # Prior and posterior that passed the check; with a public name, so that it is put back
+        # with the rest of the state if the first runs are those of a program with no graph.
+        self.checked: tuple[nn.Module, ...] = ()
 
     def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises TypeError: a VAE is several functions of x, and each has a name of its own."""
@@ -212,11 +214,11 @@ class VAE(Pair):
             check_context(self, context)
         swapped = self._bind(self.posterior)
         q_z = call(self, "posterior", x, context=context, swapped=swapped)
-        if self._checked != (self.prior, self.posterior):
+        if self.checked != (self.prior, self.posterior):
             # The prior's sites belong to the model, and the check is no part of the noise.
             with poutine.block(), evaluating(self.prior), seeded(0, device=x.device):
                 check_latents(call(self, "prior", context=context), q_z, x)
-            self._checked = (self.prior, self.posterior)
+            self.checked = (self.prior, self.posterior)
         with pyro.plate(PLATE, len(x), dim=-1):
             return pyro.sample("z", q_z)
 

@@ -36,6 +36,12 @@ def test_compiled_is_uncompiled(seed: int) -> None:
     assert not reason or "in bfloat16" in reason, "each of these programs has a graph"
 
 
+@pytest.mark.parametrize("seed", [26, 4530])
+def test_what_long_runs_have_found_does_not_come_back(seed: int) -> None:
+    """A first call of a VAE that drew noise, and one that a program without a graph was denied."""
+    assert differences(seed, by_inductor=False, refused=seed % 10 == 0)[0] == []
+
+
 @pytest.mark.parametrize("seed", seeds(5, 155, first=100))
 def test_a_traced_graph_is_the_program(seed: int) -> None:
     """All but the code that Inductor makes; some of these programs have no graph, and say why."""
