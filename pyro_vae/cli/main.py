@@ -52,7 +52,7 @@ def main() -> None:
             code = app(standalone_mode=False)
             if code == _INTERRUPTED:  # typer has caught the interrupt, and prints nothing
                 raise KeyboardInterrupt
-        sys.exit(TERMINATED if termination.requested else code)
+        processes.leave(TERMINATED if termination.requested else code or 0)
     except usage_error as error:
         given = shlex.join(["pyro-vae", *sys.argv[1:]])
         _fail(f"{cast(Any, error).format_message()} (in: {given})", 2)
@@ -70,4 +70,4 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> None:
     typer.echo(f"pyro-vae: error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    processes.leave(code)

@@ -1,9 +1,10 @@
 """The processes that ``torchrun`` has begun."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 
@@ -38,6 +39,19 @@ def joined() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process with an exit code.
+
+    One of several ends without the interpreter's clean-up, in which a thread of
+    ``torch.distributed`` may abort it, and torchrun then ends those that still write.
+    """
+    if count() == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _store(size: int) -> Any:
