@@ -47,6 +47,7 @@ _OPEN = SimpleNamespace, Namespace, Messenger, Distribution, PyroSample
 _FOLLOWED = Tensor, FunctionType, MethodType, nn.Module, *_OPEN
 _ARRAY = 10**6  # the most numbers of an array
 _MOST = 10**4  # the most objects
+_DEEPEST = 150  # objects within one another
 _MISSING = object()
 
 
@@ -82,6 +83,7 @@ class Reach:
         self._iterators: list[str] = []
         self._named: set[str] = set()  # in the code of functions, if it is not known which ran
         self._seen: dict[int, object] = {}
+        self._depth = 0
         self._sizes += [(table, 0, "a hook of all modules") for table in global_hooks()]
         for root in roots:
             self._walk(root, type(root).__name__)
@@ -173,7 +175,12 @@ class Reach:
             (torch.Generator, self._generator),
             (object, self._object),
         ]
+        if self._depth > _DEEPEST:  # well before Python's own limit, in any finalizer's way
+            self._refuse(f"{path}, which is nested more than {_DEEPEST} deep")
+            return
+        self._depth += 1
         next(follow for kind, follow in kinds if isinstance(value, kind))(value, path)
+        self._depth -= 1
 
     def _refuse(self, what: str) -> None:
         if self._calls is not None:

@@ -445,7 +445,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "an iterator",
     ),
     "odd dict": (lambda: Encoder(Odd(), lambda e: len(e.has)), "objects that cannot be compared"),
-    "deep": (lambda: Encoder(nested(2000), lambda e: len(e.has)), "objects that cannot be comp"),
+    "deep": (lambda: Encoder(nested(2000), lambda e: len(e.has)), "nested more than 150 deep"),
     "large array": (
         lambda: Encoder(np.ones(10**6 + 1), lambda e: float(e.has[0])),
         "an array of 1,000,001 numbers",
