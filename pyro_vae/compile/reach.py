@@ -175,7 +175,7 @@ class Reach:
             (torch.Generator, self._generator),
             (object, self._object),
         ]
-        if self._depth > _DEEPEST:  # well before Python's own limit, in any finalizer's way
+        if self._depth > _DEEPEST:  # Python's own limit would be met in a finalizer too.
             self._refuse(f"{path}, which is nested more than {_DEEPEST} deep")
             return
         self._depth += 1

@@ -185,11 +185,12 @@ def check_masks(guide: Trace, model: Trace, latents: Iterable[str]) -> None:
 
 def _mask(site: Mapping[str, Any]) -> Tensor:
     """The mask of each number of a site's value, by handlers and by its distribution."""
-    mask = torch.as_tensor(True if site["mask"] is None else site["mask"])
+    device = site["value"].device
+    mask = torch.as_tensor(True if site["mask"] is None else site["mask"], device=device)
     mask = mask[(..., *[None] * len(site["fn"].event_shape))]
     if (inner := masked(site["fn"])) is not None:
         own, events = inner  # which may be a mask inside of the event
-        mask = mask & torch.as_tensor(own)[(..., *[None] * events)]
+        mask = mask & torch.as_tensor(own, device=device)[(..., *[None] * events)]
     return mask
 
 

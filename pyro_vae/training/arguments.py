@@ -156,12 +156,12 @@ def check_shares(
 
 def _has_statistics(module: nn.Module) -> bool:
     """Whether a module has statistics over examples, which shares do not add up to."""
-    norms = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+    batch = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
     lazy = nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d
     instance = nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d
-    return isinstance(module, norms + lazy) or (
-        isinstance(module, instance) and module.track_running_stats
-    )
+    if isinstance(module, instance):
+        return module.track_running_stats
+    return isinstance(module, (*batch, *lazy))
 
 
 def shares_of(accumulate: int, seed: int | None, processes: Processes | None) -> Shares | None:

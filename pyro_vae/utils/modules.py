@@ -12,14 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.utils.autocast import fresh_casts
 
-__all__ = [
-    "Function",
-    "count_of",
-    "device_of",
-    "dtype_of",
-    "evaluating",
-    "owner_of",
-]
+__all__ = ["Function", "count_of", "device_of", "dtype_of", "evaluating", "owner_of"]
 
 
 @contextmanager
