@@ -650,6 +650,13 @@ def test_likelihoods_are_their_formulas_at_any_numbers(name: str) -> None:
     QUICK(given(points(part))(lambda point: check_formula(name, *point)))()
 
 
+@pytest.mark.parametrize("x", COUNT)
+@pytest.mark.parametrize("r", [30.0, 999.9, 1000.1, 1e6, 1e12])
+def test_a_negative_binomial_is_right_up_to_the_poisson(r: float, x: float) -> None:
+    """Its log-gammas have no digits in common where r is large."""
+    check_formula("NegativeBinomial", x, [2.0, r])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LIKELIHOODS))
 def test_likelihoods_are_their_formulas_at_many_numbers(name: str) -> None:
