@@ -651,7 +651,7 @@ def test_likelihoods_are_their_formulas_at_any_numbers(name: str) -> None:
 
 
 @pytest.mark.parametrize("x", COUNT)
-@pytest.mark.parametrize("r", [30.0, 999.9, 1000.1, 1e6, 1e12])
+@pytest.mark.parametrize("r", [29.9, 30.1, 1e3, 1e6, 1e12])
 def test_a_negative_binomial_is_right_up_to_the_poisson(r: float, x: float) -> None:
     """Its log-gammas have no digits in common where r is large."""
     check_formula("NegativeBinomial", x, [2.0, r])

@@ -122,11 +122,12 @@ def _log_rising(r: Tensor, x: Tensor) -> Tensor:
     Both are large where r is, and their difference has no digits; so there it is that of their
     expansions (NIST Digital Library of Mathematical Functions, 5.11.1).
     """
-    large = r > 1e3
-    base = torch.where(large, r, 1e3)
+    large = r > 30  # where the next term of the expansion is below 3e-14
+    base = torch.where(large, r, 30.0)
     expanded = (base + x - 0.5) * (x / base).log1p() + x * base.log() - x
-    expanded = expanded + (1 / (base + x) - 1 / base) / 12 - (1 / (base + x) ** 3 - base**-3) / 360
-    small = torch.where(large, 1e3, r)
+    for power, factor in ((1, 12), (3, -360), (5, 1260)):
+        expanded = expanded + ((base + x) ** -power - base**-power) / factor
+    small = torch.where(large, 30.0, r)
     rising = torch.where(large, expanded, (small + x).lgamma() - small.lgamma())
     return rising.masked_fill(r + x == 0, 0.0)
 
