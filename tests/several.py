@@ -59,6 +59,8 @@ def _main(rank: int, size: int, folder: str, work: Callable[..., Any], args: Any
         world_size=size,
         timeout=timedelta(seconds=60),
     )
+    # A process that ends before another has connected to it would break that one's start.
+    dist.barrier()
     torch.manual_seed(rank)
     try:
         result = work(*args)
