@@ -25,7 +25,7 @@ from pyro_vae.distributions import (
 )
 from pyro_vae.utils.checks import check_examples, kind
 from pyro_vae.utils.context import Batch, as_batch, expanded, takes_context
-from pyro_vae.utils.modules import device_of, dtype_of, evaluating
+from pyro_vae.utils.modules import Function, device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 
 __all__ = [
@@ -212,7 +212,8 @@ def _check_signature(
 ) -> None:
     """Raises TypeError if a part's ``forward`` takes another number of arguments."""
     try:
-        inspect.signature(module.forward).bind(*args)
+        forward = module.function if isinstance(module, Function) else module.forward
+        inspect.signature(forward).bind(*args)
     except TypeError:
         raise TypeError(
             f"{part}: its forward does not take {own} input{'s' * (own != 1)} and the "
