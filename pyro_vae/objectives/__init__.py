@@ -9,6 +9,8 @@ from pyro_vae.objectives.compiled import compiled
 from pyro_vae.objectives.description import described as described
 from pyro_vae.objectives.elbo import AnalyticKL_ELBO as AnalyticKL_ELBO
 from pyro_vae.objectives.elbo import analytic_kl, sticking_the_landing, trace_elbo
+from pyro_vae.objectives.enumerated import EnumeratedELBO as EnumeratedELBO
+from pyro_vae.objectives.enumerated import enumerated
 from pyro_vae.objectives.free_bits import free_bits
 from pyro_vae.objectives.free_bits import free_bits_of as free_bits_of
 from pyro_vae.objectives.importance import ciwae, dreg, iwae, miwae, piwae, renyi
@@ -34,6 +36,7 @@ __all__ = [
     "ciwae",
     "compiled",
     "dreg",
+    "enumerated",
     "free_bits",
     "iwae",
     "miwae",

@@ -1,7 +1,6 @@
 """Compiled objectives for a plain ``pyro.infer.SVI``: one graph for loss and gradients."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae.compat import guess_plates, handlers, intercepted
+from pyro_vae.compat import handlers, intercepted
 from pyro_vae.compile import (
     Cache,
     NotCompiled,
@@ -25,7 +24,8 @@ from pyro_vae.compile import (
 )
 from pyro_vae.objectives.loss_graph import Kind, LossGraph, Taking
 from pyro_vae.objectives.terms import WithTerms
-from pyro_vae.objectives.wrapper import layers
+from pyro_vae.objectives.traits import traits
+from pyro_vae.objectives.wrapper import guess_plates, layers
 from pyro_vae.utils.warn import warn
 
 __all__ = ["Compiled", "compiled"]
@@ -82,7 +82,8 @@ def compiled(elbo: ELBO) -> "Compiled":
 
     Raises:
         TypeError: `elbo` has no ``differentiable_loss``, is compiled already, or is a
-            ``TraceEnum_ELBO``, which reads values. At a loss: an argument cannot be hashed.
+            ``TraceEnum_ELBO`` of Pyro, which reads values, as :func:`enumerated` does not. At a
+            loss: an argument cannot be hashed.
         ValueError: At a loss: an argument requires grad. At the first loss: an observed value is
             off its site's support.
         NotStatic: At the first loss: model, guide or objective reads a tensor's value, a module
@@ -124,10 +125,10 @@ class Compiled(WithTerms):
                 "such as Trace_ELBO()"
             )
         *_, inner = layers(elbo)
-        if isinstance(inner, TraceEnum_ELBO):
+        if isinstance(inner, TraceEnum_ELBO) and not traits(inner).is_static:
             raise TypeError(
                 f"elbo: got {type(inner).__name__}, which reads the values of tensors to sum over "
-                "discrete latents, expected an objective that does not, such as Trace_ELBO()"
+                "discrete latents, expected an objective that does not: objectives.enumerated()"
             )
         if isinstance(elbo, Compiled):
             raise TypeError("elbo: got an objective that is compiled already, expected another")
@@ -267,8 +268,7 @@ class Compiled(WithTerms):
         if self._given_up or intercepted() or not _only_parameters_are_captured():
             return None
         *outer, inner = layers(self.elbo)
-        if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
-            guess_plates(inner, model, guide, args, kwargs)
+        guess_plates(inner, model, guide, args, kwargs)
         numbers = tuple(map(plain, (*outer, inner)))
         how = (None, self.by_inductor) if how is None else how
         try:

@@ -76,7 +76,7 @@ class LossGraph(Graph):
                 method = elbo.loss if kind == "loss" else elbo.differentiable_loss
                 batch = taking.batch(*args) if taking else args
                 loss = torch.as_tensor(method(model, guide, *batch, **kwargs))
-                likelihood, kl = elbo_terms(traces, elbo.num_particles)
+                likelihood, kl = elbo_terms(elbo, traces)
                 values = torch.stack([v.detach().to(loss) for v in (loss, likelihood, kl)])
                 if taking:
                     taking.count(values, *args)

@@ -1,22 +1,19 @@
 """The terms of the ELBO, computed from the traces that an objective makes."""
 
-import math
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae import compat
-from pyro_vae.objectives.wrapper import Wrapper, layers
+from pyro_vae.objectives.enumeration import UNANNEALED, expected_terms
+from pyro_vae.objectives.wrapper import Wrapper, guess_plates, layers
 from pyro_vae.utils.traces import log_prob_sum
 
-__all__ = ["UNANNEALED", "WithTerms", "collected_traces", "elbo_terms"]
-
-UNANNEALED = "pyro_vae.unannealed"
-"""The key of a site's ``infer`` that holds its scale without the weight of an annealed KL."""
+__all__ = ["WithTerms", "collected_traces", "elbo_terms"]
 
 
 def collected_traces(elbo: ELBO) -> AbstractContextManager[list[tuple[Trace, Trace]]]:
@@ -25,21 +22,29 @@ def collected_traces(elbo: ELBO) -> AbstractContextManager[list[tuple[Trace, Tra
     return compat.collected_traces(inner)
 
 
-def elbo_terms(traces: list[tuple[Trace, Trace]], num_particles: int) -> tuple[Tensor, Tensor]:
+def elbo_terms(elbo: ELBO, traces: list[tuple[Trace, Trace]]) -> tuple[Tensor, Tensor]:
     r"""Returns :math:`E_q[\log p(x|z)]` and the sampled KL(q, p) of one loss, in nats.
 
     Both are summed over examples and averaged over particles. Observed sites count in the first
-    term, latent sites in the second. An annealed KL is counted with weight one.
+    term, latent sites in the second. An annealed KL is counted with weight one. Sites that are
+    enumerated count by their expectation.
     """
     likelihood = kl = torch.zeros(())
+    *_, inner = layers(elbo)
+    enumerates = isinstance(inner, TraceEnum_ELBO)
     for model, guide in traces:
+        if enumerates:
+            with torch.no_grad():
+                terms = expected_terms(model, guide)
+            likelihood, kl = likelihood + terms[0], kl + terms[1]
+            continue
         for observed, value in _log_probs(model).items():
             if observed:
                 likelihood = likelihood + value
             else:
                 kl = kl - value
         kl = kl + sum(_log_probs(guide).values())
-    return likelihood / num_particles, kl / num_particles
+    return likelihood / elbo.num_particles, kl / elbo.num_particles
 
 
 def _log_probs(trace: Trace) -> dict[bool, Tensor]:
@@ -75,12 +80,10 @@ class WithTerms(Wrapper):
 
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         self.terms = None
-        *_, inner = layers(self)
-        if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
-            compat.guess_plates(inner, model, guide, args, kwargs)
+        guess_plates(self, model, guide, args, kwargs)
         with collected_traces(self.elbo) as traces:
             loss = getattr(self.elbo, method)(model, guide, *args, **kwargs)
         if traces:
-            likelihood, kl = elbo_terms(traces, self.num_particles)
+            likelihood, kl = elbo_terms(self, traces)
             self.terms = likelihood.item(), kl.item()
         return loss

@@ -34,8 +34,8 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
     1602.02282, section 2.3.
 
     Arguments:
-        objective: ``trace_elbo()``, ``analytic_kl()``, ``sticking_the_landing()``, or Pyro's
-            ``Trace_ELBO`` or ``TraceMeanField_ELBO``.
+        objective: ``trace_elbo()``, ``analytic_kl()``, ``sticking_the_landing()``,
+            ``enumerated()``, or Pyro's ``Trace_ELBO`` or ``TraceMeanField_ELBO``.
         steps: Number of steps until the weight is `end`.
         start: Weight of the first step, from 0 up.
         end: Weight from step `steps` on, from 0 up. At 1, the loss is then the negative ELBO.
@@ -68,8 +68,8 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
     linear = traits(objective).is_linear
     if linear is None:
         raise TypeError(
-            f"objective: got {kind(objective)}, expected trace_elbo(), analytic_kl() "
-            "or sticking_the_landing()"
+            f"objective: got {kind(objective)}, expected trace_elbo(), analytic_kl(), "
+            "sticking_the_landing() or enumerated()"
         )
     if not linear:
         raise ValueError(

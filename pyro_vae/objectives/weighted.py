@@ -8,8 +8,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae.objectives.elbo import trace_elbo
+from pyro_vae.objectives.enumeration import UNANNEALED
 from pyro_vae.objectives.registry import named
-from pyro_vae.objectives.terms import UNANNEALED
 from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.wrapper import Wrapper
 from pyro_vae.utils.checks import check_number, plain
@@ -65,7 +65,7 @@ class Weighted(Wrapper):
     def traits(self) -> Traits:
         """The traits of the objective, which is an ELBO only while its weight is one."""
         inner = traits(self.elbo)
-        return Traits(is_static=inner.is_static, is_sum=inner.is_sum)
+        return Traits(is_static=inner.is_static, is_sum=inner.is_sum, sums_out=inner.sums_out)
 
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         scaled = _Scaled(self.weight)

@@ -77,6 +77,7 @@ class Prepared:
         pair: The pair to train.
         pixels: How uint8 levels become x, see :func:`datasets.to_pixels`.
         transform: Turns a batch, on the pair's device, into one that the pair takes.
+        sums_out: Whether the objective sums out latents of the model alone.
 
     Raises:
         TypeError, ValueError: `pixels` does not fit the data's dtype, or the data do not fit the
@@ -84,13 +85,19 @@ class Prepared:
     """
 
     def __init__(
-        self, source: Source, pair: Pair, pixels: Pixels | None, transform: Transform | None
+        self,
+        source: Source,
+        pair: Pair,
+        pixels: Pixels | None,
+        transform: Transform | None,
+        sums_out: bool = False,
     ) -> None:
         self.source = source
         self.argument = source.argument
         self.pair = pair
         self.pixels = pixels
         self.transform = transform
+        self.sums_out = sums_out
         self.device = device_of(pair)
         self._support: Constraint
         self._kept: Examples | None = None  # test data in memory, as x
@@ -218,7 +225,7 @@ class Prepared:
         all_here = isinstance(source, InMemory) and self.transform is None
         data = source.data if isinstance(source, InMemory) else batch
         if not isinstance(self.pair, VAE):
-            check_programs(self.pair, batch, whole)
+            check_programs(self.pair, batch, whole, self.sums_out)
             if all_here and self.pixels is None:
                 self._check_observed(data)
                 self._is_checked = True
