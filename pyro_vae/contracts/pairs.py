@@ -27,7 +27,7 @@ __all__ = ["check_observations", "check_programs", "check_training"]
 @torch.no_grad()
 def check_programs(
     pair: nn.Module, batch: Sequence[Tensor], whole: bool, sums_out: bool = False
-) -> None:
+) -> Trace:
     """Raises ValueError unless a model and guide can be trained on batches of examples.
 
     The modes of all modules and torch's random generators are unchanged afterwards.
@@ -37,6 +37,9 @@ def check_programs(
         batch: The first batch, ``(x, *context)``.
         whole: Whether an epoch is one batch, which then may have sites outside of the plate.
         sums_out: Whether latents of the model alone are summed out.
+
+    Returns:
+        A trace of the guide, for one example.
     """
     one = tuple(entry[:1] for entry in batch)
     with evaluating(pair), poutine.block(), seeded(0, device=batch[0].device):
@@ -52,6 +55,7 @@ def check_programs(
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not site["infer"].get("_deterministic"):
                         _check_plate(program, name, site, len(part[0]), whole)
+    return guide
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
+from pyro_vae.objectives import parts_of
 from pyro_vae.pair import Pair
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import START, InMemory, Parts, Place, Source
@@ -79,6 +80,9 @@ class Prepared:
         transform: Turns a batch, on the pair's device, into one that the pair takes.
         sums_out: Whether the objective sums out latents of the model alone.
 
+    Attributes:
+        sites: The latent sites that have a part of the KL each, if there are several.
+
     Raises:
         TypeError, ValueError: `pixels` does not fit the data's dtype, or the data do not fit the
             pair, or are off the set that it scores.
@@ -102,6 +106,7 @@ class Prepared:
         self._support: Constraint
         self._kept: Examples | None = None  # test data in memory, as x
         self.numbers = 1  # in one x
+        self.sites: tuple[str, ...] = ()
         self._is_checked = False  # whether all batches of the source have passed the checks
         first = source.first()
         self._check_kind(first[0])
@@ -225,7 +230,8 @@ class Prepared:
         all_here = isinstance(source, InMemory) and self.transform is None
         data = source.data if isinstance(source, InMemory) else batch
         if not isinstance(self.pair, VAE):
-            check_programs(self.pair, batch, whole, self.sums_out)
+            guide = check_programs(self.pair, batch, whole, self.sums_out)
+            self.sites = () if self.sums_out else tuple(parts_of(guide))
             if all_here and self.pixels is None:
                 self._check_observed(data)
                 self._is_checked = True

@@ -284,7 +284,7 @@ def _loop(
 ) -> Loop:
     """What trains the pair, all parts of it."""
     training, device = data["train"], data["train"].device
-    test_loss, terms = _test_loss(objective, device), EpochTerms(objective)
+    test_loss, terms = _test_loss(objective, device), EpochTerms(objective, training.sites)
     model, guide = program(vae, precision)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)
