@@ -133,9 +133,8 @@ class EpochTerms:
         self._add(self._finite(cost, likelihood, sampled_kl, parts))
 
     def _add(self, terms: Sequence[float]) -> None:
-        self.load_state(
-            [*(a + b for a, b in zip(self.state(), terms, strict=False)), self.examples]
-        )
+        sums = [a + b for a, b in zip(self.state()[:-1], terms, strict=True)]
+        self.load_state([*sums, self.examples])
 
     def _terms(self, cost: float) -> list[float]:
         """Cost, reconstruction and KL of the last loss; raises if one is not finite."""

@@ -45,7 +45,8 @@ class History(Mapping[str, list[float]]):
         kl_z1, kl_z2: The part of a latent site of that name in the KL, by the same samples,
             :math:`E_q[\log q(z_1|\cdot) - \log p(z_1|\cdot)]`. It may be negative if the guide
             draws the sites in another order than the model. These columns are there if the guide
-            has several latent sites, none of them auxiliary or enumerated.
+            has several latent sites, none of them auxiliary or enumerated, in the order in which
+            it draws them.
         validation_cost: The mean of -ELBO on the validation set after the epoch, in nats per
             example, with one sample for each example and the same noise in each epoch. The column
             is missing if :func:`fit` got no validation set.
