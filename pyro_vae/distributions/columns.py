@@ -22,7 +22,7 @@ from pyro_vae.distributions.supports import (
 __all__ = ["Columns", "OnColumns", "by_element", "index_of", "is_class"]
 
 
-class _Each(constraints.cat):  # type: ignore[misc]
+class _Each(constraints.cat):
     """The supports of columns beside each other, for each number of a row; with their names."""
 
     def __init__(self, supports: Sequence[Constraint], names: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class _Each(constraints.cat):  # type: ignore[misc]
         self.names = tuple(names)
 
 
-class OnColumns(constraints.independent):  # type: ignore[misc]
+class OnColumns(constraints.independent):
     """Rows whose numbers are each on the support of their column.
 
     Arguments:
@@ -58,6 +58,11 @@ class OnColumns(constraints.independent):  # type: ignore[misc]
     def __repr__(self) -> str:
         return describe(self)
 
+    @property
+    def supports(self) -> list[Constraint]:
+        """The support of each column."""
+        return self.base_constraint.cseq
+
     def inside(self) -> Tensor:
         """A value on the support of each column, of shape ``(columns,)`` and the default dtype.
 
@@ -70,7 +75,7 @@ class OnColumns(constraints.independent):  # type: ignore[misc]
             >>> OnColumns(supports, ["a", "b", "c"]).inside()
             tensor([0.0000, 0.5000, 1.0000])
         """
-        values = [self._number(each) for each in self.base_constraint.cseq]
+        values = [self._number(each) for each in self.supports]
         batch = torch.broadcast_shapes(*(value.shape[:-1] for value in values))
         return torch.cat([value.expand(*batch, 1) for value in values], -1)
 
@@ -85,7 +90,8 @@ class OnColumns(constraints.independent):  # type: ignore[misc]
 
 def _inside(support: Constraint) -> Tensor | float:
     """A number on a set of numbers; a tensor where its bounds are tensors."""
-    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    ends: Any = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+    low, high = ends
     if isinstance(support, type(constraints.boolean) | type(constraints.real)):
         return 0.0
     if low is None and high is None:
@@ -144,7 +150,7 @@ def index_of(places: Sequence[int]) -> Tensor:
 
 
 class Columns(dist.TorchDistribution):
-    r"""The rows of a table, whose columns are independent, :math:`\log p(x) = \sum_c \log p_c(x_c)`.
+    r"""Rows of independent columns, :math:`\log p(x) = \sum_c \log p_c(x_c)`.
 
     Its event shape is ``(columns,)``. The point value `mean` has the most probable value of
     columns that are classes, whose mean is no class, and that of :func:`point` of all others.
@@ -170,7 +176,7 @@ class Columns(dist.TorchDistribution):
         (torch.Size([3]), torch.Size([7]))
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: dict[str, Constraint] = {}  # noqa: RUF012
 
     def __init__(
         self,
@@ -209,12 +215,12 @@ class Columns(dist.TorchDistribution):
         return new
 
     @property
-    def support(self) -> Constraint:
+    def support(self) -> OnColumns:
         """The rows whose numbers are on the supports of their columns."""
         return self._on_columns([support_of(part) for part in self.parts])
 
     @property
-    def scored_support(self) -> Constraint:
+    def scored_support(self) -> OnColumns:
         """The rows whose numbers are scored, see :func:`scored_support`."""
         return self._on_columns([scored_support(part) for part in self.parts])
 

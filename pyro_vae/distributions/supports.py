@@ -31,8 +31,9 @@ def describe(support: Constraint) -> str:
         'Interval(-1, 1)'
     """
     support = _innermost(support)
-    if hasattr(support, "names"):  # of columns
-        each = zip(support.names, support.cseq, strict=True)
+    columns: Any = support
+    if hasattr(columns, "names"):
+        each = zip(columns.names, columns.cseq, strict=True)
         return "columns " + ", ".join(f"{name!r}: {describe(own)}" for name, own in each)
     bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
     values = ", ".join(_text(bound) for bound in bounds if bound is not None)
@@ -261,7 +262,7 @@ def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
     while isinstance(support, type(constraints.real_vector)):
         support = support.base_constraint
         on = support.check(value)
-    columns = _innermost(support)
+    columns: Any = _innermost(support)
     if hasattr(columns, "names") and on.shape == value.shape:
         place = int((~on).nonzero()[0, -1])
         argument = f"{argument}, column {columns.names[place]!r}"

@@ -20,7 +20,7 @@ Column = type[nn.Module] | Callable[..., nn.Module]
 
 
 class Columns(nn.Module):
-    r"""Independent columns, each with a likelihood of its own, :math:`p(x|z) = \prod_c p_c(x_c|z)`.
+    r"""Independent columns, :math:`p(x|z) = \prod_c p_c(x_c|z)`, each of a kind of its own.
 
     x has the shape ``(*batch, columns)``, in the order of the mapping, with classes as 0.0, 1.0
     and so on. The network gives the numbers of all columns in one vector, those of the first
