@@ -73,14 +73,14 @@ class TableColumn:
         if self.kind == "real":
             return _tensor((values - self.loc) / self.scale)
         numbers = _tensor(values)
+        support = support_of(self.likelihood, self.name)
+        check_on_support(own, numbers[torch.from_numpy(~missing)], support)
         rounded = (numbers.double().numpy() != values) & ~missing
         if self.kind == "count" and rounded.any():
             raise ValueError(
                 f"{own}: got {values[rounded][0]:.17g}, expected numbers that "
                 f'{numbers.dtype} has; kinds={{{self.name!r}: "real"}} standardizes them'
             )
-        support = support_of(self.likelihood, self.name)
-        check_on_support(own, numbers[torch.from_numpy(~missing)], support)
         return numbers
 
     def _takes(self, series: "pd.Series", family: str) -> bool:
@@ -200,7 +200,7 @@ _INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 3
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    return torch.tensor(values, dtype=torch.get_default_dtype())
+    return torch.tensor(np.ascontiguousarray(values), dtype=torch.get_default_dtype())
 
 
 def found(series: "pd.Series", name: str, kind: Column | str | None) -> TableColumn:
@@ -297,9 +297,7 @@ def _of_classes(likelihood: Column | None, count: int, own: str) -> Column:
     """The likelihood of so many classes."""
     if likelihood is None:
         return (
-            likelihoods.Bernoulli
-            if count == 2
-            else partial(likelihoods.Categorical, levels=count)
+            likelihoods.Bernoulli if count == 2 else partial(likelihoods.Categorical, levels=count)
         )
     takes = levels_of(likelihood, own)
     if takes != count:

@@ -112,7 +112,9 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
 
 
 def _load_digits() -> Dataset:
-    with np.load(Path(__file__).parent.parent / "data" / "digits.npz", allow_pickle=False) as arrays:
+    with np.load(
+        Path(__file__).parent.parent / "data" / "digits.npz", allow_pickle=False
+    ) as arrays:
         return Dataset(
             train=torch.from_numpy(arrays["train"]),
             test=torch.from_numpy(arrays["test"]),

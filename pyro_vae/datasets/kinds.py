@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
@@ -17,6 +18,14 @@ __all__ = ["KINDS", "family_of", "kind_of", "levels_of", "support_of"]
 
 KINDS = ("real", "class", "count")
 """The names of kinds: standardized numbers, classes, and integers from 0 up."""
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool, np.bool_),
+    "int": (int, np.integer),
+    "float": (float, np.floating),
+    "str": (str,),
+}
 
 
 def family_of(series: "pd.Series", own: str) -> str | None:
@@ -37,10 +46,13 @@ def family_of(series: "pd.Series", own: str) -> str | None:
         if not series.notna().any():
             return None
         return family_of(pd.Series(dtype.categories), own)
-    if not series.notna().any() and dtype == object:
+    objects = types.is_object_dtype(dtype)
+    if not series.notna().any() and objects:
         return None
     family = None
-    if types.is_bool_dtype(dtype):
+    if isinstance(dtype, pd.ArrowDtype | pd.SparseDtype):
+        family = None  # which has rules of its own for what is missing
+    elif types.is_bool_dtype(dtype):
         family = "bool"
     elif types.is_integer_dtype(dtype):
         family = "int"
@@ -48,7 +60,7 @@ def family_of(series: "pd.Series", own: str) -> str | None:
         family = "float"
     elif isinstance(dtype, pd.StringDtype):
         family = "str"
-    elif dtype == object:
+    elif objects:
         family = _of_objects(series, own)
     if family is None:
         raise TypeError(
@@ -62,8 +74,8 @@ def family_of(series: "pd.Series", own: str) -> str | None:
 def _of_objects(series: "pd.Series", own: str) -> str:
     """The family of a column of Python objects, which are all of one type."""
     kinds = set(series.dropna().map(type))
-    for family, own_type in (("bool", bool), ("int", int), ("float", float), ("str", str)):
-        if kinds == {own_type}:
+    for family, own_types in _TYPES.items():
+        if all(issubclass(each, own_types) for each in kinds):
             return family
     names = ", ".join(sorted(each.__name__ for each in kinds))
     raise TypeError(f"{own}: got objects of {names}, expected all of bool, int, float or str")

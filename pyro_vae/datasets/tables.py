@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,7 +46,8 @@ class Table:
         >>> table = datasets.Table.from_frame(frame)
         >>> table
         Table(rows=3, age: real, sex: class of 2)
-        >>> likelihood = likelihoods.Columns(networks.MLP(2, (8,), table.numbers), table.likelihoods)
+        >>> network = networks.MLP(2, (8,), table.numbers)
+        >>> likelihood = likelihoods.Columns(network, table.likelihoods)
         >>> list(table.to_frame(likelihood(torch.zeros(5, 2)).sample()).columns)
         ['age', 'sex']
     """
@@ -56,7 +56,9 @@ class Table:
     columns: tuple[TableColumn, ...]
 
     @staticmethod
-    def from_frame(frame: "pd.DataFrame", kinds: Mapping[str, Column | str] | None = None) -> "Table":
+    def from_frame(
+        frame: "pd.DataFrame", kinds: Mapping[str, Column | str] | None = None
+    ) -> "Table":
         """The table of a frame.
 
         Arguments:
@@ -92,7 +94,7 @@ class Table:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """``"real"``, ``"class"``, ``"count"`` or ``"raw"`` by name; raw numbers are as they are."""
+        """``"real"``, ``"class"``, ``"count"``, or ``"raw"`` for other numbers, by name."""
         return {column.name: column.kind for column in self.columns}
 
     @property

@@ -62,6 +62,7 @@ class Columns(nn.Module):
     def __init__(self, network: nn.Module, columns: Mapping[str, Column]) -> None:
         super().__init__()
         takes = _numbers(columns)
+        likelihoods, shares = _grouped(columns, takes)
         shape = out_shape(network)
         if shape != (sum(takes.values()),):
             each = ", ".join(f"{name!r} {count}" for name, count in takes.items())
@@ -71,7 +72,7 @@ class Columns(nn.Module):
             )
         self.network = network
         self.names = tuple(columns)
-        self.columns, shares = _grouped(columns, takes)
+        self.columns = likelihoods
         self._shares = [tuple(share) for share in shares]
         starts = torch.tensor([0, *takes.values()], device="cpu").cumsum(0).tolist()
         places = [
