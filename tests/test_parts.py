@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_vae import datasets, likelihoods, networks, posteriors, presets, priors
 
-from .models import Given, given
+from .models import IMAGE_PRESETS, Given, given
 from .swaps import (
     LIKELIHOODS,
     PAIRS,
@@ -92,7 +92,7 @@ def test_no_draw_is_kept() -> None:
 
 
 def test_parts_follow_dtype() -> None:
-    for name in presets.names():
+    for name in IMAGE_PRESETS:
         vae = presets.build(name, z_dim=2, shape=(4, 4)).double()
         z = vae.prior().sample((3,))
         assert z.dtype == torch.float64

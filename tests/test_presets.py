@@ -13,7 +13,7 @@ from torch import nn
 from pyro_vae import fit, networks, presets
 from pyro_vae.datasets import Dataset
 
-from .models import common_noise, given, small
+from .models import IMAGE_PRESETS, common_noise, given, small
 
 
 def test_presets_are_what_they_say() -> None:
@@ -44,7 +44,7 @@ def test_presets_are_what_they_say() -> None:
 
 
 def test_presets_take_the_pixels_that_fit() -> None:
-    for name in presets.names():
+    for name in IMAGE_PRESETS:
         for pixels in ("grey", "binary", "dequantized", "levels"):
             if pixels in presets.get(name).pixels:
                 vae = presets.build(name, shape=(4, 4), pixels=pixels)
@@ -58,7 +58,7 @@ def test_presets_take_the_pixels_that_fit() -> None:
         presets.build("vae", shape=4)
 
 
-@pytest.mark.parametrize("preset", presets.names())
+@pytest.mark.parametrize("preset", IMAGE_PRESETS)
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_every_preset_trains_with_particles(preset: str, vectorized: bool) -> None:
     vae = presets.build(preset, z_dim=3, shape=(7, 6))
@@ -73,7 +73,7 @@ def test_every_preset_trains_with_particles(preset: str, vectorized: bool) -> No
     assert common_noise(lambda: svi.evaluate_loss(x, *c)) < before
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", IMAGE_PRESETS)
 def test_every_preset_fits_each_of_its_pixels(name: str, digits: Dataset) -> None:
     for pixels in presets.get(name).pixels:
         vae = small(pixels, name)

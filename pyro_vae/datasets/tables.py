@@ -46,7 +46,7 @@ class Table:
         >>> table = datasets.Table.from_frame(frame)
         >>> table
         Table(rows=3, age: real, sex: class of 2)
-        >>> network = networks.MLP(2, (8,), table.numbers)
+        >>> network = networks.MLP(2, (8,), table.numbers)  # from two latents
         >>> likelihood = likelihoods.Columns(network, table.likelihoods)
         >>> list(table.to_frame(likelihood(torch.zeros(5, 2)).sample()).columns)
         ['age', 'sex']
@@ -106,6 +106,14 @@ class Table:
     def numbers(self) -> int:
         """The size of the output of the network of :class:`likelihoods.Columns`."""
         return likelihoods.Columns.numbers(self.likelihoods)
+
+    @property
+    def inputs(self) -> tuple[int | str, ...]:
+        """``"real"``, ``"count"`` or the number of classes, for :class:`networks.Columns`."""
+        return tuple(
+            len(column.classes) or ("count" if column.kind == "count" else "real")
+            for column in self.columns
+        )
 
     @property
     def holes(self) -> bool:
