@@ -194,7 +194,8 @@ def _diagonal(cell: "Axes", column: _Column) -> None:
         width = np.ceil((high - low + 1) / _BINS)
         bins = np.arange(low - 0.5, high + width, width)
     else:
-        bins = np.linspace(low, high, _BINS + 1)
+        aside = 0.5 if low == high else 0.0
+        bins = np.linspace(low - aside, high + aside, _BINS + 1)
     common: dict[str, Any] = {"bins": bins, "density": True}
     real, generated = (own[~np.isnan(own)] for own, _ in pairs)
     cell.hist(real, color=COLOURS[0], alpha=0.5, **common)
