@@ -17,7 +17,8 @@ __all__ = ["columns"]
 
 _MOST = 6  # columns that are drawn unless they are chosen
 _POINTS = 400  # rows of each in a picture of a pair
-_BARS = 20  # whole numbers that get a bar each; more of them get a histogram
+_BARS = 20  # whole numbers that get a bar each; those on a wider range get a histogram
+_NAMED = 12  # classes that have their names beside the axis
 _BINS = 24
 _LONGEST = 10  # letters of a name or a class
 
@@ -41,7 +42,8 @@ class _Column:
     def is_whole(self) -> bool:
         """Whether each value gets a bar."""
         both = self.both
-        return bool((both % 1 == 0).all()) and len(np.unique(both)) <= _BARS
+        whole = bool((both % 1 == 0).all())
+        return whole and bool(self.classes or both.max() - both.min() < _BARS)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -60,7 +62,7 @@ def columns(
 ) -> "Axes":
     """Real rows beside generated ones: each column on the diagonal, and pairs below it.
 
-    Numbers have histograms, which are densities. Classes, and whole numbers of at most 20 values,
+    Numbers have histograms, which are densities. Classes, and whole numbers on a range of 20,
     have bars, which are shares. Below the diagonal are the first 400 rows of each table; whole
     numbers are moved a little, those of real rows to the left. Missing values are left out.
 
@@ -243,6 +245,9 @@ def _finish(
 def _label_classes(cell: "Axes", column: _Column, side: str) -> None:
     """The names of the classes as ticks."""
     if not column.classes:
+        return
+    if len(column.classes) > _NAMED:
+        (cell.set_xticks if side == "x" else cell.set_yticks)([])
         return
     texts = [_short(each, _LONGEST) for each in column.classes]
     if side == "x":
