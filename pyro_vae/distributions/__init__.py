@@ -1,6 +1,7 @@
 """Distributions, supports and KL divergences that torch and Pyro lack or compute less exactly."""
 
 from pyro_vae.distributions.bernoulli import BernoulliEvent, ContinuousBernoulli, CrossEntropy
+from pyro_vae.distributions.columns import Columns, OnColumns, by_element, index_of, is_class
 from pyro_vae.distributions.flows import FromZuko
 from pyro_vae.distributions.intervals import OntoInterval, OpenInterval
 from pyro_vae.distributions.kl import check_analytic_kl
@@ -31,6 +32,7 @@ from pyro_vae.distributions.supports import describe as describe_support
 __all__ = [
     "BernoulliEvent",
     "Beta",
+    "Columns",
     "ContinuousBernoulli",
     "CrossEntropy",
     "DiscretizedLogistic",
@@ -40,16 +42,20 @@ __all__ = [
     "Mixture",
     "NegativeBinomial",
     "NormalMixture",
+    "OnColumns",
     "OntoInterval",
     "OpenInterval",
     "Poisson",
     "StudentT",
+    "by_element",
     "check_analytic_kl",
     "check_finite",
     "check_on_support",
     "describe_distribution",
     "describe_support",
     "ends_of",
+    "index_of",
+    "is_class",
     "is_real",
     "latent_point",
     "point",

@@ -31,6 +31,10 @@ def describe(support: Constraint) -> str:
         'Interval(-1, 1)'
     """
     support = _innermost(support)
+    columns: Any = support
+    if hasattr(columns, "names"):
+        each = zip(columns.names, columns.cseq, strict=True)
+        return "columns " + ", ".join(f"{name!r}: {describe(own)}" for name, own in each)
     bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
     values = ", ".join(_text(bound) for bound in bounds if bound is not None)
     return type(support).__name__.lstrip("_") + (f"({values})" if values else "")
@@ -180,6 +184,8 @@ def varies(support: Constraint) -> bool:
         False
     """
     inner = _innermost(support)
+    if hasattr(inner, "cseq"):  # cat and stack
+        return any(map(varies, inner.cseq))
     return any(isinstance(bound, Tensor) for bound in vars(inner).values())
 
 
@@ -200,7 +206,9 @@ def scored_support(distribution: Any) -> Constraint:
         base = base.base_dist
     if not hasattr(base, "scored_support"):
         return distribution.support
-    return constraints.independent(base.scored_support, len(distribution.event_shape))
+    scored = base.scored_support
+    rest = len(distribution.event_shape) - scored.event_dim
+    return constraints.independent(scored, rest) if rest else scored
 
 
 def check_finite(argument: str, value: Tensor) -> None:
@@ -254,6 +262,11 @@ def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
     while isinstance(support, type(constraints.real_vector)):
         support = support.base_constraint
         on = support.check(value)
+    columns: Any = _innermost(support)
+    if hasattr(columns, "names") and on.shape == value.shape:
+        place = int((~on).nonzero()[0, -1])
+        argument = f"{argument}, column {columns.names[place]!r}"
+        support, value, on = columns.cseq[place], value[..., place], on[..., place]
     got = (
         f"{value[~on][0].item():g} at {int((~on).sum())} of {value.numel()} places"
         if on.shape == value.shape
