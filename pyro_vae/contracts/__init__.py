@@ -14,9 +14,11 @@ from pyro_vae.contracts.parts import (
     check_dtype,
     check_float,
     check_latents,
+    check_layer,
     check_likelihood,
     check_prior,
     check_shape,
+    check_supports,
 )
 from pyro_vae.contracts.sites import (
     PLATE,
@@ -44,6 +46,7 @@ __all__ = [
     "check_float",
     "check_latent_sites",
     "check_latents",
+    "check_layer",
     "check_likelihood",
     "check_masks",
     "check_observations",
@@ -54,6 +57,7 @@ __all__ = [
     "check_same_sites",
     "check_shape",
     "check_site",
+    "check_supports",
     "check_training",
     "explained",
     "is_scaled",

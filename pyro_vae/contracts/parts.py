@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -24,7 +25,7 @@ from pyro_vae.distributions import (
 )
 from pyro_vae.utils.checks import check_examples, kind
 from pyro_vae.utils.context import Batch, as_batch, expanded, takes_context
-from pyro_vae.utils.modules import device_of, dtype_of, evaluating
+from pyro_vae.utils.modules import Function, device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "check_dtype",
     "check_float",
     "check_latents",
+    "check_layer",
     "check_likelihood",
     "check_prior",
     "check_shape",
+    "check_supports",
 ]
 
 
@@ -130,7 +133,8 @@ def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = Fals
     """
     if not context:
         return
-    if not any(takes_context(getattr(vae, part), inputs) for part, inputs in _INPUTS.items()):
+    inputs = _inputs(vae)
+    if not any(takes_context(vae.get_submodule(p), own) for p, own in inputs.items()):
         raise ValueError(
             f"context: got {len(context)} entries, which no part takes, expected a part whose "
             "forward has *context or a parameter for each entry, without a default, after its own "
@@ -154,7 +158,7 @@ def call(
 
     Arguments:
         vae: A module with the part as an attribute.
-        part: ``"prior"``, ``"likelihood"`` or ``"posterior"``.
+        part: The path of the part: ``"prior"``, or ``"priors.0"`` for the first of a list.
         args: The arguments of the part.
         context: What is given with x. The part gets all of it, if it takes a context.
         swapped: The values that Pyro's handlers substituted for parameters (``lift``,
@@ -164,11 +168,12 @@ def call(
         TypeError: The part does not return a distribution of Pyro, or takes another context.
         ValueError: The part raised one, or changes its input in place.
     """
-    module = getattr(vae, part)
+    module = vae.get_submodule(part)
+    where = _label(part)
     if context and takes_context(module, len(args)):
         args = (*args, *context)
     try:
-        with unchanged(args, part):
+        with unchanged(args, where):
             if swapped:
                 named = module.named_parameters(remove_duplicate=False)
                 values = {path: swapped[id(own)] for path, own in named if id(own) in swapped}
@@ -178,30 +183,37 @@ def call(
     except Refused:
         raise
     except ValueError as error:
-        raise ValueError(f"{part}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     except TypeError as error:
-        _check_signature(part, module, args, error)
+        _check_signature(where, _inputs(vae)[part], module, args, error)
         raise
     if not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution)
         raise TypeError(
-            f"{part}: its forward returned a {kind.__module__}.{kind.__qualname__}, expected a "
+            f"{where}: its forward returned a {kind.__module__}.{kind.__qualname__}, expected a "
             "distribution of pyro.distributions, where torch's have the same names"
         )
     return distribution
 
 
-_INPUTS = {"prior": 0, "likelihood": 1, "posterior": 1}
-"""The number of inputs of each part, without a context."""
+def _inputs(vae: nn.Module) -> Mapping[str, int]:
+    """The number of inputs of each part, without a context, by its path."""
+    return cast(Mapping[str, int], vae.inputs)
+
+
+def _label(part: str) -> str:
+    """The path of a part as in Python: ``priors[0]``."""
+    name, _, index = part.partition(".")
+    return f"{name}[{index}]" if index else name
 
 
 def _check_signature(
-    part: str, module: nn.Module, args: Sequence[Tensor], error: TypeError
+    part: str, own: int, module: nn.Module, args: Sequence[Tensor], error: TypeError
 ) -> None:
     """Raises TypeError if a part's ``forward`` takes another number of arguments."""
-    own = _INPUTS[part]
     try:
-        inspect.signature(module.forward).bind(*args)
+        forward = module.function if isinstance(module, Function) else module.forward
+        inspect.signature(forward).bind(*args)
     except TypeError:
         raise TypeError(
             f"{part}: its forward does not take {own} input{'s' * (own != 1)} and the "
@@ -234,11 +246,24 @@ def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> 
             f"{tuple(q_z.event_shape)} for x of shape {tuple(x.shape)}, expected "
             f"({len(x)},) and the prior's {tuple(p_z.event_shape)}"
         )
+    check_supports(p_z, q_z)
+
+
+def check_supports(
+    p_z: dist.Distribution, q_z: dist.Distribution, part: str = "posterior"
+) -> None:
+    """Raises ValueError unless a posterior has the support of its prior.
+
+    Arguments:
+        p_z: The prior.
+        q_z: The posterior.
+        part: The path of the posterior.
+    """
     supports = support_of(p_z), support_of(q_z)
     if not same_support(*supports):
         raise ValueError(
-            f"posterior: its support is {describe_support(supports[1])}, expected the prior's, "
-            f"{describe_support(supports[0])}{_onto(supports[0])}"
+            f"{_label(part)}: its support is {describe_support(supports[1])}, expected the "
+            f"prior's, {describe_support(supports[0])}{_onto(supports[0])}"
         )
 
 
@@ -250,6 +275,30 @@ def _onto(support: constraints.Constraint) -> str:
             return ": use a posterior without a transform onto an interval"
         return ": add a transform onto that support to the posterior"
     return f": posteriors.Squashed(posterior, low={ends[0]:.9g}, high={ends[1]:.9g}) has it"
+
+
+def check_layer(
+    part: str,
+    distribution: dist.Distribution,
+    batch: torch.Size,
+    event_shape: torch.Size | None = None,
+) -> None:
+    """Raises ValueError unless a part gives one vector for each of its inputs.
+
+    Arguments:
+        part: The path of the part.
+        distribution: What it returned.
+        batch: The batch shape of its inputs.
+        event_shape: The shape of the vector; None takes any.
+    """
+    got = distribution.event_shape
+    fits = len(got) == 1 if event_shape is None else got == event_shape
+    if not fits or distribution.batch_shape != batch:
+        vector = "(z_dim,)" if event_shape is None else f"the prior's {tuple(event_shape)}"
+        raise ValueError(
+            f"{_label(part)}: got batch_shape {tuple(distribution.batch_shape)} and event_shape "
+            f"{tuple(got)}, expected {tuple(batch)} and {vector}"
+        )
 
 
 def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:
