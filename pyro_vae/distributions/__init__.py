@@ -7,6 +7,7 @@ from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.one_hot import OneHotCodes, RelaxedOneHotCodes
 from pyro_vae.distributions.pixels import (
     Beta,
     DiscretizedLogistic,
@@ -40,9 +41,11 @@ __all__ = [
     "Mixture",
     "NegativeBinomial",
     "NormalMixture",
+    "OneHotCodes",
     "OntoInterval",
     "OpenInterval",
     "Poisson",
+    "RelaxedOneHotCodes",
     "StudentT",
     "check_analytic_kl",
     "check_finite",
