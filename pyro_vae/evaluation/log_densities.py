@@ -24,7 +24,9 @@ from pyro_vae.contracts import (
 from pyro_vae.distributions import check_analytic_kl, describe_distribution
 from pyro_vae.evaluation.enumeration import (
     drawn_from,
+    sum_out,
     summed_sites,
+    summing,
 )
 from pyro_vae.evaluation.independence import check_independent
 from pyro_vae.evaluation.traced_pair import Latents as Latents
@@ -89,6 +91,7 @@ class LogDensities(TracedPair):
             with explained("fail on the first example alone"):
                 self._log_prob(guide_trace, guide_trace.nodes)
                 self._log_prob(model_trace, model_trace.nodes)
+            self.countable = summed_sites(drawn, guide_trace, True).guide
             self._summed = summed_sites(drawn, guide_trace, marginal)
             self.latents = tuple(n for n in self.latents if n not in self._summed.guide)
             with explained("work on one example, but fail on two samples of two examples"):
@@ -162,6 +165,31 @@ class LogDensities(TracedPair):
         log_p = self._log_prob(trace, trace.nodes, nan)
         here = log_p_z > -math.inf
         return log_p_z, log_p - torch.where(here, log_p_z, torch.zeros_like(log_p_z))
+
+    def bound(self, batch: Examples, count: int) -> Tensor:
+        """Draws of log p(x, z) - log q(z|x) in nats, exact over y, shape ``(count, N)``.
+
+        They have the mean of those with a y from the guide, which is the ELBO. z is drawn for each
+        value of the y that it depends on.
+        """
+        names, first = self.countable, self._sample_dim - 1
+        guide = summing(self.programs["guide"], names, first, expand=True)
+        q = self._traced("guide", guide, batch, count)
+        values = {name: q.nodes[name]["value"] for name in q.stochastic_nodes}
+        model = poutine.condition(self.programs["model"], data=values)
+        model = summing(model, self._summed.alone, first - len(names), expand=True)
+        p = self._traced("model", model, batch, count)
+        log_q, log_weight = (
+            log_prob_sum([(name, q.nodes[name]) for name in own], self._others)
+            for own in (q.nodes, names)
+        )
+        dims = -self._sample_dim
+        log_p = sum_out(log_prob_sum(p.nodes.items(), self._others), dims + len(names))
+        weight = log_weight.exp()
+        zero = torch.zeros_like(log_p[(0,) * log_p.dim()])
+        expected = weight * torch.where(weight > 0, log_p - log_q, zero)
+        total = expected.sum(list(range(expected.dim() - dims)))
+        return total.squeeze(self._others(total.dim()))
 
     def kl(self, batch: Examples, z: Latents) -> Tensor:
         """Returns KL(q, p) in closed form, shape ``(samples, N)``.

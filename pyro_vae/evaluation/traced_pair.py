@@ -45,11 +45,13 @@ class TracedPair:
     Attributes:
         programs: The model and the guide, by these names.
         latents: Names of the latent sites in z, in the guide's order.
+        countable: Names of the guide's latent sites y that can be summed out.
     """
 
     def __init__(self, model: Callable[..., Any], guide: Callable[..., Any]) -> None:
         self.programs = {"model": model, "guide": guide}
         self.latents: tuple[str, ...] = ()
+        self.countable: tuple[str, ...] = ()
         self._sites: dict[str, tuple[str, ...]] = {}
         self._observed: tuple[str, ...] = ()
         self._summed = Summed()
