@@ -13,7 +13,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("version", "compat"),
     ("utils",),
     ("distributions", "plots"),
-    ("networks", "contracts", "compile", "param_store"),
+    ("networks", "contracts", "compile", "param_store", "one_hot"),
     ("priors", "likelihoods", "posteriors", "optim", "programs"),
     ("pair", "objectives", "datasets"),
     ("composed",),

@@ -8,6 +8,7 @@ from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.one_hot import OneHotCodes, RelaxedOneHotCodes
 from pyro_vae.distributions.pixels import (
     Beta,
     DiscretizedLogistic,
@@ -43,9 +44,11 @@ __all__ = [
     "NegativeBinomial",
     "NormalMixture",
     "OnColumns",
+    "OneHotCodes",
     "OntoInterval",
     "OpenInterval",
     "Poisson",
+    "RelaxedOneHotCodes",
     "StudentT",
     "by_element",
     "check_analytic_kl",

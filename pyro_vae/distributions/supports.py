@@ -63,7 +63,9 @@ def same_support(a: Constraint, b: Constraint) -> bool:
         return len(parts[0]) == len(parts[1]) and all(map(same_support, *parts))
     own, other = _bounds(a), _bounds(b)
     if own is None or other is None:
-        return own is other and type(a) is type(b)
+        # One-hot codes of other numbers of values are other vectors.
+        levels = [getattr(c, "levels", None) for c in (a, b)]
+        return own is other and type(a) is type(b) and levels[0] == levels[1]
     return a.is_discrete == b.is_discrete and all(
         _close(*ends, own[1] - own[0]) for ends in zip(own, other, strict=True)
     )

@@ -1,8 +1,10 @@
 """Models: further pairs that are composed of parts, one in each file."""
 
+from pyro_vae.models.components import Classifier
 from pyro_vae.models.hierarchical import HierarchicalVAE
+from pyro_vae.models.mixture import MixtureVAE
 
-__all__ = ["HierarchicalVAE"]
+__all__ = ["Classifier", "HierarchicalVAE", "MixtureVAE"]
 
 
 def __dir__() -> list[str]:
