@@ -7,6 +7,7 @@ from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.observed import Observed, OrNaN, elementwise, inside, or_nan
 from pyro_vae.distributions.pixels import (
     Beta,
     DiscretizedLogistic,
@@ -24,6 +25,7 @@ from pyro_vae.distributions.supports import (
     same_support,
     scored_support,
     support_of,
+    takes_nan,
     varies,
 )
 from pyro_vae.distributions.supports import describe as describe_support
@@ -40,8 +42,10 @@ __all__ = [
     "Mixture",
     "NegativeBinomial",
     "NormalMixture",
+    "Observed",
     "OntoInterval",
     "OpenInterval",
+    "OrNaN",
     "Poisson",
     "StudentT",
     "check_analytic_kl",
@@ -49,12 +53,16 @@ __all__ = [
     "check_on_support",
     "describe_distribution",
     "describe_support",
+    "elementwise",
     "ends_of",
+    "inside",
     "is_real",
     "latent_point",
+    "or_nan",
     "point",
     "same_support",
     "scored_support",
     "support_of",
+    "takes_nan",
     "varies",
 ]

@@ -6,6 +6,7 @@ network and its attribute ``out_shape``, so any module with these two can take i
 
 from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLP, variance_scaling_, xavier_
+from pyro_vae.networks.observed import Observed
 from pyro_vae.networks.precision import bfloat16
 from pyro_vae.networks.wrappers import Conditioned, Folded, Scaled
 from pyro_vae.utils.shapes import Shape
@@ -16,6 +17,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "Folded",
+    "Observed",
     "Scaled",
     "Shape",
     "bfloat16",

@@ -38,7 +38,7 @@ Context = Tensor | Sequence[Tensor]
 Examples = tuple[Tensor, ...]
 """A batch as a tuple, whose first entry is x."""
 
-_INNER = "network", "posterior"  # what a part with ``*context`` hands it on to
+_INNER = "network", "posterior", "likelihood"  # what a part with ``*context`` hands it on to
 
 
 def as_batch(batch: Batch, argument: str = "x") -> tuple[Tensor, ...]:
