@@ -146,8 +146,9 @@ def elementwise(distribution: Distribution) -> Elementwise | None:
         >>> from pyro_vae.distributions import elementwise
         >>> elementwise(pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1))(torch.zeros(3))
         tensor([-0.9189, -0.9189, -0.9189])
-        >>> elementwise(pyro.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))) is None
-        True
+        >>> correlated = pyro.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
+        >>> print(elementwise(correlated))
+        None
     """
     inner = distribution
     while True:

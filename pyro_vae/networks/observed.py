@@ -50,8 +50,8 @@ class Observed(nn.Module):
         if inner is not None and torch.Size(inner) != (2, *self.x_shape):
             sizes = "*x_shape" if x_shape is None else ", ".join(map(str, self.x_shape))
             raise ValueError(
-                f"network: got in_shape {tuple(inner)}, expected (2, {sizes}): the values of x, and "
-                "then the mask of those that are observed"
+                f"network: got in_shape {tuple(inner)}, expected (2, {sizes}): the values of x, "
+                "and then the mask of those that are observed"
             )
         self.network = network
         self.out_shape = out_shape(network)
