@@ -13,7 +13,7 @@ from torch import nn
 from pyro_vae import fit, networks, presets
 from pyro_vae.datasets import Dataset
 
-from .models import common_noise, given, small
+from .vaes import common_noise, given, small
 
 
 def test_presets_are_what_they_say() -> None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import pyro.distributions as dist
 import torch
@@ -130,7 +131,8 @@ def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = Fals
     """
     if not context:
         return
-    if not any(takes_context(getattr(vae, part), inputs) for part, inputs in _INPUTS.items()):
+    inputs = _inputs(vae)
+    if not any(takes_context(vae.get_submodule(p), own) for p, own in inputs.items()):
         raise ValueError(
             f"context: got {len(context)} entries, which no part takes, expected a part whose "
             "forward has *context or a parameter for each entry, without a default, after its own "
@@ -154,7 +156,7 @@ def call(
 
     Arguments:
         vae: A module with the part as an attribute.
-        part: ``"prior"``, ``"likelihood"`` or ``"posterior"``.
+        part: The path of the part: ``"prior"``, or ``"priors.0"`` for the first of a list.
         args: The arguments of the part.
         context: What is given with x. The part gets all of it, if it takes a context.
         swapped: The values that Pyro's handlers substituted for parameters (``lift``,
@@ -164,11 +166,12 @@ def call(
         TypeError: The part does not return a distribution of Pyro, or takes another context.
         ValueError: The part raised one, or changes its input in place.
     """
-    module = getattr(vae, part)
+    module = vae.get_submodule(part)
+    where = _label(part)
     if context and takes_context(module, len(args)):
         args = (*args, *context)
     try:
-        with unchanged(args, part):
+        with unchanged(args, where):
             if swapped:
                 named = module.named_parameters(remove_duplicate=False)
                 values = {path: swapped[id(own)] for path, own in named if id(own) in swapped}
@@ -178,28 +181,34 @@ def call(
     except Refused:
         raise
     except ValueError as error:
-        raise ValueError(f"{part}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     except TypeError as error:
-        _check_signature(part, module, args, error)
+        _check_signature(where, _inputs(vae)[part], module, args, error)
         raise
     if not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution)
         raise TypeError(
-            f"{part}: its forward returned a {kind.__module__}.{kind.__qualname__}, expected a "
+            f"{where}: its forward returned a {kind.__module__}.{kind.__qualname__}, expected a "
             "distribution of pyro.distributions, where torch's have the same names"
         )
     return distribution
 
 
-_INPUTS = {"prior": 0, "likelihood": 1, "posterior": 1}
-"""The number of inputs of each part, without a context."""
+def _inputs(vae: nn.Module) -> Mapping[str, int]:
+    """The number of inputs of each part, without a context, by its path."""
+    return cast(Mapping[str, int], vae.inputs)
+
+
+def _label(part: str) -> str:
+    """The path of a part as in Python: ``priors[0]``."""
+    name, _, index = part.partition(".")
+    return f"{name}[{index}]" if index else name
 
 
 def _check_signature(
-    part: str, module: nn.Module, args: Sequence[Tensor], error: TypeError
+    part: str, own: int, module: nn.Module, args: Sequence[Tensor], error: TypeError
 ) -> None:
     """Raises TypeError if a part's ``forward`` takes another number of arguments."""
-    own = _INPUTS[part]
     try:
         inspect.signature(module.forward).bind(*args)
     except TypeError:

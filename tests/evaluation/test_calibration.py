@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pyro_vae import VAE, Pair, estimators, likelihoods, networks, posteriors, priors
 from pyro_vae.evaluation import calibration
 
-from ..models import linear_gaussian
 from ..swaps import PRIORS, vae_of
+from ..vaes import linear_gaussian
 
 
 def bimodal() -> VAE:

@@ -14,7 +14,7 @@ from torch.distributions import kl_divergence
 from pyro_vae import VAE, Pair, fit, likelihoods, networks, objectives, optim, posteriors, priors
 
 from ..losses import gradient, program_of
-from ..models import bernoulli_vae, binary, linear_gaussian
+from ..vaes import bernoulli_vae, binary, linear_gaussian
 
 
 def test_no_free_bits_are_the_bound() -> None:

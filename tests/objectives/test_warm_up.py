@@ -7,7 +7,7 @@ from pyro_vae import objectives
 from pyro_vae.objectives import Annealed, WithTerms
 
 from ..losses import Program, gradient, program_of
-from ..models import bernoulli_vae, linear_gaussian
+from ..vaes import bernoulli_vae, linear_gaussian
 
 ELBOS = {
     "trace_elbo": objectives.trace_elbo,
