@@ -4,6 +4,7 @@ All data pass through :func:`check`. It returns them as they will be used, with 
 of the first example.
 """
 
+from pyro_vae.contracts.holes import check_entries, check_no_nan, holes_named, takes_holes
 from pyro_vae.contracts.pairs import check_observations, check_programs, check_training
 from pyro_vae.contracts.parts import (
     Checked,
@@ -41,11 +42,13 @@ __all__ = [
     "check_context",
     "check_data",
     "check_dtype",
+    "check_entries",
     "check_float",
     "check_latent_sites",
     "check_latents",
     "check_likelihood",
     "check_masks",
+    "check_no_nan",
     "check_observations",
     "check_observed",
     "check_order",
@@ -56,7 +59,9 @@ __all__ = [
     "check_site",
     "check_training",
     "explained",
+    "holes_named",
     "is_scaled",
+    "takes_holes",
     "unchanged",
 ]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
+from pyro_vae.contracts.holes import check_entries, check_no_nan, holes_named
 from pyro_vae.contracts.sites import Refused, unchanged
 from pyro_vae.distributions import (
-    check_finite,
     describe_support,
     ends_of,
     is_real,
@@ -101,7 +101,7 @@ def check(
         torch.Size([28, 28])
     """
     x, *context = as_batch(x, argument)
-    check_data(x, argument)
+    check_data(x, argument, vae, context)
     check_dtype(argument, x, vae)
     check_context(vae, context, values=True)
     device = device_of(vae)
@@ -116,9 +116,23 @@ def check(
         check_likelihood(p_x, z)
         check_shape(argument, x.shape if shape is None else shape, p_x)
         _check_batches(vae, z, given)
-        q_z = call(vae, "posterior", first, context=given)
+        with holes_named(first, "posterior"):
+            q_z = call(vae, "posterior", first, context=given)
         check_latents(p_z, q_z, first)
+        _check_posterior(vae, x, context)
     return Checked(x, tuple(context), q_z, p_x)
+
+
+def _check_posterior(vae: nn.Module, x: Tensor, context: Sequence[Tensor]) -> None:
+    """Raises ValueError if the posterior of an example with NaN in it is NaN itself."""
+    holes = torch.isnan(x).flatten(1).any(1)
+    if not holes.any():
+        return
+    place = int(holes.nonzero()[0])
+    one, *given = (entry[place : place + 1] for entry in (x, *context))
+    with holes_named(one, "posterior"):
+        z = call(vae, "posterior", one, context=given).sample()
+    check_no_nan("posterior", one, z)
 
 
 def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = False) -> None:
@@ -302,8 +316,20 @@ def check_shape(argument: str, shape: torch.Size, p_x: dist.Distribution) -> Non
         )
 
 
-def check_data(x: Tensor, argument: str = "x") -> None:
-    """Raises TypeError or ValueError unless x has finite floats and shape ``(N, *x_shape)``."""
+def check_data(
+    x: Tensor,
+    argument: str = "x",
+    pair: nn.Module | None = None,
+    context: Sequence[Tensor] = (),
+) -> None:
+    """Raises TypeError or ValueError unless x has finite floats and shape ``(N, *x_shape)``.
+
+    Arguments:
+        x: The data.
+        argument: Its name.
+        pair: The pair that takes it, with NaN if it takes that too, see :func:`check_entries`.
+        context: What is given with x.
+    """
     check_float(argument, x)
     if x.dim() < 2:
         raise ValueError(
@@ -312,7 +338,7 @@ def check_data(x: Tensor, argument: str = "x") -> None:
         )
     check_examples(argument, x)
     if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
-        check_finite(argument, x)
+        check_entries(argument, x, pair, context)
 
 
 def check_dtype(argument: str, value: Tensor, vae: nn.Module) -> None:

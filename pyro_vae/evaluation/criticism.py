@@ -1,5 +1,6 @@
 """Criticism of trained VAEs: active latent units, and posterior predictive checks."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -174,6 +175,10 @@ def posterior_predictive(
     A p-value near 0 or 1 shows that the model does not reproduce the statistic. Since x is used
     twice, the p-values of a correct model are not uniform but concentrate near 1/2.
 
+    Where x has NaN, for entries that are not observed, its replications have NaN too, so that T
+    compares the observed entries. T then has to be a function of those, such as
+    ``lambda x: x.nanmean(-1)``.
+
     Source: Gelman, Meng and Stern (1996), Statistica Sinica 6, section 2.
 
     Arguments:
@@ -189,8 +194,8 @@ def posterior_predictive(
 
     Raises:
         TypeError: `vae` is not a pair, or x has another dtype.
-        ValueError: x does not fit the pair, T returns another shape, or an argument is out of
-            range. A pair has several observed sites and none has the name ``"x"``, or the
+        ValueError: x does not fit the pair, T returns another shape, or NaN for x with NaN, or an
+            argument is out of range. A pair has several observed sites and none has the name ``"x"``, or the
             distribution of x depends on x itself.
 
     Example:
@@ -210,9 +215,11 @@ def posterior_predictive(
             with seeded(seed, index, device=part[0].device):
                 replications = _replications(vae, densities, part)
                 own = next(replications)
+                holes = torch.isnan(own)
                 observed.append(_statistic(statistic, own, own.shape[:1]))
-                drawn = islice(replications, num_samples)
-                rows = [_statistic(statistic, made, own.shape[:1]) for made in drawn]
+                drawn = (made.masked_fill(holes, math.nan) for made in replications)
+                some = islice(drawn, num_samples)
+                rows = [_statistic(statistic, made, own.shape[:1]) for made in some]
             replicated.append(torch.stack(rows))
     own, other = torch.cat(observed), torch.cat(replicated, 1)
     return PredictiveCheck(
@@ -247,6 +254,11 @@ def _statistic(statistic: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Si
         raise ValueError(
             f"statistic: gave {got} for x of shape {tuple(x.shape)}, expected {tuple(shape)}: one "
             "number for each example"
+        )
+    if torch.isnan(value).any() and torch.isnan(x).any():
+        raise ValueError(
+            "statistic: gave NaN for x with NaN, which stands for what is not observed, expected a "
+            "number from the observed entries, such as torch.nanmean"
         )
     return value.double()
 

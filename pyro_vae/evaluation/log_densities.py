@@ -24,6 +24,7 @@ from pyro_vae.contracts import (
     check_same_sites,
     check_site,
     explained,
+    holes_named,
     unchanged,
 )
 from pyro_vae.distributions import check_analytic_kl, describe_distribution
@@ -263,11 +264,11 @@ class LogDensities:
         self, call: Callable[..., Any], batch: Examples, count: int | None = None
     ) -> Trace:
         traced = poutine.trace(call)
-        if count is None:
-            with unchanged(batch):
+        with unchanged(batch), holes_named(batch[0], "model, guide"):
+            if count is None:
                 return traced.get_trace(*batch)
-        with pyro.plate(_SAMPLES, count, dim=self._sample_dim), unchanged(batch):
-            return traced.get_trace(*batch)
+            with pyro.plate(_SAMPLES, count, dim=self._sample_dim):
+                return traced.get_trace(*batch)
 
     def _checked(self, program: str, trace: Trace, batch: Examples) -> Trace:
         trace = prune_subsample_sites(trace)

@@ -195,9 +195,11 @@ class Prepared:
         elif pixels is not None and not data.is_floating_point():
             raise TypeError(f"{name}: got {data.dtype}, expected torch.uint8 levels")
         elif pixels is not None:
+            nan = "; put NaN into x that datasets.binarize or datasets.dequantize made, as 8-bit "
+            end = nan + "levels have none" if torch.isnan(data).any() else ""
             raise ValueError(
                 f"pixels: got {pixels!r} with {data.dtype} as {name}, expected None: float "
-                "data are x already, and only uint8 levels are turned into pixels"
+                f"data are x already, and only uint8 levels are turned into pixels{end}"
             )
         elif data.dtype == torch.uint8 and self.transform is None and isinstance(self.pair, VAE):
             raise ValueError(
@@ -243,7 +245,7 @@ class Prepared:
         if isinstance(self.source, InMemory) and self._is_checked:
             return
         if isinstance(self.pair, VAE):
-            check_data(batch[0], self.argument)
+            check_data(batch[0], self.argument, self.pair, batch[1:])
             check_dtype(self.argument, batch[0], self.pair)
             check_context(self.pair, batch[1:], values=True)
             self._check_x(batch)

@@ -6,6 +6,7 @@ The context is never generated: a class label, covariates, a library size, a mas
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -156,6 +157,8 @@ def rows(batch: Sequence[Tensor], index: slice | Tensor) -> Examples:
 def content_hash(batch: Sequence[Tensor]) -> str:
     """16 hexadecimal digits of the SHA-256 of dtypes, shapes and bytes, the same on every device.
 
+    NaN has many bit patterns, which count as one.
+
     Example:
         >>> from pyro_vae.utils.context import content_hash
         >>> content_hash([torch.zeros(3)]) == content_hash([torch.zeros(3, 1)])
@@ -164,6 +167,8 @@ def content_hash(batch: Sequence[Tensor]) -> str:
     digest = hashlib.sha256()
     for entry in batch:
         digest.update(f"{entry.dtype}{tuple(entry.shape)}".encode())
+        if entry.is_floating_point() and torch.isnan(entry).any():
+            entry = torch.where(torch.isnan(entry), math.nan, entry)
         digest.update(entry.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
