@@ -16,7 +16,7 @@ from pyro_vae.utils.checks import kind
 from pyro_vae.utils.context import Context, as_context
 from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of
 
-__all__ = ["Composed", "Part"]
+__all__ = ["Composed", "Part", "as_list", "as_part"]
 
 
 def __dir__() -> list[str]:
@@ -45,7 +45,7 @@ class Composed(Pair):
     def _start_parts(
         self,
         name: str,
-        parts: Mapping[str, Part | Sequence[Part]],
+        parts: Mapping[str, Part | list[Part]],
         inputs: Mapping[str, int],
         read_by: Mapping[str, Sequence[str]],
     ) -> None:
@@ -67,7 +67,7 @@ class Composed(Pair):
         self.inputs = dict(inputs)
         self.read_by = dict(read_by)
         for part, given in parts.items():
-            if isinstance(given, Sequence):
+            if isinstance(given, list):
                 own = [as_part(f"{part}[{index}]", module) for index, module in enumerate(given)]
                 self.add_module(part, nn.ModuleList(own))
             else:
@@ -179,3 +179,18 @@ def as_part(part: str, module: Part) -> nn.Module:
             "stores its parameters under names of its own, so two VAEs would share them"
         )
     return module
+
+
+def as_list(argument: str, parts: object) -> list[Part]:
+    """Parts as a list; raises TypeError or ValueError unless they are one or more.
+
+    Example:
+        >>> from pyro_vae.composed import as_list
+        >>> as_list("priors", [priors.StandardNormal(2)])
+        [StandardNormal(z_dim=2)]
+    """
+    if not isinstance(parts, list | tuple | nn.ModuleList):
+        raise TypeError(f"{argument}: got {kind(parts)}, expected a list of parts, from z1 up")
+    if not len(parts):
+        raise ValueError(f"{argument}: got none, expected a part for each layer, from z1 up")
+    return list(parts)

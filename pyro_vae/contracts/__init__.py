@@ -15,9 +15,11 @@ from pyro_vae.contracts.parts import (
     check_dtype,
     check_float,
     check_latents,
+    check_layer,
     check_likelihood,
     check_prior,
     check_shape,
+    check_supports,
 )
 from pyro_vae.contracts.sites import (
     PLATE,
@@ -46,6 +48,7 @@ __all__ = [
     "check_float",
     "check_latent_sites",
     "check_latents",
+    "check_layer",
     "check_likelihood",
     "check_masks",
     "check_no_nan",
@@ -57,6 +60,7 @@ __all__ = [
     "check_same_sites",
     "check_shape",
     "check_site",
+    "check_supports",
     "check_training",
     "explained",
     "holes_named",

@@ -37,9 +37,11 @@ __all__ = [
     "check_dtype",
     "check_float",
     "check_latents",
+    "check_layer",
     "check_likelihood",
     "check_prior",
     "check_shape",
+    "check_supports",
 ]
 
 
@@ -257,11 +259,24 @@ def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> 
             f"{tuple(q_z.event_shape)} for x of shape {tuple(x.shape)}, expected "
             f"({len(x)},) and the prior's {tuple(p_z.event_shape)}"
         )
+    check_supports(p_z, q_z)
+
+
+def check_supports(
+    p_z: dist.Distribution, q_z: dist.Distribution, part: str = "posterior"
+) -> None:
+    """Raises ValueError unless a posterior has the support of its prior.
+
+    Arguments:
+        p_z: The prior.
+        q_z: The posterior.
+        part: The path of the posterior.
+    """
     supports = support_of(p_z), support_of(q_z)
     if not same_support(*supports):
         raise ValueError(
-            f"posterior: its support is {describe_support(supports[1])}, expected the prior's, "
-            f"{describe_support(supports[0])}{_onto(supports[0])}"
+            f"{_label(part)}: its support is {describe_support(supports[1])}, expected the "
+            f"prior's, {describe_support(supports[0])}{_onto(supports[0])}"
         )
 
 
@@ -273,6 +288,30 @@ def _onto(support: constraints.Constraint) -> str:
             return ": use a posterior without a transform onto an interval"
         return ": add a transform onto that support to the posterior"
     return f": posteriors.Squashed(posterior, low={ends[0]:.9g}, high={ends[1]:.9g}) has it"
+
+
+def check_layer(
+    part: str,
+    distribution: dist.Distribution,
+    batch: torch.Size,
+    event_shape: torch.Size | None = None,
+) -> None:
+    """Raises ValueError unless a part gives one vector for each of its inputs.
+
+    Arguments:
+        part: The path of the part.
+        distribution: What it returned.
+        batch: The batch shape of its inputs.
+        event_shape: The shape of the vector; None takes any.
+    """
+    got = distribution.event_shape
+    fits = len(got) == 1 if event_shape is None else got == event_shape
+    if not fits or distribution.batch_shape != batch:
+        vector = "(z_dim,)" if event_shape is None else f"the prior's {tuple(event_shape)}"
+        raise ValueError(
+            f"{_label(part)}: got batch_shape {tuple(distribution.batch_shape)} and event_shape "
+            f"{tuple(got)}, expected {tuple(batch)} and {vector}"
+        )
 
 
 def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Distributions of which only some elements are observed: NaN stands for one that is not."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -73,7 +73,7 @@ def or_nan(support: Constraint) -> Constraint:
 
 
 def inside(support: Constraint) -> Tensor | float:
-    """A number on a support: 0 where it is in it, else the middle or next to the end.
+    """A number on a support: 0 among all reals, else the least one, the middle, or 1 from the end.
 
     A constraint that has a method ``inside()`` says so itself, by a tensor of the event's shape.
 
@@ -94,37 +94,19 @@ def inside(support: Constraint) -> Tensor | float:
         return own()
     if hasattr(support, "base_constraint"):
         return inside(support.base_constraint)
-    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
     if isinstance(support, type(constraints.boolean) | type(constraints.real)):
         return 0.0
+    # Bounds that are numbers stay numbers, so that a graph has them as constants.
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
     if low is None and high is None:
         raise ValueError(
             f"support: got {describe(support)}, expected one of numbers, or a constraint with a "
             "method inside() that returns a value on it"
         )
-    if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return _between(low, high, support.is_discrete)
-    # Numbers are not made to tensors, so that a graph has them as constants.
-    low, high = (end if end is None else float(end) for end in (low, high))
-    if (low is None or low <= 0) and (high is None or high >= 0) and support.is_discrete:
-        return 0.0
     if low is None or high is None or support.is_discrete:
         step = 0.0 if support.is_discrete else 1.0
         return high - step if low is None else low + step
     return low + (high - low) / 2
-
-
-def _between(low: Tensor | float | None, high: Tensor | float | None, discrete: bool) -> Tensor:
-    """:func:`inside` between bounds, some of which are tensors."""
-    if low is None or high is None:
-        end = torch.as_tensor(high if low is None else low)
-        inner = end if discrete else end + (-1 if low is None else 1)
-    else:
-        inner = low + 0 * high if discrete else low + (high - low) / 2
-    if not discrete:
-        return inner
-    has_zero = (0 if low is None else low) <= 0
-    return inner.masked_fill(torch.as_tensor(has_zero) & ((0 if high is None else high) >= 0), 0)
 
 
 def _filled(value: Tensor, holes: Tensor, support: Constraint) -> Tensor:
@@ -183,7 +165,7 @@ class Observed(dist.TorchDistribution):
         tensor(-0.9189)
     """
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
 
     def __init__(self, base: dist.Distribution, validate_args: bool | None = None) -> None:
         if elementwise(base) is None:
@@ -213,7 +195,7 @@ class Observed(dist.TorchDistribution):
         return or_nan(scored_support(self.base))
 
     @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
+    def has_rsample(self) -> bool:
         """Whether draws are reparameterized, as those of the base."""
         return self.base.has_rsample
 

@@ -195,8 +195,8 @@ def posterior_predictive(
     Raises:
         TypeError: `vae` is not a pair, or x has another dtype.
         ValueError: x does not fit the pair, T returns another shape, or NaN for x with NaN, or an
-            argument is out of range. A pair has several observed sites and none has the name ``"x"``, or the
-            distribution of x depends on x itself.
+            argument is out of range. A pair has several observed sites and none has the name
+            ``"x"``, or the distribution of x depends on x itself.
 
     Example:
         >>> from pyro_vae.evaluation import posterior_predictive
@@ -257,8 +257,8 @@ def _statistic(statistic: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Si
         )
     if torch.isnan(value).any() and torch.isnan(x).any():
         raise ValueError(
-            "statistic: gave NaN for x with NaN, which stands for what is not observed, expected a "
-            "number from the observed entries, such as torch.nanmean"
+            "statistic: gave NaN for x with NaN, which stands for what is not observed, expected "
+            "a number from the observed entries, such as torch.nanmean"
         )
     return value.double()
 

@@ -1,6 +1,8 @@
 """Models: further pairs that are composed of parts, one in each file."""
 
-__all__: list[str] = []
+from pyro_vae.models.hierarchical import HierarchicalVAE
+
+__all__ = ["HierarchicalVAE"]
 
 
 def __dir__() -> list[str]:

@@ -22,6 +22,7 @@ __all__ = [
     "Examples",
     "as_batch",
     "as_context",
+    "broadcasts",
     "content_hash",
     "entry_of",
     "expanded",
@@ -235,6 +236,23 @@ def takes_context(module: nn.Module, inputs: int = 1) -> bool:
         return False
     inner = [getattr(module, name) for name in _INNER if hasattr(module, name)]
     return not inner or takes_context(inner[0])
+
+
+def broadcasts(module: nn.Module) -> bool:
+    """Whether a module takes inputs of different batch shapes, by its attribute ``broadcasts``.
+
+    A part with a ``network`` does if the network does.
+
+    Example:
+        >>> from pyro_vae.utils.context import broadcasts
+        >>> broadcasts(torch.nn.Linear(5, 2))
+        False
+    """
+    own = getattr(module, "broadcasts", None)
+    if isinstance(own, bool):
+        return own
+    inner = [getattr(module, name) for name in _INNER if hasattr(module, name)]
+    return bool(inner) and broadcasts(inner[0])
 
 
 def _positional(function: Callable[..., Any]) -> tuple[int, bool]:

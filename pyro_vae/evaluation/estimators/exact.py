@@ -28,9 +28,9 @@ def evidence(vae: VAE, x: Tensor, *context: Tensor) -> Tensor:
 
     .. math:: x \sim \mathcal{N}(W m + b,\; W S W^T + D)
 
-    Of x with NaN, it is the density of the entries that are observed, whose marginal is normal too.
-    A few random z are used to check, to float rounding, that the decoder is affine and that D is
-    the same for all z. The guide is not used.
+    Of x with NaN, it is the density of the entries that are observed, whose marginal is normal,
+    too. A few random z are used to check, to float rounding, that the decoder is affine and that D
+    is the same for all z. The guide is not used.
 
     Source: Bishop (2006), Pattern Recognition and Machine Learning, equation 2.115.
 
