@@ -7,7 +7,7 @@ from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
-from pyro_vae.distributions.observed import Observed, OrNaN, elementwise, inside, or_nan
+from pyro_vae.distributions.observed import Completed, Observed, OrNaN, elementwise, inside, or_nan
 from pyro_vae.distributions.pixels import (
     Beta,
     DiscretizedLogistic,
@@ -33,6 +33,7 @@ from pyro_vae.distributions.supports import describe as describe_support
 __all__ = [
     "BernoulliEvent",
     "Beta",
+    "Completed",
     "ContinuousBernoulli",
     "CrossEntropy",
     "DiscretizedLogistic",

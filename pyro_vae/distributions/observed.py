@@ -15,7 +15,7 @@ from pyro_vae.distributions.bernoulli import BernoulliEvent
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.supports import describe, scored_support
 
-__all__ = ["Observed", "OrNaN", "elementwise", "inside", "or_nan"]
+__all__ = ["Completed", "Observed", "OrNaN", "elementwise", "inside", "or_nan"]
 
 Elementwise = Callable[[Tensor], Tensor]
 """The log-densities of the elements of a value, of shape ``batch + event``."""
@@ -97,16 +97,18 @@ def inside(support: Constraint) -> Tensor | float:
     if isinstance(support, type(constraints.boolean) | type(constraints.real)):
         return 0.0
     # Bounds that are numbers stay numbers, so that a graph has them as constants.
-    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    low: Any = getattr(support, "lower_bound", None)
+    high: Any = getattr(support, "upper_bound", None)
     if low is None and high is None:
         raise ValueError(
             f"support: got {describe(support)}, expected one of numbers, or a constraint with a "
             "method inside() that returns a value on it"
         )
-    if low is None or high is None or support.is_discrete:
-        step = 0.0 if support.is_discrete else 1.0
-        return high - step if low is None else low + step
-    return low + (high - low) / 2
+    if support.is_discrete:
+        return 0.0 + (high if low is None else low)
+    if low is None:
+        return high - 1.0
+    return low + 1.0 if high is None else low + (high - low) / 2
 
 
 def _filled(value: Tensor, holes: Tensor, support: Constraint) -> Tensor:
@@ -142,6 +144,16 @@ def elementwise(distribution: Distribution) -> Elementwise | None:
         inner = inner.base_dist
 
 
+def _check_elements(base: Distribution) -> None:
+    """Raises ValueError unless the elements of a distribution are independent."""
+    if elementwise(base) is None:
+        raise ValueError(
+            f"base: got {describe_distribution(base)}, whose elements are not independent, "
+            "expected Independent, or a distribution with elementwise_log_prob(value): the density "
+            "of some elements alone is not known"
+        )
+
+
 class Observed(dist.TorchDistribution):
     r"""A distribution with independent elements, of which those are scored that are not NaN.
 
@@ -168,12 +180,7 @@ class Observed(dist.TorchDistribution):
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
 
     def __init__(self, base: dist.Distribution, validate_args: bool | None = None) -> None:
-        if elementwise(base) is None:
-            raise ValueError(
-                f"base: got {describe_distribution(base)}, whose elements are not independent, "
-                "expected Independent, or a distribution with elementwise_log_prob(value): the "
-                "density of some elements alone is not known"
-            )
+        _check_elements(base)
         self.base = base
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
@@ -238,3 +245,77 @@ class Observed(dist.TorchDistribution):
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         return self.base.rsample(sample_shape)
+
+
+class Completed(dist.TorchDistribution):
+    r"""The distribution of a complete x of which some elements are known: those that are not NaN.
+
+    .. math:: \log p(x_{mis}) = \sum_{d:\; x_d = \mathrm{NaN}} \log p_d(x_d)
+
+    Draws have the known elements as they are, and the others drawn. The known elements of a value
+    do not count in its log-density.
+
+    Arguments:
+        base: A distribution whose elements are independent, see :func:`elementwise`.
+        known: x with NaN where it is not known; its shape broadcasts against that of draws.
+
+    Raises:
+        ValueError: The elements of `base` are not independent.
+
+    Example:
+        >>> from pyro_vae.distributions import Completed
+        >>> normal = pyro.distributions.Normal(torch.zeros(3), 1.0).to_event(1)
+        >>> p_x = Completed(normal, torch.tensor([0.5, float("nan"), 0.5]))
+        >>> p_x.sample()[[0, 2]], p_x.log_prob(torch.zeros(3))
+        (tensor([0.5000, 0.5000]), tensor(-0.9189))
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def __init__(
+        self, base: dist.Distribution, known: Tensor, validate_args: bool | None = None
+    ) -> None:
+        _check_elements(base)
+        self.base = base
+        self.known = known
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Completed":
+        new = self._get_checked_instance(Completed, _instance)
+        new.base = self.base.expand(batch_shape)
+        new.known = self.known
+        super(Completed, new).__init__(torch.Size(batch_shape), self.event_shape, False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def support(self) -> Constraint:
+        """That of the base."""
+        return self.base.support
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether draws are reparameterized, as those of the base."""
+        return self.base.has_rsample
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density of the elements that are not known, shape ``batch``."""
+        known = ~torch.isnan(self.known)
+        scored = elementwise(self.base)
+        assert scored is not None
+        log_prob = scored(_filled(value, known, self.base.support)).masked_fill(known, 0.0)
+        return sum_rightmost(log_prob, len(self.event_shape))
+
+    def complete(self, value: Tensor) -> Tensor:
+        """A value with the known elements as they are."""
+        return torch.where(torch.isnan(self.known), value, self.known)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.complete(self.base.mean)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return self.complete(self.base.sample(sample_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return self.complete(self.base.rsample(sample_shape))
