@@ -149,8 +149,8 @@ def _check_elements(base: Distribution) -> None:
     if elementwise(base) is None:
         raise ValueError(
             f"base: got {describe_distribution(base)}, whose elements are not independent, "
-            "expected Independent, or a distribution with elementwise_log_prob(value): the density "
-            "of some elements alone is not known"
+            "expected Independent, or a distribution with elementwise_log_prob(value): the "
+            "density of some elements alone is not known"
         )
 
 

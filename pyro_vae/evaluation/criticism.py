@@ -72,7 +72,7 @@ def active_units(
     :meth:`VAE.embed` gives the posterior mean. For a posterior without a mean in closed form, this
     is the average of 32 draws, whose noise adds 1/32 of the posterior's variance to the statistic.
     For any other pair, it is the mean of the distribution at each guide site; with several sites,
-    it is averaged over 32 draws of the sites before it.
+    it is averaged over 32 draws of the sites before it. A site of missing entries is left out.
 
     Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 5.2.
 
@@ -120,13 +120,15 @@ def _means(pair: Pair, densities: LogDensities, batch: Examples) -> dict[str, Te
         return {"z": pair.embed(batch[0], batch[1:])}
     z, _ = densities.draw(batch, _DRAWS if len(densities.latents) > 1 else 1)
     guide = densities.distributions("guide", batch, z)
-    for name in densities.latents:
+    missing = getattr(pair, "missing_site", None)  # It has x, and not what x depends on.
+    names = [name for name in densities.latents if name != missing]
+    for name in names:
         if guide[name].support.is_discrete:
             raise ValueError(
                 f'site "{name}": a discrete latent, expected continuous ones, whose means vary '
                 "with x"
             )
-    means = {name: latent_point(guide[name]).mean(0) for name in densities.latents}
+    means = {name: latent_point(guide[name]).mean(0) for name in names}
     return {name: mean.movedim(densities.example_axis - 1, 0) for name, mean in means.items()}
 
 
