@@ -4,7 +4,13 @@ All data pass through :func:`check`. It returns them as they will be used, with 
 of the first example.
 """
 
-from pyro_vae.contracts.holes import check_entries, check_no_nan, holes_named, takes_holes
+from pyro_vae.contracts.holes import (
+    check_entries,
+    check_no_nan,
+    holes_named,
+    observes_holes,
+    takes_holes,
+)
 from pyro_vae.contracts.pairs import check_observations, check_programs, check_training
 from pyro_vae.contracts.parts import (
     Checked,
@@ -65,6 +71,7 @@ __all__ = [
     "explained",
     "holes_named",
     "is_scaled",
+    "observes_holes",
     "takes_holes",
     "unchanged",
 ]

@@ -3,7 +3,7 @@
 A pair says so by the support of the site that observes x, see :class:`distributions.OrNaN`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from pyro_vae.distributions import check_finite, scored_support, takes_nan
 from pyro_vae.utils.modules import device_of, evaluating
 from pyro_vae.utils.random import seeded
 
-__all__ = ["check_entries", "check_no_nan", "holes_named", "takes_holes"]
+__all__ = ["check_entries", "check_no_nan", "holes_named", "observes_holes", "takes_holes"]
 
 
 def check_entries(argument: str, x: Tensor, pair: Any, context: Sequence[Tensor] = ()) -> None:
@@ -62,13 +62,29 @@ def _is(a: nn.Module, b: nn.Module) -> bool:
     return a is b
 
 
+def observes_holes(model: Callable[..., Any], batch: Sequence[Tensor]) -> bool:
+    """Whether some site at which a model observes values has NaN in its support.
+
+    Arguments:
+        model: A Pyro model.
+        batch: Examples, ``(x, *context)``.
+    """
+    with torch.no_grad(), poutine.block():
+        trace = poutine.trace(model).get_trace(*batch)
+    sites = (trace.nodes[name] for name in trace.observation_nodes)
+    return any(takes_nan(s["fn"].support) for s in sites if not s["infer"].get("_deterministic"))
+
+
 @contextmanager
-def holes_named(x: Tensor, program: str) -> Iterator[None]:
+def holes_named(
+    x: Tensor, program: str, takes: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
     """Names ``networks.Observed`` in an error that NaN in x causes in a posterior or a guide.
 
     Arguments:
         x: The data.
         program: What takes it.
+        takes: Whether the model takes NaN; else the error stays as it is.
     """
     try:
         yield
@@ -76,21 +92,24 @@ def holes_named(x: Tensor, program: str) -> Iterator[None]:
         raise
     except ValueError as error:
         # So begins torch's error of a distribution whose parameters are NaN.
-        if "Expected parameter" not in str(error) or not torch.isnan(x).any():
+        if "Expected parameter" not in str(error) or not torch.isnan(x).any() or not takes():
             raise
         raise _without_mask(program) from error
 
 
-def check_no_nan(program: str, x: Tensor, value: Tensor) -> None:
+def check_no_nan(
+    program: str, x: Tensor, value: Tensor, takes: Callable[[], bool] = lambda: True
+) -> None:
     """Raises ValueError if a draw of latents has NaN, and x has it too.
 
     Arguments:
         program: What drew it.
         x: The data.
         value: The draw.
+        takes: Whether the model takes NaN.
     """
     # It reads values, so Pyro's switch for such checks applies.
-    if is_validation_enabled() and torch.isnan(value).any() and torch.isnan(x).any():
+    if is_validation_enabled() and torch.isnan(value).any() and torch.isnan(x).any() and takes():
         raise _without_mask(program)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import pyro
@@ -25,6 +26,7 @@ from pyro_vae.contracts import (
     check_site,
     explained,
     holes_named,
+    observes_holes,
     unchanged,
 )
 from pyro_vae.distributions import check_analytic_kl, describe_distribution
@@ -264,7 +266,8 @@ class LogDensities:
         self, call: Callable[..., Any], batch: Examples, count: int | None = None
     ) -> Trace:
         traced = poutine.trace(call)
-        with unchanged(batch), holes_named(batch[0], "model, guide"):
+        takes = partial(observes_holes, self.programs["model"], batch)
+        with unchanged(batch), holes_named(batch[0], "guide", takes):
             if count is None:
                 return traced.get_trace(*batch)
             with pyro.plate(_SAMPLES, count, dim=self._sample_dim):
