@@ -4,6 +4,7 @@ All data pass through :func:`check`. It returns them as they will be used, with 
 of the first example.
 """
 
+from pyro_vae.contracts.data import check_data, check_dtype, check_float
 from pyro_vae.contracts.holes import (
     check_entries,
     check_no_nan,
@@ -17,12 +18,10 @@ from pyro_vae.contracts.parts import (
     call,
     check,
     check_context,
-    check_data,
-    check_dtype,
-    check_float,
     check_latents,
     check_layer,
     check_likelihood,
+    check_posterior,
     check_prior,
     check_shape,
     check_supports,
@@ -61,6 +60,7 @@ __all__ = [
     "check_observations",
     "check_observed",
     "check_order",
+    "check_posterior",
     "check_prior",
     "check_programs",
     "check_same_sites",

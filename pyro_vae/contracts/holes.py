@@ -20,6 +20,10 @@ from pyro_vae.utils.random import seeded
 __all__ = ["check_entries", "check_no_nan", "holes_named", "observes_holes", "takes_holes"]
 
 
+_OF_NAN = "Expected parameter", "elements of std"
+"""In what torch says of a distribution whose parameters are NaN, with and without validation."""
+
+
 def check_entries(argument: str, x: Tensor, pair: Any, context: Sequence[Tensor] = ()) -> None:
     """Raises ValueError unless x is finite, or NaN where the pair takes it.
 
@@ -90,9 +94,9 @@ def holes_named(
         yield
     except Refused:
         raise
-    except ValueError as error:
-        # So begins torch's error of a distribution whose parameters are NaN.
-        if "Expected parameter" not in str(error) or not torch.isnan(x).any() or not takes():
+    except (ValueError, RuntimeError) as error:
+        wrong = any(text in str(error) for text in _OF_NAN)
+        if not wrong or not torch.isnan(x).any() or not takes():
             raise
         raise _without_mask(program) from error
 

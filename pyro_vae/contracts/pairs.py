@@ -103,7 +103,8 @@ def check_observations(pair: nn.Module, batch: Sequence[Tensor]) -> None:
 
 def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
     """Traces of the guide, and of the model at the guide's draw; a batch is not changed."""
-    takes = partial(observes_holes, pair.model, batch)
+    program: Any = pair.model
+    takes = partial(observes_holes, program, batch)
     with unchanged(batch, "guide"), holes_named(batch[0], "guide", takes):
         guide = poutine.trace(pair.guide).get_trace(*batch)
     latents = [guide.nodes[name]["value"] for name in guide.stochastic_nodes]

@@ -13,6 +13,7 @@ from pyro_vae.contracts import (
     check_data,
     check_dtype,
     check_observations,
+    check_posterior,
     check_programs,
     check_training,
 )
@@ -22,7 +23,7 @@ from pyro_vae.pair import Pair
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import START, InMemory, Parts, Place, Source
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
-from pyro_vae.utils.modules import device_of, dtype_of
+from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
@@ -96,6 +97,7 @@ class Prepared:
         self._kept: Examples | None = None  # test data in memory, as x
         self.numbers = 1  # in one x
         self._is_checked = False  # whether all batches of the source have passed the checks
+        self._has_seen_holes = False  # whether a batch with NaN has
         first = source.first()
         self._check_kind(first[0])
         with torch.no_grad(), seeded(0, device=self.device):
@@ -249,6 +251,10 @@ class Prepared:
             check_dtype(self.argument, batch[0], self.pair)
             check_context(self.pair, batch[1:], values=True)
             self._check_x(batch)
+            if not self._has_seen_holes and torch.isnan(batch[0]).any():
+                with torch.no_grad(), evaluating(self.pair), seeded(0, device=self.device):
+                    check_posterior(self.pair, batch[0], batch[1:])
+                self._has_seen_holes = True
         elif not self._is_checked:
             self._check_observed(batch)
 

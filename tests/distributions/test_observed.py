@@ -1,6 +1,7 @@
 """Distributions of what is observed: holes count nothing, and what is complete is as without."""
 
 import math
+from typing import ClassVar
 
 import pyro.distributions as dist
 import pytest
@@ -44,7 +45,7 @@ class Two(dist.TorchDistribution):
         def inside(self) -> Tensor:
             return torch.tensor([0.0, 1.0])
 
-    arg_constraints = {}  # noqa: RUF012
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = Support()
 
     def __init__(self, loc: Tensor, logits: Tensor) -> None:

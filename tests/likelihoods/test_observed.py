@@ -116,4 +116,4 @@ def test_likelihoods_whose_elements_depend_on_each_other_are_named() -> None:
         with pytest.raises(ValueError, match=f"likelihood: base: got .*{name}.* not independent"):
             vae.model(torch.zeros(4, 3))
     with pytest.raises(TypeError, match=r"likelihood: got a function, expected a torch.nn.Module"):
-        likelihoods.Observed(lambda z: None)  # type: ignore[arg-type]
+        likelihoods.Observed(lambda z: None)
