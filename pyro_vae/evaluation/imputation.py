@@ -20,6 +20,7 @@ from pyro_vae.evaluation.simulation import observed_site
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count, check_number, check_values, plain
 from pyro_vae.utils.context import Batch, Examples, rows
+from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
 from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.utils.warn import warn
@@ -156,15 +157,17 @@ def impute(
 
 def _site_with_nan(densities: LogDensities, batch: Examples) -> str:
     """The site of x; raises ValueError unless its support has NaN."""
-    site, one = observed_site(densities, batch), rows(batch, slice(1))
-    z, _ = densities.draw(one, 1)
-    support = densities.distributions("model", one, z)[site].support
+    one = rows(batch, slice(1))
+    with seeded(0, device=batch[0].device):
+        site = observed_site(densities, batch)
+        z, _ = densities.draw(one, 1)
+        support = densities.distributions("model", one, z)[site].support
+        shape = densities.observations(one)[site].shape
     if not takes_nan(support):
         raise ValueError(
             f'vae: observes values on {describe_support(support)} at the site "{site}", expected '
             "a support with NaN, as of likelihoods.Observed(likelihood): it has nothing to impute"
         )
-    shape = densities.observations(one)[site].shape
     if shape != one[0].shape:
         raise ValueError(
             f'vae: observes values of shape {tuple(shape)} at the site "{site}" for x of shape '
