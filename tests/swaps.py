@@ -76,6 +76,11 @@ LIKELIHOODS: dict[str, tuple[int, Callable[[nn.Module], nn.Module]]] = {
     ),
     "Poisson": (1, likelihoods.Poisson),
     "NegativeBinomial": (2, likelihoods.NegativeBinomial),
+    "Observed-Gaussian": (2, lambda network: likelihoods.Observed(likelihoods.Gaussian(network))),
+    "Observed-Bernoulli": (
+        1,
+        lambda network: likelihoods.Observed(likelihoods.Bernoulli(network)),
+    ),
 }
 
 # The kinds of support, and x on them.
@@ -88,6 +93,7 @@ SUPPORTS: dict[str, Callable[[int], Tensor]] = {
     "DiscretizedLogistic-2": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
     "Poisson": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
     "NegativeBinomial": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
+    "Observed-Bernoulli": lambda n: torch.bernoulli(torch.full((n, X_DIM), 0.4)),
 }
 
 

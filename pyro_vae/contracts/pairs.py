@@ -27,7 +27,9 @@ __all__ = ["check_observations", "check_programs", "check_training"]
 
 
 @torch.no_grad()
-def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> None:
+def check_programs(
+    pair: nn.Module, batch: Sequence[Tensor], whole: bool, sums_out: bool = False
+) -> Trace:
     """Raises ValueError unless a model and guide can be trained on batches of examples.
 
     The modes of all modules and torch's random generators are unchanged afterwards.
@@ -36,6 +38,10 @@ def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> Non
         pair: A module with the methods ``model`` and ``guide``.
         batch: The first batch, ``(x, *context)``.
         whole: Whether an epoch is one batch, which then may have sites outside of the plate.
+        sums_out: Whether latents of the model alone are summed out.
+
+    Returns:
+        A trace of the guide, for one example.
     """
     one = tuple(entry[:1] for entry in batch)
     with evaluating(pair), poutine.block(), seeded(0, device=batch[0].device):
@@ -46,11 +52,12 @@ def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> Non
             with explained(what):
                 drawn = prune_subsample_sites(poutine.trace(pair.model).get_trace(*part))
                 guide, model = _traced(pair, part)
-            check_latent_sites(drawn, guide, model, densities=False)
+            check_latent_sites(drawn, guide, model, densities=False, sums_out=sums_out)
             for program, trace in (("guide", guide), ("model", model)):
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not site["infer"].get("_deterministic"):
                         _check_plate(program, name, site, len(part[0]), whole)
+    return guide
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from pyro_vae.distributions import (
     support_of,
 )
 from pyro_vae.utils.context import Batch, as_batch, expanded, takes_context
-from pyro_vae.utils.modules import device_of, evaluating
+from pyro_vae.utils.modules import Function, device_of, evaluating
 from pyro_vae.utils.random import seeded
 
 __all__ = [
@@ -229,7 +229,8 @@ def _check_signature(
 ) -> None:
     """Raises TypeError if a part's ``forward`` takes another number of arguments."""
     try:
-        inspect.signature(module.forward).bind(*args)
+        forward = module.function if isinstance(module, Function) else module.forward
+        inspect.signature(forward).bind(*args)
     except TypeError:
         raise TypeError(
             f"{part}: its forward does not take {own} input{'s' * (own != 1)} and the "

@@ -69,7 +69,8 @@ class HierarchicalVAE(Composed):
         skip: Gives all layers to the likelihood, side by side in the last dimension, z1 first.
         name: Prefix of the parameters' names in Pyro's store.
 
-    A part that takes a context gets it after its own inputs.
+    A part that takes a context gets it after its own inputs: for a top-down posterior, the layer
+    above is the first entry after x, and those of the context follow.
 
     Raises:
         TypeError: `priors` or `posteriors` is not a list, or a part is neither a module nor a

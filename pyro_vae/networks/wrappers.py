@@ -25,7 +25,8 @@ class Conditioned(nn.Module):
     conditional generative models".
 
     Arguments:
-        network: Takes vectors, as many numbers as the input and the entry have together.
+        network: Takes vectors, as many numbers as the input and the entry have together. One that
+            takes a context, such as another :class:`Conditioned`, gets it too.
         context_shape: The shape of the entry for one example; ``()`` for a label or a number.
         classes: The number of classes, for labels ``0, ..., classes - 1``. None takes the numbers
             as they are.
@@ -89,7 +90,7 @@ class Conditioned(nn.Module):
                     f"{x.dtype}; classes= takes integer labels"
                 )
         joined = (x.reshape(*batch, -1), numbers.reshape(*batch, -1))
-        return self.network(torch.cat(joined, -1))
+        return given(self.network, torch.cat(joined, -1), context)
 
     def check_context(self, *context: Tensor) -> None:
         """Raises TypeError or ValueError unless labels are integers of the classes."""

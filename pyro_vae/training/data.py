@@ -19,6 +19,7 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
+from pyro_vae.objectives import parts_of
 from pyro_vae.pair import Pair
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import START, InMemory, Parts, Place, Source
@@ -78,6 +79,10 @@ class Prepared:
         pair: The pair to train.
         pixels: How uint8 levels become x, see :func:`datasets.to_pixels`.
         transform: Turns a batch, on the pair's device, into one that the pair takes.
+        sums_out: Whether the objective sums out latents of the model alone.
+
+    Attributes:
+        sites: The latent sites that have a part of the KL each, if there are several.
 
     Raises:
         TypeError, ValueError: `pixels` does not fit the data's dtype, or the data do not fit the
@@ -85,17 +90,24 @@ class Prepared:
     """
 
     def __init__(
-        self, source: Source, pair: Pair, pixels: Pixels | None, transform: Transform | None
+        self,
+        source: Source,
+        pair: Pair,
+        pixels: Pixels | None,
+        transform: Transform | None,
+        sums_out: bool = False,
     ) -> None:
         self.source = source
         self.argument = source.argument
         self.pair = pair
         self.pixels = pixels
         self.transform = transform
+        self.sums_out = sums_out
         self.device = device_of(pair)
         self._support: Constraint
         self._kept: Examples | None = None  # test data in memory, as x
         self.numbers = 1  # in one x
+        self.sites: tuple[str, ...] = ()
         self._is_checked = False  # whether all batches of the source have passed the checks
         self._has_seen_holes = False  # whether a batch with NaN has
         first = source.first()
@@ -222,7 +234,8 @@ class Prepared:
         all_here = isinstance(source, InMemory) and self.transform is None
         data = source.data if isinstance(source, InMemory) else batch
         if not isinstance(self.pair, VAE):
-            check_programs(self.pair, batch, whole)
+            guide = check_programs(self.pair, batch, whole, self.sums_out)
+            self.sites = () if self.sums_out else tuple(parts_of(guide))
             if all_here and self.pixels is None:
                 self._check_observed(data)
                 self._is_checked = True

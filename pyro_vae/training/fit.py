@@ -6,10 +6,18 @@ from typing import Any, Literal, TypeAlias
 
 import pyro.optim
 import torch
-from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO
 
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import Compiled, WithTerms, layers, trace_elbo, traits
+from pyro_vae.objectives import (
+    Compiled,
+    EnumeratedELBO,
+    WithTerms,
+    enumerated,
+    layers,
+    trace_elbo,
+    traits,
+)
 from pyro_vae.optim import Adam, as_pyro
 from pyro_vae.pair import Pair
 from pyro_vae.training.arguments import (
@@ -224,7 +232,8 @@ def fit(
         check_size(sources["train"], batch_size)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
-            data = {n: Prepared(each, vae, pixels, transform) for n, each in sources.items()}
+            how = vae, pixels, transform, traits(objective).sums_out
+            data = {n: Prepared(each, *how) for n, each in sources.items()}
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
@@ -276,7 +285,7 @@ def _loop(
 ) -> Loop:
     """What trains the pair, all parts of it."""
     training, device = data["train"], data["train"].device
-    test_loss, terms = _test_loss(objective, device), EpochTerms(objective)
+    test_loss, terms = _test_loss(objective, device), EpochTerms(objective, training.sites)
     model, guide = program(vae, precision)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)
@@ -341,7 +350,14 @@ def _with_terms(
 
 
 def _test_loss(objective: WithTerms, device: torch.device) -> ELBO:
-    """The -ELBO of test batches; on a GPU as a recorded graph, if the training is compiled."""
+    """The -ELBO of test batches; on a GPU as a recorded graph, if the training is compiled.
+
+    Latents of the model alone are summed out if the objective does so.
+    """
+    *_, inner = layers(objective)
+    elbo: ELBO = TraceEnum_ELBO() if isinstance(inner, TraceEnum_ELBO) else Trace_ELBO()
+    if isinstance(inner, EnumeratedELBO):  # It marks the sites itself.
+        elbo = enumerated()
     if isinstance(objective, Compiled) and device.type == "cuda":
-        return Compiled(Trace_ELBO(), strict=False, by_inductor=False)
-    return Trace_ELBO()
+        return Compiled(elbo, strict=False, by_inductor=False)
+    return elbo

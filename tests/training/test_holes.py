@@ -64,7 +64,7 @@ def test_compiled_it_is_the_same_training(
         trained.append(parameters(vae))
         costs.append(history.cost)
     assert trained[0].isfinite().all()
-    assert torch.allclose(*trained, rtol=CLOSE, atol=CLOSE)
+    assert torch.allclose(trained[0], trained[1], rtol=CLOSE, atol=CLOSE)
     assert costs[0] == pytest.approx(costs[1], rel=CLOSE)
     assert not torch.equal(trained[0], parameters(start))
 
