@@ -1,6 +1,7 @@
 """Checks of any Pyro model and guide against data, before they are trained."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from pyro_vae.contracts.holes import check_no_nan, holes_named, observes_holes
 from pyro_vae.contracts.sites import (
     PLATE,
     Refused,
@@ -111,9 +113,13 @@ def check_observations(pair: nn.Module, batch: Sequence[Tensor]) -> None:
 
 def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
     """Traces of the guide, and of the model at the guide's draw; a batch is not changed."""
-    with unchanged(batch, "guide"):
+    program: Any = pair.model
+    takes = partial(observes_holes, program, batch)
+    with unchanged(batch, "guide"), holes_named(batch[0], "guide", takes):
         guide = poutine.trace(pair.guide).get_trace(*batch)
     latents = [guide.nodes[name]["value"] for name in guide.stochastic_nodes]
+    for value in latents:
+        check_no_nan("guide", batch[0], value, takes)
     with unchanged([*batch, *latents], "model"):
         model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
     return prune_subsample_sites(guide), prune_subsample_sites(model)

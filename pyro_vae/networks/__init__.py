@@ -8,6 +8,7 @@ from pyro_vae.networks.columns import Columns
 from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
 from pyro_vae.networks.gated import GatedMLP, ResidualMLP
 from pyro_vae.networks.mlp import MLP, variance_scaling_, xavier_
+from pyro_vae.networks.observed import Observed
 from pyro_vae.networks.precision import bfloat16
 from pyro_vae.networks.wrappers import Conditioned, Folded, Joint, Scaled
 from pyro_vae.utils.shapes import Shape
@@ -21,6 +22,7 @@ __all__ = [
     "Folded",
     "GatedMLP",
     "Joint",
+    "Observed",
     "ResidualMLP",
     "Scaled",
     "Shape",
