@@ -1,6 +1,6 @@
 """Labels: a class as it was observed, or -1 where it was not."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -26,6 +26,7 @@ class Labels(dist.TorchDistribution):
         tensor([0., -inf, 0.])
     """
 
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     has_rsample = False
 
     def __init__(self, y: Tensor, classes: int, validate_args: bool | None = None) -> None:
