@@ -139,11 +139,11 @@ def impute(
         check_number("quantiles", level, 0, 1)
     levels = tuple(float(plain(level)) for level in quantiles)
     given = check_arguments(x, seed, max_bytes)
-    # Both passes repeat the noise.
-    noise = int(torch.randint(2**32, (), device="cpu")) if seed is None else seed
     parts: list[tuple[Tensor, ...]] = []
     with opened(vae, given) as (densities, batch):
         site = _site_with_nan(densities, batch)
+        # Both passes repeat the noise.
+        noise = int(torch.randint(2**32, (), device="cpu")) if seed is None else seed
         latent = getattr(vae, "missing_site", None)
         for block in blocks(densities, batch, noise, max_bytes, "imputation", num_samples):
             pieces = partial(_pieces, block, site, latent, num_samples)
