@@ -84,6 +84,12 @@ class Composed(Pair):
     def guide(self, x: Tensor, *context: Tensor) -> Any:
         """The Pyro guide."""
 
+    @abstractmethod
+    def generate(
+        self, num_samples: int, sample: bool = False, context: Context | None = None
+    ) -> Tensor:
+        """New examples, by draws of the latents."""
+
     def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises TypeError: a pair is several functions of x, and each has a name of its own."""
         raise TypeError(

@@ -17,7 +17,7 @@ from torch.distributions.constraints import Constraint
 from pyro_vae.compat import is_jit_tracing, unconstrained_parameters
 from pyro_vae.contracts import holes_named, observes_holes
 from pyro_vae.param_store import OwnParameters, Params, apart, bind, release
-from pyro_vae.programs import OwnProgram, Programs, exchanged, name_of, watched
+from pyro_vae.programs import OwnBaselines, OwnProgram, Programs, exchanged, name_of, watched
 from pyro_vae.utils.checks import check_module, kind
 from pyro_vae.utils.modules import count_of
 
@@ -232,7 +232,9 @@ class Pair(nn.Module):
         _check_signature(program, function, args, kwargs)
         with ExitStack() as stack:
             own = stack.enter_context(self._own_parameters())
-            stack.enter_context(exchanged(self._programs.replaced(self)))
+            replaced = self._programs.replaced(self)
+            stack.enter_context(exchanged(replaced))
+            stack.enter_context(OwnBaselines(replaced))
             if program in self._read:
                 return function(*args, **kwargs)
             own.known += [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]

@@ -1,14 +1,14 @@
-"""Named VAEs: the three structures of the lecture, and those of papers and of Pyro's example."""
+"""Named VAEs: the lecture's structures, those of papers and of Pyro's example, and of tables."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from pyro_vae.datasets import Pixels, check_pixels
-from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.datasets import Pixels, Table, check_pixels
+from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian
 from pyro_vae.networks import (
     MLP,
     Conditioned,
@@ -17,9 +17,10 @@ from pyro_vae.networks import (
     variance_scaling_,
     xavier_,
 )
+from pyro_vae.networks import Columns as ColumnsNetwork
 from pyro_vae.posteriors import Normal
 from pyro_vae.priors import StandardNormal
-from pyro_vae.utils.checks import plain
+from pyro_vae.utils.checks import kind, plain
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
@@ -41,8 +42,9 @@ class Preset:
     Attributes:
         about: One line that describes it.
         z_dim: Its default number of latent dimensions.
-        pixels: The pixels that fit its likelihood, the default first.
-        build: Maps z_dim, the shape of x and the pixels to a likelihood and a posterior.
+        pixels: The pixels that fit its likelihood, the default first; none for a table's.
+        build: Maps z_dim, the shape of x and the pixels to a likelihood and a posterior; a preset
+            of tables maps z_dim and the table.
         conditional: Whether they take the class label of x as context.
 
     Example:
@@ -54,9 +56,7 @@ class Preset:
     about: str
     z_dim: int
     pixels: tuple[Pixels, ...]
-    build: Callable[[int, tuple[int, ...], Pixels], tuple[nn.Module, nn.Module]] = field(
-        repr=False
-    )
+    build: Callable[..., tuple[nn.Module, nn.Module]] = field(repr=False)
     conditional: bool = False
 
 
@@ -86,20 +86,28 @@ def get(name: str) -> Preset:
 
 
 def build(
-    name: str, *, z_dim: int | None = None, shape: Shape, pixels: Pixels | None = None
+    name: str,
+    *,
+    z_dim: int | None = None,
+    shape: Shape | None = None,
+    pixels: Pixels | None = None,
+    table: Table | Mapping[str, Any] | None = None,
 ) -> VAE:
     """Builds a VAE by name. Its parameters are initialized from torch's global generator.
 
     Arguments:
         name: One of :func:`names`.
         z_dim: Number of latent dimensions; None takes the preset's default.
-        shape: Shape of one x.
+        shape: Shape of one x; None for a preset of tables.
         pixels: The kind of x, see ``datasets.to_pixels``; a Bernoulli likelihood is relaxed for
             ``"grey"``. None takes the preset's default: ``"binary"`` for a Bernoulli likelihood,
             ``"dequantized"`` for a Gaussian one.
+        table: What the columns of a table are, or its ``to_dict()``, for a preset of tables.
 
     Raises:
-        ValueError: The name is unknown, or the pixels do not fit the preset's likelihood.
+        TypeError: `table` is no table, or has a likelihood that is not of this package.
+        ValueError: The name is unknown, the pixels do not fit the preset's likelihood, or images
+            and tables are mixed up.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -108,6 +116,12 @@ def build(
     """
     preset = get(name)
     z_dim = preset.z_dim if z_dim is None else z_dim
+    if not preset.pixels:
+        return _of_table(name, z_dim, shape, pixels, table)
+    if table is not None:
+        raise ValueError(f"table: got {kind(table)}, expected None: preset {name!r} is of images")
+    if shape is None:
+        raise ValueError(f"shape: got None, expected that of one x for preset {name!r}")
     pixels = preset.pixels[0] if pixels is None else pixels
     check_pixels(pixels)
     if pixels not in preset.pixels:
@@ -120,6 +134,31 @@ def build(
     likelihood, posterior = preset.build(z_dim, x_shape, pixels)
     vae = VAE(prior, likelihood, posterior)
     vae.preset = {"name": name, "z_dim": plain(z_dim), "shape": list(x_shape), "pixels": pixels}
+    return vae
+
+
+def _of_table(
+    name: str,
+    z_dim: int,
+    shape: Shape | None,
+    pixels: Pixels | None,
+    table: Table | Mapping[str, Any] | None,
+) -> VAE:
+    """The VAE of a preset of tables."""
+    for argument, value in (("shape", shape), ("pixels", pixels)):
+        if value is not None:
+            raise ValueError(
+                f"{argument}: got {value!r}, expected None: preset {name!r} takes a table"
+            )
+    if table is None:
+        raise ValueError(f"table: got None, expected a datasets.Table for preset {name!r}")
+    if not isinstance(table, Table | Mapping):
+        raise TypeError(f"table: got {kind(table)}, expected a datasets.Table, or its to_dict()")
+    own = table if isinstance(table, Table) else Table.from_dict(table)
+    prior = StandardNormal(z_dim)
+    likelihood, posterior = get(name).build(z_dim, own)
+    vae = VAE(prior, likelihood, posterior)
+    vae.preset = {"name": name, "z_dim": plain(z_dim), "table": own.to_dict()}
     return vae
 
 
@@ -170,6 +209,14 @@ def _gaussian(about: str, z_dim: int, networks: Callable[..., Any], scale: Any) 
     return Preset(about, z_dim, ("dequantized", "grey"), build)
 
 
+def _table_mlps(z_dim: int, table: Table) -> tuple[nn.Module, nn.Module]:
+    """A decoder to the numbers of all columns, and an encoder of them with one-hot classes."""
+    hidden, inputs = (256, 256), table.inputs
+    encoder = MLP(ColumnsNetwork.numbers(inputs, table.holes), hidden, 2 * z_dim)
+    likelihood = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
+    return likelihood, Normal(ColumnsNetwork(encoder, inputs, table.holes))
+
+
 _PRESETS = {
     "bernoulli-mlp": _bernoulli(
         "the lecture's structure 1: Bernoulli pixels, 500-500 sigmoid", 2, _lecture_mlps
@@ -200,4 +247,10 @@ _PRESETS = {
         conditional=True,
     ),
     "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _convolutions),
+    "table-mlp": Preset(
+        "the columns of a table, each with a likelihood of its own, 256-256 ReLU",
+        8,
+        (),
+        _table_mlps,
+    ),
 }

@@ -7,6 +7,7 @@ import typer
 
 from pyro_vae import datasets, plots, presets, storage
 from pyro_vae.cli.options import RootOption, RunArgument, is_conditional, open_run, say
+from pyro_vae.cli.tables import Rows
 from pyro_vae.datasets import Dataset
 from pyro_vae.training import History
 from pyro_vae.utils.random import seeded
@@ -31,18 +32,27 @@ def plot(
     z_dim = vae.prior().event_shape[0]
     if quantiles and z_dim != 2:
         raise ValueError(f"quantiles: the run has {z_dim} latents, expected 2")
-    figures = {
-        "curves": History.load_csv(run / storage.METRICS).plot(),
-        **_figures(vae, dataset, settings["pixels"], quantiles, seed),
-    }
+    figures = {"curves": History.load_csv(run / storage.METRICS).plot()}
+    if isinstance(dataset, Rows):
+        figures |= _of_rows(vae, dataset, seed)
+    else:
+        figures |= _figures(vae, dataset, settings["pixels"], quantiles, seed)
     folder = run / storage.FIGURES
     folder.mkdir(exist_ok=True)
     for name, ax in figures.items():
         plots.save(ax, folder / f"{name}.png")
-    if "manifold" not in figures:
+    if "manifold" not in figures and not isinstance(dataset, Rows):
         labels = " and labels" if is_conditional(vae) else ""
         say(f"no manifold: it takes 2 latents, the run has {z_dim}{labels}")
     say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
+
+
+def _of_rows(vae: VAE, rows: Rows, seed: int) -> dict[str, Any]:
+    """Draws the test rows of a table beside as many draws of the model."""
+    with seeded(seed):
+        drawn = vae.generate(len(rows.test), sample=True)
+    frames = (rows.table.to_frame(x) for x in (rows.test, drawn))
+    return {"columns": plots.columns(*frames)}
 
 
 def _figures(

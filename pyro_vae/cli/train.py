@@ -10,18 +10,19 @@ import typer
 from pyro_vae import objectives, storage
 from pyro_vae.cli.options import (
     BatchOption,
-    DataOption,
     EpochsOption,
     PixelsOption,
     PresetOption,
     RootOption,
+    TableOption,
     ZDimOption,
     build,
     labelled,
-    load_data,
+    load_any,
     say,
 )
 from pyro_vae.cli.processes import count, is_first, joined
+from pyro_vae.cli.tables import PRESET, Rows, is_table
 from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
@@ -69,7 +70,7 @@ ResumeOption = Annotated[
 def train(
     context: typer.Context,
     preset: PresetOption = "bernoulli-mlp",
-    data: DataOption = "digits",
+    data: TableOption = "digits",
     root: RootOption = None,
     epochs: EpochsOption = 30,
     batch_size: BatchOption = 128,
@@ -85,24 +86,30 @@ def train(
     resume: ResumeOption = False,
 ) -> None:
     """Train a preset and write the run: configuration, parameters, metrics, checkpoints."""
-    folder = out or Path("runs") / f"{preset}-{data}"
-    begun = resume and (folder / storage.CONFIG).exists()
     options = dict(context.params)
+    if is_table(data) and source_of(context, "preset") == "DEFAULT":
+        options["preset"] = PRESET
+    name = Path(data).stem if is_table(data) else data
+    folder = out or Path("runs") / f"{options['preset']}-{name}"
+    begun = resume and (folder / storage.CONFIG).exists()
     if begun:
         options |= _kept(context, folder)
     elif not resume:
         storage.check_free(folder)
     loss = objectives.parse(options["objective"])
-    dataset = load_data(options["data"], root)
+    dataset = load_any(options["data"], root)
     named = (options[name] for name in ("pixels", "seed"))
     vae, chosen = build(options["preset"], options["z_dim"], dataset, *named)
     settings = {
         **{name: options[name] for name in _SETTINGS},
-        "pixels": chosen["pixels"],
+        "pixels": chosen.get("pixels"),
         "compile": "auto",
         "processes": count(),
         "optimizer": "optim.Adam(lr=1e-3)",
     }
+    if isinstance(dataset, Rows):  # The file is read again to evaluate the run.
+        settings |= {"data": str(Path(options["data"]).resolve()), "data_hash": dataset.digest}
+        say(f"{dataset.table}")
     decay = settings["average"]
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
     writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
@@ -174,8 +181,10 @@ def _diagnosed(
     pixels, seed = settings["pixels"], settings["seed"]
     try:
         images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels
-        x, _ = density_draw(vae, labelled(vae, images, labels), pixels, seed)
-        found = diagnose(vae, labelled(vae, x, labels), history=history, seed=seed)
+        given = labelled(vae, images, labels)
+        if pixels is not None:
+            given = labelled(vae, density_draw(vae, given, pixels, seed)[0], labels)
+        found = diagnose(vae, given, history=history, seed=seed)
     except (ValueError, FloatingPointError) as error:  # The run is written, and is whole.
         return [f"not diagnosed: {error}"]
     return [str(found)] if found else []

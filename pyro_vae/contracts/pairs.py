@@ -20,6 +20,7 @@ from pyro_vae.contracts.sites import (
     unchanged,
 )
 from pyro_vae.distributions import scored_support
+from pyro_vae.utils.checks import kind
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.random import seeded
 
@@ -53,6 +54,8 @@ def check_programs(
                 drawn = prune_subsample_sites(poutine.trace(pair.model).get_trace(*part))
                 guide, model = _traced(pair, part)
             check_latent_sites(drawn, guide, model, densities=False, sums_out=sums_out)
+            for name in guide.stochastic_nodes:
+                _check_baseline(pair, name, guide.nodes[name]["infer"].get("baseline", {}))
             for program, trace in (("guide", guide), ("model", model)):
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not site["infer"].get("_deterministic"):
@@ -120,6 +123,31 @@ def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
     with unchanged([*batch, *latents], "model"):
         model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
     return prune_subsample_sites(guide), prune_subsample_sites(model)
+
+
+def _check_baseline(pair: nn.Module, name: str, baseline: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError unless a site's baseline for ``TraceGraph_ELBO`` is trained.
+
+    That objective calls it after the guide, where nothing else would find its parameters.
+    """
+    network = baseline.get("nn_baseline")
+    if network is not None and not isinstance(network, nn.Module):
+        raise TypeError(
+            f'site "{name}": got {kind(network)} as its nn_baseline, expected a module of the '
+            "pair, or a baseline_value"
+        )
+    own = {id(p) for p in pair.parameters()}
+    if network is not None and any(id(p) not in own for p in network.parameters()):
+        raise ValueError(
+            f'site "{name}": its nn_baseline is a module that the pair does not have, expected it '
+            "as a keyword: Pair(model, guide, baseline=baseline)"
+        )
+    if baseline.get("use_decaying_avg_baseline"):
+        raise ValueError(
+            f'site "{name}": got use_decaying_avg_baseline, whose average Pyro keeps for each '
+            "place in the batch and under one name for all pairs, expected a module of the pair "
+            "as nn_baseline, or a baseline_value"
+        )
 
 
 def _check_plate(program: str, name: str, site: Mapping[str, Any], size: int, whole: bool) -> None:

@@ -1,6 +1,7 @@
 """Distributions, supports and KL divergences that torch and Pyro lack or compute less exactly."""
 
 from pyro_vae.distributions.bernoulli import BernoulliEvent, ContinuousBernoulli, CrossEntropy
+from pyro_vae.distributions.columns import Columns, OnColumns, by_element, index_of, is_class
 from pyro_vae.distributions.flows import FromZuko
 from pyro_vae.distributions.intervals import OntoInterval, OpenInterval
 from pyro_vae.distributions.kl import check_analytic_kl
@@ -8,6 +9,7 @@ from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
 from pyro_vae.distributions.observed import Completed, Observed, OrNaN, elementwise, inside, or_nan
+from pyro_vae.distributions.one_hot import OneHotCodes, RelaxedOneHotCodes
 from pyro_vae.distributions.pixels import (
     Beta,
     DiscretizedLogistic,
@@ -33,6 +35,7 @@ from pyro_vae.distributions.supports import describe as describe_support
 __all__ = [
     "BernoulliEvent",
     "Beta",
+    "Columns",
     "Completed",
     "ContinuousBernoulli",
     "CrossEntropy",
@@ -44,11 +47,15 @@ __all__ = [
     "NegativeBinomial",
     "NormalMixture",
     "Observed",
+    "OnColumns",
+    "OneHotCodes",
     "OntoInterval",
     "OpenInterval",
     "OrNaN",
     "Poisson",
+    "RelaxedOneHotCodes",
     "StudentT",
+    "by_element",
     "check_analytic_kl",
     "check_finite",
     "check_on_support",
@@ -56,7 +63,9 @@ __all__ = [
     "describe_support",
     "elementwise",
     "ends_of",
+    "index_of",
     "inside",
+    "is_class",
     "is_real",
     "latent_point",
     "or_nan",

@@ -33,6 +33,10 @@ def describe(support: Constraint) -> str:
     """
     end = " or NaN" if takes_nan(support) else ""
     support = _innermost(support)
+    columns: Any = support
+    if hasattr(columns, "names"):
+        each = zip(columns.names, columns.cseq, strict=True)
+        return "columns " + ", ".join(f"{name!r}: {describe(own)}" for name, own in each)
     bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
     values = ", ".join(_text(bound) for bound in bounds if bound is not None)
     return type(support).__name__.lstrip("_") + (f"({values})" if values else "") + end
@@ -63,7 +67,9 @@ def same_support(a: Constraint, b: Constraint) -> bool:
         return len(parts[0]) == len(parts[1]) and all(map(same_support, *parts))
     own, other = _bounds(a), _bounds(b)
     if own is None or other is None:
-        return own is other and type(a) is type(b)
+        # One-hot codes of other numbers of values are other vectors.
+        levels = [getattr(c, "levels", None) for c in (a, b)]
+        return own is other and type(a) is type(b) and levels[0] == levels[1]
     return a.is_discrete == b.is_discrete and all(
         _close(*ends, own[1] - own[0]) for ends in zip(own, other, strict=True)
     )
@@ -199,6 +205,8 @@ def varies(support: Constraint) -> bool:
         False
     """
     inner = _innermost(support)
+    if hasattr(inner, "cseq"):  # cat and stack
+        return any(map(varies, inner.cseq))
     return any(isinstance(bound, Tensor) for bound in vars(inner).values())
 
 
@@ -278,6 +286,11 @@ def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
     while isinstance(support, type(constraints.real_vector)):
         support = support.base_constraint
         on = support.check(value)
+    columns: Any = _innermost(support)
+    if hasattr(columns, "names") and on.shape == value.shape:
+        place = int((~on).nonzero()[0, -1])
+        argument = f"{argument}, column {columns.names[place]!r}"
+        support, value, on = columns.cseq[place], value[..., place], on[..., place]
     got = (
         f"{value[~on][0].item():g} at {int((~on).sum())} of {value.numel()} places"
         if on.shape == value.shape

@@ -7,6 +7,7 @@ and guide.
 
 from pyro_vae.evaluation.calibration import Calibration, calibration
 from pyro_vae.evaluation.certify import Certificate, certify
+from pyro_vae.evaluation.clusters import cluster_accuracy
 from pyro_vae.evaluation.criticism import (
     ActiveUnits,
     PredictiveCheck,
@@ -38,6 +39,7 @@ __all__ = [
     "active_units",
     "calibration",
     "certify",
+    "cluster_accuracy",
     "data_hash",
     "density_draw",
     "diagnose",

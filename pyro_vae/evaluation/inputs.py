@@ -49,7 +49,7 @@ def check_arguments(x: Batch | None, seed: int | None, max_bytes: MaxBytes) -> E
 
 
 @contextmanager
-def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
+def opened(vae: Pair, x: Batch, marginal: bool = False) -> Iterator[tuple[LogDensities, Examples]]:
     """A context in which a pair is in eval mode, with gradients off.
 
     Yields the pair's log-densities, and x with its context on the pair's device.
@@ -66,7 +66,7 @@ def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
         with torch.no_grad(), evaluating(vae), seeded(0, device=batch[0].device):
             if not vae.is_set_up:
                 vae.setup(*batch)
-        with opened_pair(vae.model, vae.guide, batch) as entered:
+        with opened_pair(vae.model, vae.guide, batch, marginal) as entered:
             yield entered
         return
     with torch.no_grad(), evaluating(vae):
@@ -79,12 +79,13 @@ def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
                 "weights"
             )
         check_on_support("x", checked.x, checked.support)
-        yield LogDensities(vae.model, vae.guide, checked.batch), checked.batch
+        densities = LogDensities(vae.model, vae.guide, checked.batch, marginal=marginal)
+        yield densities, checked.batch
 
 
 @contextmanager
 def opened_pair(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: Examples
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Examples, marginal: bool = False
 ) -> Iterator[tuple[LogDensities, Examples]]:
     """A context in which a model and guide are in eval mode if they are modules or methods.
 
@@ -92,7 +93,7 @@ def opened_pair(
     """
     with torch.no_grad(), _evaluating_owner(model), _evaluating_owner(guide):
         warn_of_autocast(batch[0].device)
-        yield LogDensities(model, guide, batch), batch
+        yield LogDensities(model, guide, batch, marginal=marginal), batch
 
 
 @contextmanager

@@ -7,6 +7,7 @@ file for each kind of x.
 """
 
 from pyro_vae.likelihoods.binary import Bernoulli
+from pyro_vae.likelihoods.columns import Column, Columns
 from pyro_vae.likelihoods.counts import NegativeBinomial, Poisson
 from pyro_vae.likelihoods.levels import Categorical, DiscretizedLogistic
 from pyro_vae.likelihoods.observed import Observed
@@ -18,6 +19,8 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Column",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gaussian",

@@ -4,6 +4,7 @@ Any number of batch dimensions works, including none. A part of a VAE uses the `
 network and its attribute ``out_shape``, so any module with these two can take its place.
 """
 
+from pyro_vae.networks.columns import Columns
 from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
 from pyro_vae.networks.gated import GatedMLP, ResidualMLP
 from pyro_vae.networks.mlp import MLP, variance_scaling_, xavier_
@@ -14,6 +15,7 @@ from pyro_vae.utils.shapes import Shape
 
 __all__ = [
     "MLP",
+    "Columns",
     "Conditioned",
     "ConvDecoder",
     "ConvEncoder",

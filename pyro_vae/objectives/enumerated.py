@@ -75,7 +75,11 @@ def enumerated(num_particles: int = 1) -> "EnumeratedELBO":
     """
     check_count("num_particles", num_particles)
     num_particles = plain(num_particles)
-    return EnumeratedELBO(num_particles=num_particles, vectorize_particles=num_particles > 1)
+    return EnumeratedELBO(
+        num_particles=num_particles,
+        vectorize_particles=num_particles > 1,
+        strict_enumeration_warning=False,  # An error says it.
+    )
 
 
 class EnumeratedELBO(UnloggedELBO, TraceEnum_ELBO):

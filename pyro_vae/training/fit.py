@@ -54,9 +54,11 @@ from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.together import agreed, begin_together
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
+from pyro_vae.utils.checks import kind
 from pyro_vae.utils.modules import count_of, device_of
 from pyro_vae.utils.processes import Group, Processes, processes_of, together
 from pyro_vae.utils.turns import one_training
+from pyro_vae.utils.warn import warn
 
 __all__ = ["COMPILED_FROM", "fit"]
 
@@ -344,6 +346,8 @@ def _with_terms(
     enough = COMPILED_FROM_ON_GPU if device.type == "cuda" else COMPILED_FROM
     pays = steps >= enough and traits(objective).is_static if before is None else before
     wanted = pays if compile == "auto" else compile
+    if compile == "auto" and steps >= enough and not hasattr(objective, "differentiable_loss"):
+        warn(f"the objective runs uncompiled: {kind(objective)} has no differentiable_loss")
     if wanted:
         return Compiled(objective, strict=compile != "auto")
     return WithTerms(objective)

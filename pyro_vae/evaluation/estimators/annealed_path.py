@@ -244,6 +244,11 @@ def _slopes(term: Tensor, by: list[Tensor]) -> tuple[Tensor, ...]:
 def _transforms(block: Block, z: Latents) -> dict[str, Transform]:
     """Returns the transform from unconstrained vectors to the support of each latent."""
     densities = block.densities
+    if not densities.latents:
+        raise ValueError(
+            "model: all its latents are summed out, expected a continuous one, which Hamiltonian "
+            'moves need; estimator="importance" is exact without'
+        )
     one = slice(1)
     wide = densities.distributions("model", block.batch, z)
     narrow = densities.distributions("model", rows(block.batch, one), densities.part(z, one, one))
