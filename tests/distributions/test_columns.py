@@ -20,7 +20,7 @@ from pyro_vae.distributions import (
 )
 
 from ..likelihoods.test_columns import EVERY, TAKES, numbers_of
-from ..models import Given
+from ..vaes import Given
 from ..tolerances import within
 
 

@@ -27,7 +27,7 @@ from pyro_vae import (
 from pyro_vae.likelihoods import Column, Columns
 
 from ..conftest import needs_compiler
-from ..models import Given
+from ..vaes import Given
 from ..tolerances import CLOSE, assert_rounded
 
 EVERY: dict[str, Column] = {
