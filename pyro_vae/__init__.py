@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pyro_vae import (
     datasets,
     likelihoods,
+    models,
     networks,
     objectives,
     optim,
@@ -46,6 +47,7 @@ __all__ = [
     "likelihoods",
     "load",
     "log_likelihood",
+    "models",
     "networks",
     "objectives",
     "optim",

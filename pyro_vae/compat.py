@@ -25,6 +25,7 @@ import pyro
 import torch
 from pyro.distributions import MaskedDistribution
 from pyro.infer import ELBO
+from pyro.infer.traceenum_elbo import _compute_model_factors as model_factors
 from pyro.nn import PyroModule
 from pyro.optim import PyroOptim
 from pyro.poutine import Trace
@@ -61,8 +62,10 @@ __all__ = [
     "is_compiled",
     "is_jit_tracing",
     "masked",
+    "model_factors",
     "module_hooks",
     "onednn_linear",
+    "packed_dims",
     "parameter_site",
     "pytree",
     "schema",
@@ -101,6 +104,12 @@ def masked(distribution: Any) -> tuple[Tensor | bool, int] | None:
     while distribution is not None and not isinstance(distribution, MaskedDistribution):
         distribution = getattr(distribution, "base_dist", None)
     return distribution and (distribution._mask, len(distribution.event_shape))
+
+
+def packed_dims(value: Tensor) -> str:
+    """The symbols of a packed tensor's dimensions, see ``pyro.ops.packed``."""
+    dims: str = vars(value)["_pyro_dims"]
+    return dims
 
 
 def waiting_state(optim: PyroOptim) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions
 from pyro_vae.distributions import flows
+from pyro_vae.one_hot import OneHotPosterior as OneHotCategorical
 from pyro_vae.utils.checks import check_count, check_interval, check_module, plain
 from pyro_vae.utils.context import given, takes_context
 from pyro_vae.utils.shapes import as_shape, out_shape
@@ -26,6 +27,7 @@ __all__ = [
     "Mixture",
     "MultivariateNormal",
     "Normal",
+    "OneHotCategorical",
     "Squashed",
 ]
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyro_vae import distributions
 from pyro_vae.distributions import flows
+from pyro_vae.one_hot import OneHotPrior as OneHotCategorical
 from pyro_vae.utils.checks import (
     check_bounds,
     check_count,
@@ -32,6 +33,7 @@ __all__ = [
     "Flow",
     "GaussianMixture",
     "Laplace",
+    "OneHotCategorical",
     "StandardNormal",
     "StudentT",
     "Uniform",

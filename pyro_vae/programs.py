@@ -10,13 +10,14 @@ from inspect import unwrap
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_vae.compat import tables
 from pyro_vae.compile import Watch
 
-__all__ = ["OwnProgram", "Programs", "exchanged", "name_of", "watched"]
+__all__ = ["OwnBaselines", "OwnProgram", "Programs", "exchanged", "name_of", "watched"]
 
 _DROPOUTS = (
     nn.Dropout,
@@ -188,6 +189,27 @@ def exchanged(pairs: Iterable[tuple[nn.Module, nn.Module]]) -> Iterator[None]:
     finally:
         for original, state, kind in reversed(before):
             _become(original, state, kind)
+
+
+class OwnBaselines(Messenger):
+    """Gives sites the baselines of a copy in place of the original's, which run later.
+
+    ``TraceGraph_ELBO`` calls a site's ``nn_baseline`` after the program, so :func:`exchanged` does
+    not reach it.
+
+    Arguments:
+        pairs: A module with the one that it is to be.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
+        super().__init__()
+        self.own = {id(original): own for original, own in pairs}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        baseline = (msg["infer"] or {}).get("baseline", {})
+        own = self.own.get(id(baseline.get("nn_baseline")))
+        if own is not None:
+            msg["infer"] = {**msg["infer"], "baseline": {**baseline, "nn_baseline": own}}
 
 
 def _become(module: nn.Module, state: dict[str, Any], kind: type) -> None:

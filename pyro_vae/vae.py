@@ -1,16 +1,13 @@
 """The VAE: three conditional distributions as a Pyro model and guide."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
+from pyro_vae.composed import Composed, Part
 from pyro_vae.contracts import (
     PLATE,
     call,
@@ -20,29 +17,26 @@ from pyro_vae.contracts import (
     check_float,
     check_latents,
     check_likelihood,
+    check_no_nan,
     check_prior,
     check_shape,
+    holes_named,
 )
 from pyro_vae.distributions import latent_point, point
-from pyro_vae.pair import Pair
-from pyro_vae.utils.checks import check_count, check_flag, kind
+from pyro_vae.utils.checks import check_count, check_flag
 from pyro_vae.utils.context import Context, as_context, expanded
-from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of, evaluating
+from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import one_at_a_time
 
-__all__ = ["VAE", "Part"]
+__all__ = ["VAE"]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-Part = nn.Module | Callable[..., dist.Distribution]
-"""A module whose ``forward`` returns a distribution, or a function that does."""
-
-
-class VAE(Pair):
+class VAE(Composed):
     r"""A variational auto-encoder with prior p(z), likelihood p(x|z) and posterior q(z|x).
 
     The generative model is :math:`p(x, z) = p(z)\, p(x|z)`. The posterior approximates
@@ -92,53 +86,16 @@ class VAE(Pair):
         torch.Size([7, 2])
     """
 
-    def __init__(self, prior: Part, likelihood: Part, posterior: Part, name: str = "vae") -> None:
-        nn.Module.__init__(self)  # A VAE has its model and guide as methods.
-        self._start(name)
-        parts: dict[str, Any] = {
-            "prior": prior,
-            "likelihood": likelihood,
-            "posterior": posterior,
-        }
-        for part, module in parts.items():
-            if isinstance(module, nn.Module):
-                continue
-            if isinstance(module, type) or isinstance(
-                getattr(module, "__self__", None), nn.Module
-            ):
-                raise TypeError(
-                    f"{part}: got {module.__qualname__}, expected the module itself: call a class "
-                    "first, and pass a module instead of its method, which hides its parameters"
-                )
-            if isinstance(module, TorchDistributionMixin | torch.distributions.Distribution):
-                raise TypeError(
-                    f"{part}: got a distribution, {type(module).__name__}, expected a module or "
-                    f"function that returns it, such as {part}=lambda: ..."
-                )
-            if not callable(module):
-                raise TypeError(
-                    f"{part}: got {kind(module)}, expected a torch.nn.Module, or a "
-                    "function that returns a distribution"
-                )
-            parts[part] = Function(module)
-        for part, module in parts.items():
-            if any(isinstance(m, PyroModule) for m in module.modules()):
-                raise TypeError(
-                    f"{part}: holds a PyroModule, expected plain torch modules: a PyroModule "
-                    "stores its parameters under names of its own, so two VAEs would share them"
-                )
-        self.prior = parts["prior"]
-        self.likelihood = parts["likelihood"]
-        self.posterior = parts["posterior"]
-        # Prior and posterior that passed the check; with a public name, so that it is put back
-        # with the rest of the state if the first runs are those of a program with no graph.
-        self.checked: tuple[nn.Module, ...] = ()
+    prior: Any  # modules; anything may take their place
+    likelihood: Any
+    posterior: Any
 
-    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises TypeError: a VAE is several functions of x, and each has a name of its own."""
-        raise TypeError(
-            "vae: got a call, expected one of its methods: vae.reconstruct(x), vae.embed(x), "
-            "vae.decode(z), vae.model(x) or vae.guide(x); log p(x) is log_likelihood(vae, x)"
+    def __init__(self, prior: Part, likelihood: Part, posterior: Part, name: str = "vae") -> None:
+        self._start_parts(
+            name,
+            {"prior": prior, "likelihood": likelihood, "posterior": posterior},
+            inputs={"prior": 0, "likelihood": 1, "posterior": 1},
+            read_by={"model": ("prior", "likelihood"), "guide": ("posterior",)},
         )
 
     # The generative model and the guide.
@@ -168,7 +125,7 @@ class VAE(Pair):
         """
         check_count("num_samples", num_samples)
         if x is not None:
-            check_data(x)
+            check_data(x, pair=self, context=context)
             check_dtype("x", x, self)
         size = num_samples if x is None else len(x)
         if context:
@@ -177,7 +134,7 @@ class VAE(Pair):
                 context = tuple(c.repeat_interleave(num_samples, 0) for c in context)
                 size = len(context[0])
             check_context(self, context)
-        swapped = self._bind(self.prior, self.likelihood)
+        swapped = self._bind(*self._called("model"))
         with pyro.plate(PLATE, size, dim=-1):
             p_z = call(self, "prior", context=context, swapped=swapped)
             check_prior(p_z, size if context else None)
@@ -207,20 +164,23 @@ class VAE(Pair):
             >>> vae.guide(torch.zeros(7, 28, 28)).shape
             torch.Size([7, 2])
         """
-        check_data(x)
+        check_data(x, pair=self, context=context)
         check_dtype("x", x, self)
         if context:
             context = as_context(context, len(x))
             check_context(self, context)
-        swapped = self._bind(self.posterior)
-        q_z = call(self, "posterior", x, context=context, swapped=swapped)
+        swapped = self._bind(*self._called("guide"))
+        with holes_named(x, "posterior"):
+            q_z = call(self, "posterior", x, context=context, swapped=swapped)
         if self.checked != (self.prior, self.posterior):
             # The prior's sites belong to the model, and the check is no part of the noise.
             with poutine.block(), evaluating(self.prior), seeded(0, device=x.device):
                 check_latents(call(self, "prior", context=context), q_z, x)
             self.checked = (self.prior, self.posterior)
         with pyro.plate(PLATE, len(x), dim=-1):
-            return pyro.sample("z", q_z)
+            z = pyro.sample("z", q_z)
+        check_no_nan("posterior", x, z)
+        return z
 
     # Point values, for pictures and inspection: in eval mode, without gradients.
 
@@ -348,49 +308,3 @@ class VAE(Pair):
             check_dtype("prior", z, self)
             p_x = call(self, "likelihood", z, context=given)
             return p_x.sample() if sample else point(p_x)
-
-    def _given(self, context: Context | None, points: bool = True) -> tuple[Tensor, ...]:
-        entries = as_context(context, points=points)
-        check_context(self, entries)
-        return self.placed(entries)
-
-    def placed(self, entries: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Tensors on the VAE's device; floats have its dtype."""
-        device, dtype = device_of(self), dtype_of(self)
-        return tuple(e.to(device, dtype if e.is_floating_point() else e.dtype) for e in entries)
-
-    def setup(self, *batch: Tensor) -> None:
-        """Does nothing: a VAE has all its parameters from the start."""
-
-    @property
-    def is_set_up(self) -> bool:
-        """True: a VAE has all its parameters from the start."""
-        return True
-
-    def reads(self, program: str, *batch: Tensor) -> list[nn.Parameter]:
-        """The trained parameters of the posterior, or of the prior and the likelihood.
-
-        Arguments:
-            program: ``"guide"`` or ``"model"``.
-            batch: Not used.
-        """
-        parts = (self.posterior,) if program == "guide" else (self.prior, self.likelihood)
-        own = dict.fromkeys(p for part in parts for p in part.parameters())
-        return [p for p in own if p.requires_grad]
-
-    def extra_repr(self) -> str:
-        parts = {part: getattr(self, part) for part in ("prior", "likelihood", "posterior")}
-        lines = [f"name={self.name!r}, parameters:"]
-        for part, module in parts.items():
-            own = list(module.parameters())
-            trained = count_of(p for p in own if p.requires_grad)
-            text = f"  {part}: {trained:,} trained"
-            if frozen := count_of(own) - trained:
-                text += f", {frozen:,} fixed"
-            for other in parts:
-                theirs = {id(p) for p in parts[other].parameters()}
-                shared = count_of(p for p in own if id(p) in theirs)
-                if other != part and shared:
-                    text += f" ({shared:,} shared with the {other})"
-            lines.append(text)
-        return "\n".join(lines)

@@ -8,7 +8,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from .models import LinearGaussian
+from .vaes import LinearGaussian
 
 Program = tuple[Callable[..., object], Callable[..., object], tuple[Tensor, ...], list[Tensor]]
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 # Children are forked from a process that has imported all and has one thread.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pyro_vae", "tests.models", "tests.test_context"])
+_context.set_forkserver_preload(["pyro_vae", "tests.vaes", "tests.test_context"])
 _SECONDS = 120
 
 

@@ -88,6 +88,11 @@ LIKELIHOODS: dict[str, tuple[int, Callable[[nn.Module], nn.Module]]] = {
         likelihoods.Columns.numbers(COLUMNS),  # of all columns
         lambda network: likelihoods.Columns(network, COLUMNS),
     ),
+    "Observed-Gaussian": (2, lambda network: likelihoods.Observed(likelihoods.Gaussian(network))),
+    "Observed-Bernoulli": (
+        1,
+        lambda network: likelihoods.Observed(likelihoods.Bernoulli(network)),
+    ),
 }
 
 # The kinds of support, and x on them.
@@ -101,6 +106,7 @@ SUPPORTS: dict[str, Callable[[int], Tensor]] = {
     "Poisson": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
     "NegativeBinomial": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
     "Columns": lambda n: torch.cat((torch.randn(n, 1), torch.randint(LEVELS, (n, 2)).float()), 1),
+    "Observed-Bernoulli": lambda n: torch.bernoulli(torch.full((n, X_DIM), 0.4)),
 }
 
 

@@ -22,7 +22,7 @@ from pyro_vae.evaluation import UnreliableWeights
 from pyro_vae.training import Averaging
 
 from .conftest import needs_compiler
-from .models import bernoulli_vae, parameters
+from .vaes import bernoulli_vae, parameters
 
 
 @pytest.fixture

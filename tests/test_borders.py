@@ -57,8 +57,8 @@ from pyro_vae.utils import checks
 from pyro_vae.utils.context import as_batch, as_context
 from pyro_vae.utils.shapes import as_shape
 
-from .models import Given, bernoulli_vae, binary, linear_gaussian
 from .pairs import fine, guide
+from .vaes import Given, bernoulli_vae, binary, linear_gaussian
 
 TINY, GREATEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 

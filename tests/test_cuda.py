@@ -19,10 +19,10 @@ from pyro_vae import Pair, elbo, fit, load, log_likelihood, objectives, optim, s
 from pyro_vae.evaluation import active_units, certify, elbo_gap, posterior_predictive
 from pyro_vae.gradients import measure
 
-from .models import bernoulli_vae, binary, linear_gaussian
 from .pairs import two_layers_evidence
 from .test_context import labelled
 from .test_pair import as_pair, modular, pair_of, two_layers_pair
+from .vaes import bernoulli_vae, binary, linear_gaussian
 
 pytestmark = pytest.mark.cuda
 

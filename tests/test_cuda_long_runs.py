@@ -14,8 +14,8 @@ from pyro_vae import VAE, fit, log_likelihood, objectives, optim
 from pyro_vae.training import Averaging, History, Recovery, load_checkpoint
 from pyro_vae.training.checkpoints import Checkpoints
 
-from .models import bernoulli_vae, parameters
 from .training.test_recovery import Breaks
+from .vaes import bernoulli_vae, parameters
 
 pytestmark = pytest.mark.cuda
 

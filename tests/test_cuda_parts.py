@@ -26,8 +26,8 @@ from pyro_vae import (
 )
 from pyro_vae.utils.random import seeded
 
-from .models import IMAGE_PRESETS, bernoulli_vae, binary, parameters
 from .swaps import LIKELIHOODS, PAIRS, data, vae_of
+from .vaes import IMAGE_PRESETS, bernoulli_vae, binary, parameters
 
 pytestmark = pytest.mark.cuda
 

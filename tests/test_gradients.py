@@ -12,7 +12,7 @@ from pyro_vae.gradients import _compared, _Sample, _squared_length
 from pyro_vae.utils.memory import peak_bytes
 
 from .losses import exact_elbo_gradient
-from .models import linear_gaussian
+from .vaes import linear_gaussian
 
 
 def test_squared_lengths_are_unbiased() -> None:

@@ -31,7 +31,7 @@ from pyro_vae.objectives import described
 from pyro_vae.training import Averaging, EarlyStopping, Recovery
 from pyro_vae.utils import checks
 
-from .models import Given, bernoulli_vae, binary
+from .vaes import Given, bernoulli_vae, binary
 
 NUMBERS = ("float32", "float64", "int64", "a tensor", "an array", "a fraction")
 

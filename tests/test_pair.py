@@ -45,9 +45,9 @@ from pyro_vae.evaluation import (
 )
 from pyro_vae.gradients import measure
 
-from .models import bernoulli_vae, binary, common_noise, linear_gaussian
 from .pairs import WEIGHT, two_layers_evidence
 from .test_context import labelled
+from .vaes import bernoulli_vae, binary, common_noise, linear_gaussian
 
 # Programs that can be imported by name, and the modules that they close over.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_vae import VAE, Pair, likelihoods, networks, posteriors, priors
 
-from .models import bernoulli_vae, binary, common_noise
+from .vaes import bernoulli_vae, binary, common_noise
 
 
 def test_model_and_guide_bind_their_own_parts() -> None:

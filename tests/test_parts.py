@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from pyro_vae import datasets, likelihoods, networks, posteriors, presets, priors
 
-from .models import IMAGE_PRESETS, Given, given
 from .swaps import (
     LIKELIHOODS,
     PAIRS,
@@ -26,6 +25,7 @@ from .swaps import (
     vae_of,
 )
 from .tolerances import CLOSE
+from .vaes import IMAGE_PRESETS, Given, given
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (3, 2)])

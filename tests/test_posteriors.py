@@ -8,9 +8,9 @@ from torch.distributions import Distribution, Independent
 
 from pyro_vae import posteriors
 
-from .models import Given
 from .quadrature import nodes
 from .swaps import POSTERIORS, X_DIM, posterior_for
+from .vaes import Given
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import nn
 from pyro_vae import fit, load, log_likelihood, networks, presets, save
 from pyro_vae.datasets import Dataset, Table
 
-from .models import IMAGE_PRESETS, common_noise, given, small
+from .vaes import IMAGE_PRESETS, common_noise, given, small
 
 
 def test_presets_are_what_they_say() -> None:

@@ -24,8 +24,8 @@ from torch.func import functional_call
 
 from pyro_vae import likelihoods, optim, posteriors, priors
 
-from .models import Given
 from .swaps import LEVELS
+from .vaes import Given
 
 Pool = Sequence[float]
 Formula = Callable[..., list[Any]]

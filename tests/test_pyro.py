@@ -26,8 +26,8 @@ from torch import Tensor
 
 from pyro_vae import objectives
 
-from .models import bernoulli_vae, binary, common_noise, linear_gaussian
 from .tolerances import within
+from .vaes import bernoulli_vae, binary, common_noise, linear_gaussian
 
 ELBOS: dict[str, Callable[[], ELBO]] = {
     "trace": Trace_ELBO,

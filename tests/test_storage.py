@@ -22,7 +22,7 @@ from pyro_vae import VAE, likelihoods, load, networks, posteriors, presets, prio
 from pyro_vae.storage import DamagedRun, check_savable, read_config
 from pyro_vae.utils.sealed import sealed_config
 
-from .models import IMAGE_PRESETS, bernoulli_vae
+from .vaes import IMAGE_PRESETS, bernoulli_vae
 
 
 @pytest.mark.parametrize("name", IMAGE_PRESETS)

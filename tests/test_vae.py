@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, presets, priors
 
-from .models import IMAGE_PRESETS, bernoulli_vae, binary, common_noise, given, linear_gaussian
 from .swaps import X_DIM, vae_of
+from .vaes import IMAGE_PRESETS, bernoulli_vae, binary, common_noise, given, linear_gaussian
 
 
 class UniformPrior(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.compat import pytree
+from pyro_vae.compile.values import is_plain
 
 __all__ = ["ambient", "inputs", "is_input", "layout", "plain", "signature"]
 
@@ -67,9 +68,16 @@ def layout(tensor: Tensor) -> Any:
 
 
 def plain(owner: Any) -> tuple[tuple[str, Any], ...]:
-    """The numbers and strings among an object's attributes, which are constants of a trace."""
+    """The numbers, strings and tuples of them among an object's attributes.
+
+    They are constants of a trace.
+    """
     kinds = int, float, str, type(None)  # A bool is an int.
-    return tuple((name, v) for name, v in vars(owner).items() if isinstance(v, kinds))
+    return tuple(
+        (name, v)
+        for name, v in vars(owner).items()
+        if isinstance(v, kinds) or (isinstance(v, tuple) and is_plain(v))
+    )
 
 
 def ambient() -> Any:

@@ -1,6 +1,7 @@
 """Checks of any Pyro model and guide against data, before they are trained."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from pyro_vae.contracts.holes import check_no_nan, holes_named, observes_holes
 from pyro_vae.contracts.sites import (
     PLATE,
     Refused,
@@ -18,6 +20,7 @@ from pyro_vae.contracts.sites import (
     unchanged,
 )
 from pyro_vae.distributions import scored_support
+from pyro_vae.utils.checks import kind
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.random import seeded
 
@@ -25,7 +28,9 @@ __all__ = ["check_observations", "check_programs", "check_training"]
 
 
 @torch.no_grad()
-def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> None:
+def check_programs(
+    pair: nn.Module, batch: Sequence[Tensor], whole: bool, sums_out: bool = False
+) -> Trace:
     """Raises ValueError unless a model and guide can be trained on batches of examples.
 
     The modes of all modules and torch's random generators are unchanged afterwards.
@@ -34,6 +39,10 @@ def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> Non
         pair: A module with the methods ``model`` and ``guide``.
         batch: The first batch, ``(x, *context)``.
         whole: Whether an epoch is one batch, which then may have sites outside of the plate.
+        sums_out: Whether latents of the model alone are summed out.
+
+    Returns:
+        A trace of the guide, for one example.
     """
     one = tuple(entry[:1] for entry in batch)
     with evaluating(pair), poutine.block(), seeded(0, device=batch[0].device):
@@ -44,11 +53,14 @@ def check_programs(pair: nn.Module, batch: Sequence[Tensor], whole: bool) -> Non
             with explained(what):
                 drawn = prune_subsample_sites(poutine.trace(pair.model).get_trace(*part))
                 guide, model = _traced(pair, part)
-            check_latent_sites(drawn, guide, model, densities=False)
+            check_latent_sites(drawn, guide, model, densities=False, sums_out=sums_out)
+            for name in guide.stochastic_nodes:
+                _check_baseline(pair, name, guide.nodes[name]["infer"].get("baseline", {}))
             for program, trace in (("guide", guide), ("model", model)):
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not site["infer"].get("_deterministic"):
                         _check_plate(program, name, site, len(part[0]), whole)
+    return guide
 
 
 @torch.no_grad()
@@ -101,12 +113,41 @@ def check_observations(pair: nn.Module, batch: Sequence[Tensor]) -> None:
 
 def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
     """Traces of the guide, and of the model at the guide's draw; a batch is not changed."""
-    with unchanged(batch, "guide"):
+    program: Any = pair.model
+    takes = partial(observes_holes, program, batch)
+    with unchanged(batch, "guide"), holes_named(batch[0], "guide", takes):
         guide = poutine.trace(pair.guide).get_trace(*batch)
     latents = [guide.nodes[name]["value"] for name in guide.stochastic_nodes]
+    for value in latents:
+        check_no_nan("guide", batch[0], value, takes)
     with unchanged([*batch, *latents], "model"):
         model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
     return prune_subsample_sites(guide), prune_subsample_sites(model)
+
+
+def _check_baseline(pair: nn.Module, name: str, baseline: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError unless a site's baseline for ``TraceGraph_ELBO`` is trained.
+
+    That objective calls it after the guide, where nothing else would find its parameters.
+    """
+    network = baseline.get("nn_baseline")
+    if network is not None and not isinstance(network, nn.Module):
+        raise TypeError(
+            f'site "{name}": got {kind(network)} as its nn_baseline, expected a module of the '
+            "pair, or a baseline_value"
+        )
+    own = {id(p) for p in pair.parameters()}
+    if network is not None and any(id(p) not in own for p in network.parameters()):
+        raise ValueError(
+            f'site "{name}": its nn_baseline is a module that the pair does not have, expected it '
+            "as a keyword: Pair(model, guide, baseline=baseline)"
+        )
+    if baseline.get("use_decaying_avg_baseline"):
+        raise ValueError(
+            f'site "{name}": got use_decaying_avg_baseline, whose average Pyro keeps for each '
+            "place in the batch and under one name for all pairs, expected a module of the pair "
+            "as nn_baseline, or a baseline_value"
+        )
 
 
 def _check_plate(program: str, name: str, site: Mapping[str, Any], size: int, whole: bool) -> None:

@@ -3,18 +3,19 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
+from pyro_vae.contracts.data import check_data, check_dtype
+from pyro_vae.contracts.holes import check_no_nan, holes_named
 from pyro_vae.contracts.sites import Refused, unchanged
 from pyro_vae.distributions import (
-    check_finite,
     describe_support,
     ends_of,
     is_real,
@@ -22,9 +23,8 @@ from pyro_vae.distributions import (
     scored_support,
     support_of,
 )
-from pyro_vae.utils.checks import check_examples, kind
 from pyro_vae.utils.context import Batch, as_batch, expanded, takes_context
-from pyro_vae.utils.modules import device_of, dtype_of, evaluating
+from pyro_vae.utils.modules import Function, device_of, evaluating
 from pyro_vae.utils.random import seeded
 
 __all__ = [
@@ -32,13 +32,13 @@ __all__ = [
     "call",
     "check",
     "check_context",
-    "check_data",
-    "check_dtype",
-    "check_float",
     "check_latents",
+    "check_layer",
     "check_likelihood",
+    "check_posterior",
     "check_prior",
     "check_shape",
+    "check_supports",
 ]
 
 
@@ -100,7 +100,7 @@ def check(
         torch.Size([28, 28])
     """
     x, *context = as_batch(x, argument)
-    check_data(x, argument)
+    check_data(x, argument, vae, context)
     check_dtype(argument, x, vae)
     check_context(vae, context, values=True)
     device = device_of(vae)
@@ -115,9 +115,29 @@ def check(
         check_likelihood(p_x, z)
         check_shape(argument, x.shape if shape is None else shape, p_x)
         _check_batches(vae, z, given)
-        q_z = call(vae, "posterior", first, context=given)
+        with holes_named(first, "posterior"):
+            q_z = call(vae, "posterior", first, context=given)
         check_latents(p_z, q_z, first)
+        check_posterior(vae, x, context)
     return Checked(x, tuple(context), q_z, p_x)
+
+
+def check_posterior(vae: nn.Module, x: Tensor, context: Sequence[Tensor]) -> None:
+    """Raises ValueError if the posterior of an example with NaN in it is NaN itself.
+
+    Arguments:
+        vae: A module with the part ``posterior``.
+        x: Data of shape ``(N, *x_shape)``.
+        context: What is given with x.
+    """
+    holes = torch.isnan(x).flatten(1).any(1)
+    if not holes.any():
+        return
+    place = int(holes.nonzero()[0])
+    one, *given = (entry[place : place + 1] for entry in (x, *context))
+    with holes_named(one, "posterior"):
+        z = call(vae, "posterior", one, context=given).sample()
+    check_no_nan("posterior", one, z)
 
 
 def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = False) -> None:
@@ -130,7 +150,8 @@ def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = Fals
     """
     if not context:
         return
-    if not any(takes_context(getattr(vae, part), inputs) for part, inputs in _INPUTS.items()):
+    inputs = _inputs(vae)
+    if not any(takes_context(vae.get_submodule(p), own) for p, own in inputs.items()):
         raise ValueError(
             f"context: got {len(context)} entries, which no part takes, expected a part whose "
             "forward has *context or a parameter for each entry, without a default, after its own "
@@ -154,7 +175,7 @@ def call(
 
     Arguments:
         vae: A module with the part as an attribute.
-        part: ``"prior"``, ``"likelihood"`` or ``"posterior"``.
+        part: The path of the part: ``"prior"``, or ``"priors.0"`` for the first of a list.
         args: The arguments of the part.
         context: What is given with x. The part gets all of it, if it takes a context.
         swapped: The values that Pyro's handlers substituted for parameters (``lift``,
@@ -164,11 +185,12 @@ def call(
         TypeError: The part does not return a distribution of Pyro, or takes another context.
         ValueError: The part raised one, or changes its input in place.
     """
-    module = getattr(vae, part)
+    module = vae.get_submodule(part)
+    where = _label(part)
     if context and takes_context(module, len(args)):
         args = (*args, *context)
     try:
-        with unchanged(args, part):
+        with unchanged(args, where):
             if swapped:
                 named = module.named_parameters(remove_duplicate=False)
                 values = {path: swapped[id(own)] for path, own in named if id(own) in swapped}
@@ -178,30 +200,37 @@ def call(
     except Refused:
         raise
     except ValueError as error:
-        raise ValueError(f"{part}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     except TypeError as error:
-        _check_signature(part, module, args, error)
+        _check_signature(where, _inputs(vae)[part], module, args, error)
         raise
     if not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution)
         raise TypeError(
-            f"{part}: its forward returned a {kind.__module__}.{kind.__qualname__}, expected a "
+            f"{where}: its forward returned a {kind.__module__}.{kind.__qualname__}, expected a "
             "distribution of pyro.distributions, where torch's have the same names"
         )
     return distribution
 
 
-_INPUTS = {"prior": 0, "likelihood": 1, "posterior": 1}
-"""The number of inputs of each part, without a context."""
+def _inputs(vae: nn.Module) -> Mapping[str, int]:
+    """The number of inputs of each part, without a context, by its path."""
+    return cast(Mapping[str, int], vae.inputs)
+
+
+def _label(part: str) -> str:
+    """The path of a part as in Python: ``priors[0]``."""
+    name, _, index = part.partition(".")
+    return f"{name}[{index}]" if index else name
 
 
 def _check_signature(
-    part: str, module: nn.Module, args: Sequence[Tensor], error: TypeError
+    part: str, own: int, module: nn.Module, args: Sequence[Tensor], error: TypeError
 ) -> None:
     """Raises TypeError if a part's ``forward`` takes another number of arguments."""
-    own = _INPUTS[part]
     try:
-        inspect.signature(module.forward).bind(*args)
+        forward = module.function if isinstance(module, Function) else module.forward
+        inspect.signature(forward).bind(*args)
     except TypeError:
         raise TypeError(
             f"{part}: its forward does not take {own} input{'s' * (own != 1)} and the "
@@ -234,11 +263,24 @@ def check_latents(p_z: dist.Distribution, q_z: dist.Distribution, x: Tensor) -> 
             f"{tuple(q_z.event_shape)} for x of shape {tuple(x.shape)}, expected "
             f"({len(x)},) and the prior's {tuple(p_z.event_shape)}"
         )
+    check_supports(p_z, q_z)
+
+
+def check_supports(
+    p_z: dist.Distribution, q_z: dist.Distribution, part: str = "posterior"
+) -> None:
+    """Raises ValueError unless a posterior has the support of its prior.
+
+    Arguments:
+        p_z: The prior.
+        q_z: The posterior.
+        part: The path of the posterior.
+    """
     supports = support_of(p_z), support_of(q_z)
     if not same_support(*supports):
         raise ValueError(
-            f"posterior: its support is {describe_support(supports[1])}, expected the prior's, "
-            f"{describe_support(supports[0])}{_onto(supports[0])}"
+            f"{_label(part)}: its support is {describe_support(supports[1])}, expected the "
+            f"prior's, {describe_support(supports[0])}{_onto(supports[0])}"
         )
 
 
@@ -250,6 +292,30 @@ def _onto(support: constraints.Constraint) -> str:
             return ": use a posterior without a transform onto an interval"
         return ": add a transform onto that support to the posterior"
     return f": posteriors.Squashed(posterior, low={ends[0]:.9g}, high={ends[1]:.9g}) has it"
+
+
+def check_layer(
+    part: str,
+    distribution: dist.Distribution,
+    batch: torch.Size,
+    event_shape: torch.Size | None = None,
+) -> None:
+    """Raises ValueError unless a part gives one vector for each of its inputs.
+
+    Arguments:
+        part: The path of the part.
+        distribution: What it returned.
+        batch: The batch shape of its inputs.
+        event_shape: The shape of the vector; None takes any.
+    """
+    got = distribution.event_shape
+    fits = len(got) == 1 if event_shape is None else got == event_shape
+    if not fits or distribution.batch_shape != batch:
+        vector = "(z_dim,)" if event_shape is None else f"the prior's {tuple(event_shape)}"
+        raise ValueError(
+            f"{_label(part)}: got batch_shape {tuple(distribution.batch_shape)} and event_shape "
+            f"{tuple(got)}, expected {tuple(batch)} and {vector}"
+        )
 
 
 def check_likelihood(p_x: dist.Distribution, z: Tensor) -> None:
@@ -291,35 +357,3 @@ def check_shape(argument: str, shape: torch.Size, p_x: dist.Distribution) -> Non
             f"{argument}: got shape {tuple(shape)}, expected (N, {sizes}): the likelihood's "
             f"event_shape is {tuple(p_x.event_shape)}"
         )
-
-
-def check_data(x: Tensor, argument: str = "x") -> None:
-    """Raises TypeError or ValueError unless x has finite floats and shape ``(N, *x_shape)``."""
-    check_float(argument, x)
-    if x.dim() < 2:
-        raise ValueError(
-            f"{argument}: got shape {tuple(x.shape)}, expected (N, *x_shape) with one dimension "
-            "of x or more, such as x.unsqueeze(-1)"
-        )
-    check_examples(argument, x)
-    if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
-        check_finite(argument, x)
-
-
-def check_dtype(argument: str, value: Tensor, vae: nn.Module) -> None:
-    """Raises TypeError unless `value` has the VAE's dtype."""
-    if value.dtype != dtype_of(vae):
-        raise TypeError(f"{argument}: got {value.dtype}, expected the VAE's {dtype_of(vae)}")
-
-
-def check_float(argument: str, value: Tensor) -> None:
-    """Raises TypeError unless `value` is a floating-point tensor."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{argument}: got {kind(value)}, expected a torch.Tensor")
-    if not value.is_floating_point():
-        hint = (
-            "; datasets.to_pixels(levels, pixels, seed) and fit(pixels=...) convert 8-bit levels"
-            if value.dtype == torch.uint8
-            else ""
-        )
-        raise TypeError(f"{argument}: got {value.dtype}, expected a floating-point tensor{hint}")

@@ -17,6 +17,7 @@ from pyro_vae.distributions import (
     describe_support,
     same_support,
     support_of,
+    takes_nan,
 )
 
 __all__ = [
@@ -37,7 +38,8 @@ _EXPECTED = (
     f'a plate "{PLATE}" of the size of x, with any number of dimensions to its left; masks and '
     "other tensors that are computed from x or are the same for each example; networks that take "
     "further batch dimensions on the left (networks.Folded adds them); unobserved entries of x "
-    "that are masked and hold a number on the support"
+    "that are masked and hold a number on the support, or NaN where the site takes it "
+    "(likelihoods.Observed)"
 )
 
 
@@ -162,6 +164,8 @@ def check_observed(
     if mask is False:
         return
     on, finite = support.check(value), torch.isfinite(value)  # Infinity is among torch's reals.
+    if takes_nan(support):
+        finite = finite | torch.isnan(value)
     for _ in range(support.event_dim):
         finite = finite.all(-1)
     if not ((on & finite) | ~torch.as_tensor(mask)).all():
@@ -194,14 +198,19 @@ def _mask(site: Mapping[str, Any]) -> Tensor:
     return mask
 
 
-def check_latent_sites(drawn: Trace, guide: Trace, model: Trace, densities: bool = True) -> None:
+def check_latent_sites(
+    drawn: Trace, guide: Trace, model: Trace, densities: bool = True, sums_out: bool = True
+) -> None:
     """Raises ValueError unless model and guide have the same latents, on the same supports.
+
+    The model may have further ones of finitely many values, if these are summed out.
 
     Arguments:
         drawn: A trace of the model alone.
         guide: A trace of the guide.
         model: A trace of the model that is conditioned on the guide's latents.
         densities: Whether the guide's distributions have to be densities, and no point masses.
+        sums_out: Whether latents of the model alone are summed out.
     """
     names = set(drawn.stochastic_nodes)
     latents = tuple(  # An autoguide has auxiliary sites of its own.
@@ -211,9 +220,13 @@ def check_latent_sites(drawn: Trace, guide: Trace, model: Trace, densities: bool
     )
     for name in sorted(names ^ set(latents)):
         here, there = ("model", "guide") if name in names else ("guide", "model")
+        countable = name in names and drawn.nodes[name]["fn"].has_enumerate_support
+        if countable and sums_out:
+            continue
+        hint = ", or objectives.enumerated(), which sums it out" if countable else ""
         raise ValueError(
             f'site "{name}": latent in the {here}, and not in the {there}, expected the same '
-            "latents in both"
+            f"latents in both{hint}"
         )
     if not names:
         raise ValueError("model: has no latent sites, expected at least one to integrate over")

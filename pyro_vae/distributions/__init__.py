@@ -8,6 +8,8 @@ from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.observed import Completed, Observed, OrNaN, elementwise, inside, or_nan
+from pyro_vae.distributions.one_hot import OneHotCodes, RelaxedOneHotCodes
 from pyro_vae.distributions.pixels import (
     Beta,
     DiscretizedLogistic,
@@ -25,6 +27,7 @@ from pyro_vae.distributions.supports import (
     same_support,
     scored_support,
     support_of,
+    takes_nan,
     varies,
 )
 from pyro_vae.distributions.supports import describe as describe_support
@@ -33,6 +36,7 @@ __all__ = [
     "BernoulliEvent",
     "Beta",
     "Columns",
+    "Completed",
     "ContinuousBernoulli",
     "CrossEntropy",
     "DiscretizedLogistic",
@@ -42,10 +46,14 @@ __all__ = [
     "Mixture",
     "NegativeBinomial",
     "NormalMixture",
+    "Observed",
     "OnColumns",
+    "OneHotCodes",
     "OntoInterval",
     "OpenInterval",
+    "OrNaN",
     "Poisson",
+    "RelaxedOneHotCodes",
     "StudentT",
     "by_element",
     "check_analytic_kl",
@@ -53,14 +61,18 @@ __all__ = [
     "check_on_support",
     "describe_distribution",
     "describe_support",
+    "elementwise",
     "ends_of",
     "index_of",
+    "inside",
     "is_class",
     "is_real",
     "latent_point",
+    "or_nan",
     "point",
     "same_support",
     "scored_support",
     "support_of",
+    "takes_nan",
     "varies",
 ]

@@ -18,6 +18,7 @@ __all__ = [
     "same_support",
     "scored_support",
     "support_of",
+    "takes_nan",
     "varies",
 ]
 
@@ -30,6 +31,7 @@ def describe(support: Constraint) -> str:
         >>> describe_support(priors.Uniform(2, low=-1.0, high=1.0)().support)
         'Interval(-1, 1)'
     """
+    end = " or NaN" if takes_nan(support) else ""
     support = _innermost(support)
     columns: Any = support
     if hasattr(columns, "names"):
@@ -37,7 +39,7 @@ def describe(support: Constraint) -> str:
         return "columns " + ", ".join(f"{name!r}: {describe(own)}" for name, own in each)
     bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
     values = ", ".join(_text(bound) for bound in bounds if bound is not None)
-    return type(support).__name__.lstrip("_") + (f"({values})" if values else "")
+    return type(support).__name__.lstrip("_") + (f"({values})" if values else "") + end
 
 
 def _text(bound: Any) -> str:
@@ -57,13 +59,17 @@ def same_support(a: Constraint, b: Constraint) -> bool:
         >>> same_support(constraints.real_vector, constraints.independent(constraints.real, 1))
         True
     """
+    if takes_nan(a) != takes_nan(b):
+        return False
     a, b = _innermost(a), _innermost(b)
     if hasattr(a, "cseq") or hasattr(b, "cseq"):  # cat and stack
         parts = [list(getattr(c, "cseq", ())) for c in (a, b)]
         return len(parts[0]) == len(parts[1]) and all(map(same_support, *parts))
     own, other = _bounds(a), _bounds(b)
     if own is None or other is None:
-        return own is other and type(a) is type(b)
+        # One-hot codes of other numbers of values are other vectors.
+        levels = [getattr(c, "levels", None) for c in (a, b)]
+        return own is other and type(a) is type(b) and levels[0] == levels[1]
     return a.is_discrete == b.is_discrete and all(
         _close(*ends, own[1] - own[0]) for ends in zip(own, other, strict=True)
     )
@@ -123,7 +129,8 @@ def _flat(transforms: Sequence[Transform]) -> Iterator[Transform]:
 
 
 def _innermost(support: Constraint) -> Constraint:
-    # Independent and mixture constraints both wrap the one that says which values are allowed.
+    # Independent and mixture constraints both wrap the one that says which values are allowed, and
+    # so does OrNaN.
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
@@ -138,6 +145,20 @@ def _bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
         return None
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     return torch.as_tensor(low).double(), torch.as_tensor(high).double()
+
+
+def takes_nan(support: Constraint) -> bool:
+    """Whether a support has NaN, which stands for elements that are not observed.
+
+    Example:
+        >>> from pyro_vae.distributions import OrNaN, takes_nan
+        >>> real = pyro.distributions.constraints.real
+        >>> takes_nan(real), takes_nan(OrNaN(real))
+        (False, True)
+    """
+    while hasattr(support, "base_constraint") and not hasattr(support, "takes_nan"):
+        support = support.base_constraint
+    return bool(getattr(support, "takes_nan", False))
 
 
 def is_real(support: Constraint) -> bool:
@@ -211,12 +232,13 @@ def scored_support(distribution: Any) -> Constraint:
     return constraints.independent(scored, rest) if rest else scored
 
 
-def check_finite(argument: str, value: Tensor) -> None:
+def check_finite(argument: str, value: Tensor, *, nan: bool = False) -> None:
     """Checks that all values are finite.
 
     Arguments:
         argument: Name of the argument, for the error message.
         value: Any tensor.
+        nan: Whether NaN is taken too.
 
     Raises:
         ValueError: Some value is NaN or infinite; the message has the first one.
@@ -230,15 +252,17 @@ def check_finite(argument: str, value: Tensor) -> None:
     if torch.isfinite(value.sum()):  # faster than a test of each value
         return
     finite = torch.isfinite(value)
+    if nan:
+        finite = finite | torch.isnan(value)
     if not finite.all():
         raise ValueError(
             f"{argument}: got {value[~finite][0].item()} at {int((~finite).sum())} of "
-            f"{value.numel()} places, expected finite numbers"
+            f"{value.numel()} places, expected finite numbers{' or NaN' if nan else ''}"
         )
 
 
 def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
-    """Checks that all values are finite and on a support.
+    """Checks that all values are finite, or NaN where the support takes it, and on the support.
 
     Arguments:
         argument: Name of the argument, for the error message.
@@ -254,7 +278,7 @@ def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
         Traceback (most recent call last):
         ValueError: x: got 0.5 at 1 of 2 places, expected values on Boolean
     """
-    check_finite(argument, value)
+    check_finite(argument, value, nan=takes_nan(support))
     on = support.check(value)
     if on.all():
         return

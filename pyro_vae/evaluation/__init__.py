@@ -7,6 +7,7 @@ and guide.
 
 from pyro_vae.evaluation.calibration import Calibration, calibration
 from pyro_vae.evaluation.certify import Certificate, certify
+from pyro_vae.evaluation.clusters import cluster_accuracy
 from pyro_vae.evaluation.criticism import (
     ActiveUnits,
     PredictiveCheck,
@@ -16,6 +17,7 @@ from pyro_vae.evaluation.criticism import (
 from pyro_vae.evaluation.diagnosis import Diagnosis, Finding, diagnose
 from pyro_vae.evaluation.elbo import Elbo, elbo
 from pyro_vae.evaluation.elbo_gap import ElboGap, elbo_gap
+from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.inputs import data_hash, density_draw
 from pyro_vae.evaluation.log_likelihood import estimated as estimated
 from pyro_vae.evaluation.log_likelihood import log_likelihood
@@ -30,17 +32,20 @@ __all__ = [
     "Elbo",
     "ElboGap",
     "Finding",
+    "Imputation",
     "LogLikelihood",
     "PredictiveCheck",
     "UnreliableWeights",
     "active_units",
     "calibration",
     "certify",
+    "cluster_accuracy",
     "data_hash",
     "density_draw",
     "diagnose",
     "elbo",
     "elbo_gap",
+    "impute",
     "log_likelihood",
     "posterior_predictive",
 ]

@@ -180,7 +180,9 @@ def calibration(
     with torch.no_grad(), evaluating(vae):
         with seeded(seed, _SIMULATED, device=device_of(vae)):
             batch, z = simulated(vae, num_datasets, template, given)
-        densities = LogDensities(vae.model, vae.guide, batch)
+        # Ranks of discrete latents show a wrong guide; chains move continuous ones alone.
+        marginal = name != "guide"
+        densities = LogDensities(vae.model, vae.guide, batch, marginal=marginal)
         for block in blocks(densities, batch, seed, max_bytes, desc="calibration"):
             first = block.index * EXAMPLES
             own = densities.part(z, slice(None), slice(first, first + len(block.x)))

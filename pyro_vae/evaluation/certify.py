@@ -133,7 +133,7 @@ def certify(
     with torch.no_grad(), evaluating(vae):
         with seeded(seed, _SIMULATED, device=device_of(vae)):
             batch, z = simulated(vae, num_examples, x, context)
-        densities = LogDensities(vae.model, vae.guide, batch)
+        densities = LogDensities(vae.model, vae.guide, batch, marginal=True)
         for block in blocks(densities, batch, seed, max_bytes, desc="certificate"):
             first = block.index * EXAMPLES
             exact = densities.part(z, slice(None), slice(first, first + len(block.x)))

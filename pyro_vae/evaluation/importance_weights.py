@@ -149,9 +149,9 @@ class Weights:
         rest, rest_squares = self.rest[:2]
         log_sum = torch.logaddexp(self.top.logsumexp(0), rest)
         squares = torch.logaddexp((2 * self.top).logsumexp(0), rest_squares)
-        ess = torch.where(log_sum.isneginf(), 0.0, (2 * log_sum - squares).exp())
-        # Rounding may give a small negative number if all weights are equal.
-        spread = (count / ess - 1).clamp(min=0)
+        # Rounding may give a little more than K if all weights are equal.
+        ess = torch.where(log_sum.isneginf(), 0.0, (2 * log_sum - squares).exp()).clamp(max=count)
+        spread = count / ess - 1
         groups = [g for g in self.groups if g.count > 1]
         return Statistics(
             value=log_sum - math.log(count),

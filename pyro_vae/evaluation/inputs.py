@@ -12,7 +12,12 @@ from torch.distributions import constraints
 
 from pyro_vae.contracts import call, check
 from pyro_vae.datasets import Pixels, to_pixels
-from pyro_vae.distributions import check_on_support, describe_distribution, same_support
+from pyro_vae.distributions import (
+    check_on_support,
+    describe_distribution,
+    or_nan,
+    same_support,
+)
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
 from pyro_vae.evaluation.simulation import observed_site
@@ -44,7 +49,7 @@ def check_arguments(x: Batch | None, seed: int | None, max_bytes: MaxBytes) -> E
 
 
 @contextmanager
-def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
+def opened(vae: Pair, x: Batch, marginal: bool = False) -> Iterator[tuple[LogDensities, Examples]]:
     """A context in which a pair is in eval mode, with gradients off.
 
     Yields the pair's log-densities, and x with its context on the pair's device.
@@ -61,7 +66,7 @@ def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
         with torch.no_grad(), evaluating(vae), seeded(0, device=batch[0].device):
             if not vae.is_set_up:
                 vae.setup(*batch)
-        with opened_pair(vae.model, vae.guide, batch) as entered:
+        with opened_pair(vae.model, vae.guide, batch, marginal) as entered:
             yield entered
         return
     with torch.no_grad(), evaluating(vae):
@@ -74,12 +79,13 @@ def opened(vae: Pair, x: Batch) -> Iterator[tuple[LogDensities, Examples]]:
                 "weights"
             )
         check_on_support("x", checked.x, checked.support)
-        yield LogDensities(vae.model, vae.guide, checked.batch), checked.batch
+        densities = LogDensities(vae.model, vae.guide, checked.batch, marginal=marginal)
+        yield densities, checked.batch
 
 
 @contextmanager
 def opened_pair(
-    model: Callable[..., Any], guide: Callable[..., Any], batch: Examples
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Examples, marginal: bool = False
 ) -> Iterator[tuple[LogDensities, Examples]]:
     """A context in which a model and guide are in eval mode if they are modules or methods.
 
@@ -87,7 +93,7 @@ def opened_pair(
     """
     with torch.no_grad(), _evaluating_owner(model), _evaluating_owner(guide):
         warn_of_autocast(batch[0].device)
-        yield LogDensities(model, guide, batch), batch
+        yield LogDensities(model, guide, batch, marginal=marginal), batch
 
 
 @contextmanager
@@ -105,7 +111,7 @@ def data_hash(x: Batch) -> str:
     """Returns 16 hexadecimal digits that identify a tensor, or a tuple ``(x, *context)``.
 
     They are the first digits of the SHA-256 of its dtype, shape and bytes, and the same on every
-    device. A tuple is hashed as one.
+    device. All bit patterns of NaN count as one. A tuple is hashed as one.
 
     Arguments:
         x: A tensor of any shape and dtype, or a tuple of them.
@@ -153,7 +159,9 @@ def density_draw(
     levels, *context = as_batch(levels, "levels")
     if pixels == "grey":
         support = _support(vae, levels[:1], [entry[:1] for entry in context])
-        pixels = "binary" if same_support(support, constraints.boolean) else "dequantized"
+        boolean = constraints.boolean
+        is_binary = any(same_support(support, each) for each in (boolean, or_nan(boolean)))
+        pixels = "binary" if is_binary else "dequantized"
     with seeded(seed, device=levels.device):
         return to_pixels(levels, pixels).to(dtype_of(vae)), pixels
 

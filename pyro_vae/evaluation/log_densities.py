@@ -1,46 +1,45 @@
 """Log-densities of a Pyro model and guide for each example, with any latent sites."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.contracts import (
-    PLATE,
     Refused,
     check_latent_sites,
     check_masks,
-    check_observed,
     check_order,
-    check_same_sites,
-    check_site,
     explained,
-    unchanged,
 )
 from pyro_vae.distributions import check_analytic_kl, describe_distribution
+from pyro_vae.evaluation.enumeration import (
+    drawn_from,
+    sum_out,
+    summed_sites,
+    summing,
+)
 from pyro_vae.evaluation.independence import check_independent
+from pyro_vae.evaluation.traced_pair import Latents as Latents
+from pyro_vae.evaluation.traced_pair import TracedPair, size_of
 from pyro_vae.utils.context import Examples, rows
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.traces import log_prob_sum
 
-_SAMPLES = "pyro_vae.samples"
 _CHECKED = 64  # Evaluations take blocks of so many examples.
 _NUMBERS = 2**20  # of x, in the examples that are checked: the check has to be small, too
 
-Latents = Mapping[str, Tensor]
-"""Values of latent sites by name, with the samples in their first dimension."""
 
-
-class LogDensities:
+class LogDensities(TracedPair):
     r"""Log-densities of a Pyro model p(x, z) and guide q(z|x), for each of N examples, in nats.
 
     Pyro's effect handlers find the sites. There may be any number of latent and observed sites,
@@ -48,14 +47,16 @@ class LogDensities:
     may be inside or outside it. Masked elements (``poutine.mask``) contribute zero. Samples are
     drawn in a plate outside all others.
 
+    Latents y of finitely many values that the model alone has are summed out. If `marginal`, so
+    are those of the guide, see :func:`enumeration.summed_sites`: the densities are then those of
+    the other latents z, :math:`p(x, z) = \sum_y p(x, z, y)` and
+    :math:`q(z|x) = \sum_y q(y|x)\, q(z|x, y)`.
+
     Arguments:
         model, guide: Pyro programs, called with the entries of a batch, or some of its examples.
         batch: The tuple ``(x, *context)``. The first example is used to find the sites.
         observed: Whether x is data, which have to be on their supports.
-
-    Attributes:
-        programs: The model and the guide, by these names.
-        latents: Names of the latent sites, in the guide's order.
+        marginal: Whether latents of the guide are summed out.
 
     Raises:
         ValueError: A site is outside the plate ``"data"``, or the plate's size is not that of x;
@@ -70,10 +71,9 @@ class LogDensities:
         guide: Callable[..., Any],
         batch: Examples,
         observed: bool = True,
+        marginal: bool = False,
     ) -> None:
-        self.programs = {"model": model, "guide": guide}
-        self._sites: dict[str, tuple[str, ...]] = {}
-        self._sample_dim, self._data_dim = -1, -1
+        super().__init__(model, guide)
         # Two copies of the first example show whether a shape is fixed that should follow x.
         one = rows(batch, slice(1))
         two = tuple(entry.expand(2, *entry.shape[1:]) for entry in one)
@@ -86,13 +86,16 @@ class LogDensities:
             values = {name: guide_trace.nodes[name]["value"] for name in self.latents}
             model_trace = self._traced("model", poutine.condition(model, data=values), one)
             check_latent_sites(drawn, guide_trace, model_trace)
+            self._observed = tuple(drawn.observation_nodes)
             self._find_plates(guide_trace, model_trace)
             with explained("fail on the first example alone"):
                 self._log_prob(guide_trace, guide_trace.nodes)
                 self._log_prob(model_trace, model_trace.nodes)
+            self.countable = summed_sites(drawn, guide_trace, True).guide
+            self._summed = summed_sites(drawn, guide_trace, marginal)
+            self.latents = tuple(n for n in self.latents if n not in self._summed.guide)
             with explained("work on one example, but fail on two samples of two examples"):
-                z, log_q = self.draw(two, 2)
-                log_p_z, log_p_x = self.score(two, z)
+                log_q, log_p_z, log_p_x = self._scored(two)
             for program, log_prob in (("guide", log_q), ("model", log_p_z + log_p_x)):
                 if log_prob.shape != (2, 2):
                     raise ValueError(
@@ -118,7 +121,10 @@ class LogDensities:
             FloatingPointError: A log-probability is NaN, and `nan` is False.
         """
         trace = self._traced("guide", self.programs["guide"], batch, count)
-        return self._values(trace), self._log_prob(trace, trace.nodes, nan)
+        z = self._values(trace, batch, count)
+        if self._summed.guide or not self.latents:
+            return z, self.score_guide(batch, z, nan=nan)
+        return z, self._log_prob(trace, trace.nodes, nan)
 
     def draw_prior(self, batch: Examples, count: int) -> tuple[Latents, Tensor]:
         """Draws `count` samples of z from the model for each x.
@@ -130,11 +136,20 @@ class LogDensities:
             FloatingPointError: A log-probability is NaN.
         """
         trace = self._traced("model", self.programs["model"], batch, count)
-        return self._values(trace), self._log_prob(trace, self._observed())
+        z = self._values(trace, batch, count)
+        if self._summed.model:
+            return z, self.score(batch, z)[1]
+        return z, self._log_prob(trace, self._observed)
 
-    def score_guide(self, batch: Examples, z: Latents) -> Tensor:
-        """Returns log q(z|x), shape ``(samples, N)``; raises FloatingPointError if it is NaN."""
-        return self._log_prob(trace := self._conditioned("guide", batch, z), trace.nodes)
+    def score_guide(self, batch: Examples, z: Latents, *, nan: bool = False) -> Tensor:
+        """Returns log q(z|x), shape ``(samples, N)``.
+
+        Raises:
+            FloatingPointError: A log-probability is NaN, and `nan` is False.
+        """
+        if not self.latents:  # The probabilities of all values of what is summed out are one.
+            return batch[0].new_zeros(size_of(z), len(batch[0]))
+        return self._log_prob(trace := self._conditioned("guide", batch, z), trace.nodes, nan)
 
     def score(self, batch: Examples, z: Latents, *, nan: bool = False) -> tuple[Tensor, Tensor]:
         """Returns log p(z) and log p(x|z), each of shape ``(samples, N)``.
@@ -143,10 +158,38 @@ class LogDensities:
             FloatingPointError: A log-probability is NaN, and `nan` is False.
         """
         trace = self._conditioned("model", batch, z)
-        return (
-            self._log_prob(trace, self.latents, nan),
-            self._log_prob(trace, self._observed(), nan),
+        log_p_z = self._log_prob(trace, (*self.latents, *self._summed.model), nan)
+        if not self._summed.model:
+            return log_p_z, self._log_prob(trace, self._observed, nan)
+        # log p(x|z) is log p(x, z) - log p(z), where p(z) is not 0.
+        log_p = self._log_prob(trace, trace.nodes, nan)
+        here = log_p_z > -math.inf
+        return log_p_z, log_p - torch.where(here, log_p_z, torch.zeros_like(log_p_z))
+
+    def bound(self, batch: Examples, count: int) -> Tensor:
+        """Draws of log p(x, z) - log q(z|x) in nats, exact over y, shape ``(count, N)``.
+
+        They have the mean of those with a y from the guide, which is the ELBO. z is drawn for each
+        value of the y that it depends on.
+        """
+        names, first = self.countable, self._sample_dim - 1
+        guide = summing(self.programs["guide"], names, first, expand=True)
+        q = self._traced("guide", guide, batch, count)
+        values = {name: q.nodes[name]["value"] for name in q.stochastic_nodes}
+        model = poutine.condition(self.programs["model"], data=values)
+        model = summing(model, self._summed.alone, first - len(names), expand=True)
+        p = self._traced("model", model, batch, count)
+        log_q, log_weight = (
+            log_prob_sum([(name, q.nodes[name]) for name in own], self._others)
+            for own in (q.nodes, names)
         )
+        dims = -self._sample_dim
+        log_p = sum_out(log_prob_sum(p.nodes.items(), self._others), dims + len(names))
+        weight = log_weight.exp()
+        zero = torch.zeros_like(log_p[(0,) * log_p.dim()])
+        expected = weight * torch.where(weight > 0, log_p - log_q, zero)
+        total = expected.sum(list(range(expected.dim() - dims)))
+        return total.squeeze(self._others(total.dim()))
 
     def kl(self, batch: Examples, z: Latents) -> Tensor:
         """Returns KL(q, p) in closed form, shape ``(samples, N)``.
@@ -154,9 +197,15 @@ class LogDensities:
         That of each latent site is conditional on the samples z of the sites before it.
 
         Raises:
-            ValueError: A KL has no closed form, or is infinite; or the guide draws its sites in
-                another order than the model.
+            ValueError: A KL has no closed form, or is infinite; the guide draws its sites in
+                another order than the model; or a latent is summed out.
         """
+        if self._summed.model:
+            raise ValueError(
+                f'analytic KL: got the site "{self._summed.model[0]}", which is summed out of the '
+                "prior, expected latents that the guide draws: a mixture has no KL in closed "
+                "form; use a sampled KL"
+            )
         guide, model = (self._conditioned(name, batch, z) for name in ("guide", "model"))
         check_order(self.latents, [name for name in model.nodes if name in self.latents])
         sites = {}
@@ -190,9 +239,18 @@ class LogDensities:
         """
         program = poutine.uncondition(self.programs["model"])
         if z is not None:
-            program, count = poutine.condition(program, data=dict(z)), len(z[self.latents[0]])
+            data = {**self._drawn(batch, z), **z}
+            program, count = poutine.condition(program, data=data), size_of(z)
         trace = self._traced("model", program, batch, count)
-        return self._values(trace), self._by_example(trace)
+        return self._values(trace, batch, count), self._by_example(trace)
+
+    def _drawn(self, batch: Examples, z: Latents) -> Latents:
+        """Draws of what is summed out of the model, given x and z, by site."""
+        if not self._summed.model:
+            return {}
+        trace = self._conditioned("model", batch, z)
+        log_joint = log_prob_sum(trace.nodes.items(), self._others)
+        return drawn_from(trace, log_joint, -self._sample_dim)
 
     def distributions(
         self, program: str, batch: Examples, z: Latents
@@ -212,72 +270,23 @@ class LogDensities:
         z, _ = self.draw(batch, 1)
         return self._by_example(self._conditioned("model", batch, z))
 
-    def _by_example(self, trace: Trace) -> Latents:
-        """The first sample of the observed sites, with the examples in the first dimension."""
-        values = {}
-        for name in self._observed():
-            site = trace.nodes[name]
-            value = site["value"]
-            batch_dims = value.dim() - len(site["fn"].event_shape)
-            missing = [None] * (-self._sample_dim - batch_dims)  # observed for all samples alike
-            values[name] = value[(*missing, ...)][0].movedim(self.example_axis - 1, 0)
-        return values
-
     def check(self, batch: Examples, z: Latents) -> None:
         """Raises ValueError unless x is on the supports of the observed sites, given z."""
         self._check_observed(self._conditioned("model", batch, z))
 
-    def part(self, z: Latents, samples: slice, examples: slice) -> Latents:
-        """Returns the given samples of the given examples."""
-        index = (samples, *[slice(None)] * (self.example_axis - 1), examples)
-        return {name: value[index] for name, value in z.items()}
+    def _scored(self, batch: Examples) -> tuple[Tensor, Tensor, Tensor]:
+        """The log-densities of two samples of each example.
 
-    @property
-    def example_axis(self) -> int:
-        """The dimension of the examples in a latent site's value."""
-        return self._data_dim - self._sample_dim
-
-    def sum_per_draw(self, value: Tensor) -> Tensor:
-        """Sums over all dimensions but those of samples and examples: ``(samples, N)``."""
-        others = [dim for dim in range(1, value.dim()) if dim != self.example_axis]
-        return value.sum(others) if others else value
-
-    def broadcastable(self, numbers: Tensor, value: Tensor) -> Tensor:
-        """Reshapes a ``(samples, N)`` tensor so that it broadcasts with a latent site's value."""
-        shape = [1] * value.dim()
-        shape[0], shape[self.example_axis] = numbers.shape
-        return numbers.reshape(shape)
-
-    def _conditioned(self, program: str, batch: Examples, z: Latents) -> Trace:
-        conditioned = poutine.condition(self.programs[program], data=dict(z))
-        with unchanged(z.values()):
-            return self._traced(program, conditioned, batch, len(z[self.latents[0]]))
-
-    def _traced(
-        self, program: str, call: Callable[..., Any], batch: Examples, count: int | None = None
-    ) -> Trace:
-        """Returns the trace of a call, whose sites are checked against the first call's."""
-        return self._checked(program, self._called(call, batch, count), batch)
-
-    def _called(
-        self, call: Callable[..., Any], batch: Examples, count: int | None = None
-    ) -> Trace:
-        traced = poutine.trace(call)
-        if count is None:
-            with unchanged(batch):
-                return traced.get_trace(*batch)
-        with pyro.plate(_SAMPLES, count, dim=self._sample_dim), unchanged(batch):
-            return traced.get_trace(*batch)
-
-    def _checked(self, program: str, trace: Trace, batch: Examples) -> Trace:
-        trace = prune_subsample_sites(trace)
-        for name in [n for n, site in trace.nodes.items() if not _counts(site)]:
-            trace.remove_node(name)
-        for name, site in trace.nodes.items():
-            check_site(program, name, site, len(batch[0]))
-        sites = self._sites.setdefault(program, tuple(trace.nodes))
-        check_same_sites(program, trace.nodes, sites)
-        return trace
+        Finds out whether the programs need values of summed sites that have the sizes of plates.
+        """
+        try:
+            z, log_q = self.draw(batch, 2)
+            return log_q, *self.score(batch, z)
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            if not self._summed.model or self._summed.expand:
+                raise
+        self._summed = replace(self._summed, expand=True)
+        return self._scored(batch)
 
     def _check_independent(self, batch: Examples) -> None:
         """Raises ValueError if a log-probability depends on more than its own x and z."""
@@ -301,64 +310,14 @@ class LogDensities:
         """
         model = self._conditioned("model", batch, z)
         scores = {"log p(x, z)": self._log_prob(model, _densities(model), nan=True)}
+        if not self.latents:
+            return scores
         try:
             guide = self._conditioned("guide", batch, z)
             scores["log q(z|x)"] = self._log_prob(guide, _densities(guide), nan=True)
         except Exception:  # a flow without an inverse may raise any exception
             pass
         return scores
-
-    def _find_plates(self, *traces: Trace) -> None:
-        frames = {
-            frame
-            for trace in traces
-            for site in trace.nodes.values()
-            for frame in site["cond_indep_stack"]
-        }
-        dims = sorted({frame.dim for frame in frames if frame.name == PLATE})
-        if len(dims) > 1:
-            raise ValueError(
-                f'plate "{PLATE}": got the dimensions {dims}, expected the same one in model and '
-                "guide"
-            )
-        (self._data_dim,) = dims
-        self._sample_dim = min(frame.dim for frame in frames) - 1
-
-    def _check_observed(self, model: Trace) -> None:
-        for name in self._observed():
-            check_observed(name, model.nodes[name])
-
-    def _observed(self) -> list[str]:
-        """Returns the model's observed sites, in the order in which they are summed."""
-        return [name for name in self._sites["model"] if name not in self.latents]
-
-    def _values(self, trace: Trace) -> Latents:
-        return {name: trace.nodes[name]["value"] for name in self.latents}
-
-    def _log_prob(self, trace: Trace, names: Collection[str], nan: bool = False) -> Tensor:
-        """Returns the sum over sites and all plates but those of samples and examples."""
-
-        def check(name: str, site: Mapping[str, Any], log_prob: Tensor) -> None:
-            if not nan and torch.isnan(log_prob).any():
-                raise FloatingPointError(
-                    f'site "{name}": a log-probability is NaN ({site["fn"]}), expected numbers or '
-                    "-inf"
-                )
-            if log_prob.dim() > -self._sample_dim:
-                raise Refused(
-                    f'site "{name}": got a log-probability of shape {tuple(log_prob.shape)}, with '
-                    "dimensions outside of all plates, expected each in a plate or in the event: "
-                    ".to_event(1) makes the last one an event dimension"
-                )
-
-        sites = [(name, trace.nodes[name]) for name in names]
-        total = log_prob_sum(sites, self._others, check=check)
-        return total.squeeze(self._others(total.dim()))
-
-    def _others(self, count: int) -> list[int]:
-        """The dimensions, counted from the right, but for those of samples and examples."""
-        own = self._sample_dim, self._data_dim
-        return [dim for dim in range(-count, 0) if dim not in own]
 
 
 def _densities(trace: Trace) -> list[str]:
@@ -367,8 +326,3 @@ def _densities(trace: Trace) -> list[str]:
         for name, site in trace.nodes.items()
         if "Delta" not in describe_distribution(site["fn"])
     ]
-
-
-def _counts(site: Mapping[str, Any]) -> bool:
-    """Returns whether a node of a trace has a log-probability."""
-    return site["type"] == "sample" and not site["infer"].get("_deterministic")

@@ -190,11 +190,11 @@ def estimated(
     complete = True
     digest = data_hash(batch)
     if vae is not None:
-        context = opened(vae, batch)
+        context = opened(vae, batch, marginal=True)
     else:
         assert model is not None
         assert guide is not None
-        context = opened_pair(model, guide, batch)
+        context = opened_pair(model, guide, batch, marginal=True)
     settings = chosen.name, num_samples, seed, settings_of(chosen)
     done.check_alike("estimator, num_samples, seed", settings)
     with together(done.processes, "log_likelihood"), context as (densities, batch):

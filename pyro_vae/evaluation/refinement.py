@@ -1,7 +1,7 @@
 """Refinement of a guide for each example: the best member of its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.distributions import Independent, TransformedDistribution, transform_
 from torch.nn.modules.module import Module
 
 from pyro_vae.contracts import call
-from pyro_vae.distributions import describe_distribution
+from pyro_vae.distributions import Completed, describe_distribution
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.pair import Pair
 from pyro_vae.utils.context import Examples, expanded, given
@@ -50,7 +50,7 @@ def bound_of(pair: Pair, densities: LogDensities, batch: Examples) -> Bound:
         batch: The examples with their context.
     """
     network = _network(pair.posterior) if isinstance(pair, VAE) else None
-    if isinstance(pair, VAE) and network is not None:
+    if isinstance(pair, VAE) and network is not None and not densities.countable:
         return _NetworkBound(pair, network, batch)
     return _SiteBound(pair, densities, batch)
 
@@ -107,16 +107,18 @@ class _SiteBound(Bound):
     """The bound of a pair, refined by the parameters of each distribution of its guide.
 
     A number is added to each parameter of each example, in an unconstrained space. Where a site
-    depends on other latent sites, it still does so.
+    depends on other latent sites, it still does so. The bound is exact over discrete sites.
     """
 
     def __init__(self, pair: Pair, densities: LogDensities, batch: Examples) -> None:
         self.batch = batch
-        self._shifts = _Shifts()
+        self._shifts = _Shifts(densities.countable)
         # The same sites as those of `densities`, with a guide whose distributions are shifted.
         self._densities = densities.with_guide(self._shifts(pair.guide))
 
     def __call__(self, count: int) -> Tensor:
+        if self._densities.countable:
+            return self._densities.bound(self.batch, count)
         z, log_q = self._densities.draw(self.batch, count)
         log_p_z, log_p_x = self._densities.score(self.batch, z)
         return log_p_z + log_p_x - log_q
@@ -132,10 +134,15 @@ class _SiteBound(Bound):
 
 
 class _Shifts(Messenger):
-    """Shifts the parameters of the guide's distributions, by numbers for each example."""
+    """Shifts the parameters of the guide's distributions, by numbers for each example.
 
-    def __init__(self) -> None:
+    Arguments:
+        summed: The sites that are summed out, which need no gradient of their draws.
+    """
+
+    def __init__(self, summed: Collection[str] = ()) -> None:
         super().__init__()
+        self.summed = summed
         self._by_site: dict[str, dict[str, Tensor]] | None = None
 
     def begin(self) -> None:
@@ -157,11 +164,13 @@ class _Shifts(Messenger):
             return
         if site_is_subsample(msg):
             return
-        if not fn.has_rsample:
+        if not fn.has_rsample and name not in self.summed:
             raise ValueError(
                 f'site "{name}": the guide has {describe_distribution(fn)}, which has no rsample, '
                 "expected a reparameterized distribution"
             )
+        if isinstance(fn, Completed):  # It is the model's, given the sites before it.
+            return
         base, rewrap = _base(fn)
         parameters = _parameters(base, fn, name)
         # Samples of the sites before may add dimensions on the left, which share the numbers.
@@ -196,7 +205,8 @@ def _parameters(base: Any, fn: Any, name: str) -> dict[str, Tensor]:
     every = list(base.arg_constraints)
     # Some have several of which one is given, such as a covariance or its factor, which is kept;
     # others, such as Beta, keep none under its name.
-    for keys in ([key for key in every if key in vars(base)], every):
+    # Discrete ones take logits or probabilities.
+    for keys in ([key for key in every if key in vars(base)], every, ["logits"], ["probs"]):
         try:
             values = {key: getattr(base, key) for key in keys}
             for key, value in values.items():

@@ -79,7 +79,7 @@ class Scorer:
         Raises:
             FloatingPointError: A log-probability is NaN, and `check` is True.
         """
-        names = self.densities.latents
+        names = self.densities.entries
 
         def draw(*batch: Tensor) -> list[Tensor]:
             z, log_q = self.densities.draw(batch, count, nan=True)

@@ -10,6 +10,7 @@ from pyro_vae.likelihoods.binary import Bernoulli
 from pyro_vae.likelihoods.columns import Column, Columns
 from pyro_vae.likelihoods.counts import NegativeBinomial, Poisson
 from pyro_vae.likelihoods.levels import Categorical, DiscretizedLogistic
+from pyro_vae.likelihoods.observed import Observed
 from pyro_vae.likelihoods.real import SCALE_FLOOR, Gaussian, Laplace, Scale, StudentT
 from pyro_vae.likelihoods.unit import Beta, ContinuousBernoulli
 
@@ -25,6 +26,7 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "NegativeBinomial",
+    "Observed",
     "Poisson",
     "Scale",
     "StudentT",

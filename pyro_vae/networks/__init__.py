@@ -6,9 +6,11 @@ network and its attribute ``out_shape``, so any module with these two can take i
 
 from pyro_vae.networks.columns import Columns
 from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
+from pyro_vae.networks.gated import GatedMLP, ResidualMLP
 from pyro_vae.networks.mlp import MLP, variance_scaling_, xavier_
+from pyro_vae.networks.observed import Observed
 from pyro_vae.networks.precision import bfloat16
-from pyro_vae.networks.wrappers import Conditioned, Folded, Scaled
+from pyro_vae.networks.wrappers import Conditioned, Folded, Joint, Scaled
 from pyro_vae.utils.shapes import Shape
 
 __all__ = [
@@ -18,6 +20,10 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "Folded",
+    "GatedMLP",
+    "Joint",
+    "Observed",
+    "ResidualMLP",
     "Scaled",
     "Shape",
     "bfloat16",

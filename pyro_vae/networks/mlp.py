@@ -67,6 +67,26 @@ def _check_layer(layer: nn.Linear) -> None:
         raise TypeError(f"layer: got {kind(layer)}, expected a torch.nn.Linear")
 
 
+def made(fan_in: int, fan_out: int, init: Callable[[nn.Linear], None] | None = None) -> nn.Linear:
+    """A fully connected layer, initialized by `init`; raises TypeError if it is no function."""
+    if init is not None and not callable(init):
+        raise TypeError(f"init: got {kind(init)}, expected a function of an nn.Linear, or None")
+    linear = nn.Linear(fan_in, fan_out)
+    if init is not None:
+        init(linear)
+    return linear
+
+
+def activated(activation: Callable[[], nn.Module]) -> nn.Module:
+    """An activation; raises TypeError unless the function makes a module."""
+    if not callable(activation):
+        raise TypeError(f"activation: got {kind(activation)}, expected a function to a module")
+    between = activation()
+    if not isinstance(between, nn.Module):
+        raise TypeError(f"activation: made {kind(between)}, expected a torch.nn.Module")
+    return between
+
+
 class MLP(nn.Module):
     """Fully connected layers with an activation after each but the last.
 
@@ -100,21 +120,9 @@ class MLP(nn.Module):
         self.in_shape = as_shape("in_shape", in_shape)
         self.out_shape = as_shape("out_shape", out_shape)
         widths = [self.in_shape.numel(), *as_shape("hidden", hidden), self.out_shape.numel()]
-        if not callable(activation):
-            raise TypeError(f"activation: got {kind(activation)}, expected a function to a module")
-        if init is not None and not callable(init):
-            raise TypeError(
-                f"init: got {kind(init)}, expected a function of an nn.Linear, or None"
-            )
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            linear = nn.Linear(fan_in, fan_out)
-            if init is not None:
-                init(linear)
-            between = activation()
-            if not isinstance(between, nn.Module):
-                raise TypeError(f"activation: made {kind(between)}, expected a torch.nn.Module")
-            layers += [linear, between]
+            layers += [made(fan_in, fan_out, init), activated(activation)]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:

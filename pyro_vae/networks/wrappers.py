@@ -1,4 +1,4 @@
-"""Networks around a network: its input scaled, its batch folded, or a context joined to it."""
+"""Networks around networks: input scaled, batch folded, a context or another input joined."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pyro_vae.utils.checks import check_count, check_index, check_module, check_
 from pyro_vae.utils.context import entry_of, given
 from pyro_vae.utils.shapes import Shape, as_shape, out_shape, split_shape
 
-__all__ = ["Conditioned", "Folded", "Scaled"]
+__all__ = ["Conditioned", "Folded", "Joint", "Scaled"]
 
 
 class Conditioned(nn.Module):
@@ -25,7 +25,8 @@ class Conditioned(nn.Module):
     conditional generative models".
 
     Arguments:
-        network: Takes vectors, as many numbers as the input and the entry have together.
+        network: Takes vectors, as many numbers as the input and the entry have together. One that
+            takes a context, such as another :class:`Conditioned`, gets it too.
         context_shape: The shape of the entry for one example; ``()`` for a label or a number.
         classes: The number of classes, for labels ``0, ..., classes - 1``. None takes the numbers
             as they are.
@@ -89,7 +90,7 @@ class Conditioned(nn.Module):
                     f"{x.dtype}; classes= takes integer labels"
                 )
         joined = (x.reshape(*batch, -1), numbers.reshape(*batch, -1))
-        return self.network(torch.cat(joined, -1))
+        return given(self.network, torch.cat(joined, -1), context)
 
     def check_context(self, *context: Tensor) -> None:
         """Raises TypeError or ValueError unless labels are integers of the classes."""
@@ -122,6 +123,54 @@ class Conditioned(nn.Module):
     def extra_repr(self) -> str:
         classes = "" if self.classes is None else f", classes={self.classes}"
         return f"context_shape={tuple(self.context_shape)}{classes}, entry={self.entry}"
+
+
+class Joint(nn.Module):
+    r"""A network of the features of two inputs, :math:`f(g(x), h(z))`.
+
+    It is made for a posterior q(z1|x, z2) that takes x and the layer above: the features of x are
+    computed once for each x, and broadcast against those of z, which may have dimensions of
+    particles on the left.
+
+    Source: Tomczak and Welling (2018), arXiv 1705.07120, section 4.2.
+
+    Arguments:
+        of_x: Maps x to features, a vector.
+        of_z: Maps z, the first entry after x, to features, a vector.
+        network: Takes both vectors, those of x first.
+
+    Raises:
+        TypeError: An argument is not a module.
+        ValueError: In ``forward``, there is no z.
+
+    Example:
+        >>> network = networks.Joint(
+        ...     of_x=networks.MLP((28, 28), (300,), 300),
+        ...     of_z=networks.MLP(20, (300,), 300),
+        ...     network=networks.MLP(300 + 300, (300,), 2 * 20),
+        ... )
+        >>> network(torch.rand(7, 28, 28), torch.rand(5, 7, 20)).shape
+        torch.Size([5, 7, 40])
+    """
+
+    takes_context = True
+    broadcasts = True
+
+    def __init__(self, of_x: nn.Module, of_z: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        for argument, module in (("of_x", of_x), ("of_z", of_z), ("network", network)):
+            check_module(argument, module)
+        self.of_x = of_x
+        self.of_z = of_z
+        self.network = network
+        if hasattr(network, "out_shape"):
+            self.out_shape = out_shape(network)
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        features = given(self.of_x, x, ()), given(self.of_z, entry_of(context, 0), ())
+        batch = torch.broadcast_shapes(*(value.shape[:-1] for value in features))
+        joined = [value.expand(*batch, value.shape[-1]) for value in features]
+        return self.network(torch.cat(joined, -1))
 
 
 class Scaled(nn.Module):

@@ -9,6 +9,8 @@ from pyro_vae.objectives.compiled import compiled
 from pyro_vae.objectives.description import described as described
 from pyro_vae.objectives.elbo import AnalyticKL_ELBO as AnalyticKL_ELBO
 from pyro_vae.objectives.elbo import analytic_kl, sticking_the_landing, trace_elbo
+from pyro_vae.objectives.enumerated import EnumeratedELBO as EnumeratedELBO
+from pyro_vae.objectives.enumerated import enumerated
 from pyro_vae.objectives.free_bits import free_bits
 from pyro_vae.objectives.free_bits import free_bits_of as free_bits_of
 from pyro_vae.objectives.importance import ciwae, dreg, iwae, miwae, piwae, renyi
@@ -19,6 +21,7 @@ from pyro_vae.objectives.loss_graph import LossGraph as LossGraph
 from pyro_vae.objectives.pathwise import PathwiseELBO as PathwiseELBO
 from pyro_vae.objectives.registry import names, parse
 from pyro_vae.objectives.terms import WithTerms as WithTerms
+from pyro_vae.objectives.terms import parts_of as parts_of
 from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.traits import check_elbo as check_elbo
 from pyro_vae.objectives.warm_up import Annealed as Annealed
@@ -34,6 +37,7 @@ __all__ = [
     "ciwae",
     "compiled",
     "dreg",
+    "enumerated",
     "free_bits",
     "iwae",
     "miwae",

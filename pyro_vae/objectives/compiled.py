@@ -1,7 +1,6 @@
 """Compiled objectives for a plain ``pyro.infer.SVI``: one graph for loss and gradients."""
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_vae.compat import guess_plates, handlers, intercepted
+from pyro_vae.compat import handlers, intercepted
 from pyro_vae.compile import (
     Cache,
     NotCompiled,
@@ -25,7 +24,8 @@ from pyro_vae.compile import (
 )
 from pyro_vae.objectives.loss_graph import Kind, LossGraph, Taking
 from pyro_vae.objectives.terms import WithTerms
-from pyro_vae.objectives.wrapper import layers
+from pyro_vae.objectives.traits import traits
+from pyro_vae.objectives.wrapper import guess_plates, layers
 from pyro_vae.utils.warn import warn
 
 __all__ = ["Compiled", "compiled"]
@@ -82,7 +82,8 @@ def compiled(elbo: ELBO) -> "Compiled":
 
     Raises:
         TypeError: `elbo` has no ``differentiable_loss``, is compiled already, or is a
-            ``TraceEnum_ELBO``, which reads values. At a loss: an argument cannot be hashed.
+            ``TraceEnum_ELBO`` of Pyro, which reads values, as :func:`enumerated` does not. At a
+            loss: an argument cannot be hashed.
         ValueError: At a loss: an argument requires grad. At the first loss: an observed value is
             off its site's support.
         NotStatic: At the first loss: model, guide or objective reads a tensor's value, a module
@@ -124,10 +125,10 @@ class Compiled(WithTerms):
                 "such as Trace_ELBO()"
             )
         *_, inner = layers(elbo)
-        if isinstance(inner, TraceEnum_ELBO):
+        if isinstance(inner, TraceEnum_ELBO) and not traits(inner).is_static:
             raise TypeError(
                 f"elbo: got {type(inner).__name__}, which reads the values of tensors to sum over "
-                "discrete latents, expected an objective that does not, such as Trace_ELBO()"
+                "discrete latents, expected an objective that does not: objectives.enumerated()"
             )
         if isinstance(elbo, Compiled):
             raise TypeError("elbo: got an objective that is compiled already, expected another")
@@ -163,7 +164,7 @@ class Compiled(WithTerms):
         found = self._run(graph, args, kwargs)
         if found is None:
             return super().loss(model, guide, *args, **kwargs)
-        return self._numbers(found[0])
+        return self._numbers(graph, found[0])
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number, in nats; adds its gradient to those of the parameters."""
@@ -181,7 +182,7 @@ class Compiled(WithTerms):
                 parameter.grad = gradient
             else:
                 parameter.grad += gradient
-        return self._numbers(values)
+        return self._numbers(graph, values)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
@@ -192,7 +193,7 @@ class Compiled(WithTerms):
         if found is None:
             return super().differentiable_loss(model, guide, *args, **kwargs)
         values, *gradients = found
-        self._numbers(values)
+        self._numbers(graph, values)
         return _WithGradients.apply(values[0], gradients, *graph.leaves)
 
     def _run(self, graph: LossGraph, args: Any, kwargs: Any) -> list[Tensor] | None:
@@ -221,9 +222,10 @@ class Compiled(WithTerms):
         text = str(error).partition("\n")[0]
         warn(f"the objective runs uncompiled: {kind}{text}")
 
-    def _numbers(self, values: Tensor) -> float:
-        loss, likelihood, kl = values.tolist()
+    def _numbers(self, graph: LossGraph, values: Tensor) -> float:
+        loss, likelihood, kl, *parts = values.tolist()
         self.terms = likelihood, kl
+        self.parts = dict(zip(graph.parts, parts, strict=True))
         warn_if_nan(loss, "loss")
         return loss
 
@@ -267,8 +269,7 @@ class Compiled(WithTerms):
         if self._given_up or intercepted() or not _only_parameters_are_captured():
             return None
         *outer, inner = layers(self.elbo)
-        if inner.vectorize_particles and inner.max_plate_nesting == math.inf:
-            guess_plates(inner, model, guide, args, kwargs)
+        guess_plates(inner, model, guide, args, kwargs)
         numbers = tuple(map(plain, (*outer, inner)))
         how = (None, self.by_inductor) if how is None else how
         try:

@@ -1,6 +1,6 @@
 """Free bits: a KL that counts from a threshold up, for each latent dimension."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,21 +18,23 @@ from pyro_vae.objectives.importance_weighted import ImportanceWeightedELBO
 from pyro_vae.objectives.registry import named
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.objectives.wrapper import layers
-from pyro_vae.utils.checks import check_count, check_number, plain
+from pyro_vae.utils.checks import check_count, check_mapping, check_number, plain
 from pyro_vae.utils.traces import log_prob_sum
 
 __all__ = ["FreeBitsELBO", "free_bits"]
 
 
 @named
-def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
+def free_bits(nats: float | Mapping[str, float], num_particles: int = 1) -> "FreeBitsELBO":
     r"""Free bits, :math:`-E_q[\log p(x|z)] + \sum_j \max(\lambda, E_x[KL(q_j, p_j)])`.
 
     The KL of each latent dimension j is averaged over the batch, and counts as at least
     :math:`\lambda` nats, so that the gradient does not push it below. The loss is summed over
     examples, so the sum over j is multiplied by their number; masked ones do not count. The KL is
     in closed form where torch has one for the dimension's two distributions, and otherwise from
-    the samples.
+    the samples. It is from the samples too where the model draws another latent site before it
+    that the guide draws after it, as in a bottom-up :class:`~pyro_vae.models.HierarchicalVAE`: the
+    term :math:`E_q[\log q_j - \log p_j]` is then no KL, and may be negative.
 
     Prior and posterior must factorize over the latent dimensions: ``Independent`` univariate
     distributions. :class:`History` has the KL itself beside the objective's value.
@@ -40,17 +42,18 @@ def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
     Source: Kingma et al. (2016), arXiv 1606.04934, appendix C.8, equation 15.
 
     Arguments:
-        nats: The free nats of each latent dimension, :math:`\lambda`, from 0 up.
+        nats: The free nats of each latent dimension, :math:`\lambda`, from 0 up; or a mapping from
+            names of latent sites to those of their dimensions, where others have none.
         num_particles: Number of samples of z for each example. They are vectorized.
 
     Returns:
         A Pyro ELBO.
 
     Raises:
-        TypeError: `nats` is not a number.
+        TypeError: `nats` is neither a number nor a mapping to numbers.
         ValueError: `nats` is not a finite number from 0 up, or `num_particles` is not a positive
             integer. At a loss: a latent site does not factorize, is not reparameterized, or is
-            outside of the plate ``"data"``.
+            outside of the plate ``"data"``; `nats` has a site that the guide has not.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -58,9 +61,15 @@ def free_bits(nats: float, num_particles: int = 1) -> "FreeBitsELBO":
         >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim.Adam(1e-3), loss=objective)
         >>> loss = svi.step(torch.zeros(7, 28, 28))  # nats, summed over 7 examples
     """
-    check_number("nats", nats, 0)
     check_count("num_particles", num_particles)
-    return FreeBitsELBO(plain(num_particles), float(plain(nats)))
+    if not isinstance(nats, Mapping):
+        check_number("nats", nats, 0)
+        return FreeBitsELBO(plain(num_particles), float(plain(nats)))
+    check_mapping("nats", nats, "names of latent sites to numbers")
+    for name, own in nats.items():
+        check_number(f"nats[{name!r}]", own, 0)
+    by_site = {name: float(plain(own)) for name, own in nats.items()}
+    return FreeBitsELBO(plain(num_particles), by_site)
 
 
 class FreeBitsELBO(ImportanceWeightedELBO):
@@ -68,16 +77,17 @@ class FreeBitsELBO(ImportanceWeightedELBO):
 
     Arguments:
         num_particles: Number of samples of z for each example.
-        nats: The threshold of each latent dimension.
+        nats: The threshold of each latent dimension, or a mapping from sites to it.
 
     Attributes:
         by_batch: Whether the KL is averaged over the batch of the loss. If False, that batch is a
             share of a larger one, see :meth:`over`.
     """
 
-    def __init__(self, num_particles: int, nats: float) -> None:
+    def __init__(self, num_particles: int, nats: float | Mapping[str, float]) -> None:
         super().__init__(num_particles, _mean, linear=True)
-        self.nats = nats
+        # A tuple, since a change of it has to be seen by compiled code.
+        self.nats = tuple(sorted(nats.items())) if isinstance(nats, Mapping) else nats
         self.by_batch = True
         # The dimensions above the threshold in the whole batch. They change in place, so that a
         # compiled loss reads them.
@@ -102,6 +112,8 @@ class FreeBitsELBO(ImportanceWeightedELBO):
             if site["type"] == "sample" and site["is_observed"]
         ]
         loss = -log_prob_sum(observed) / self.num_particles
+        if isinstance(self.nats, tuple):
+            _check_sites([name for name, _ in self.nats], guide_trace.stochastic_nodes)
         for name in guide_trace.stochastic_nodes:
             loss = loss + self._kl(name, guide_trace, model_trace)
         warn_if_nan(loss, "loss")
@@ -130,7 +142,7 @@ class FreeBitsELBO(ImportanceWeightedELBO):
             sums: The sums of :meth:`kl_sums` over the whole batch.
         """
         for name, (count, total) in sums.items():
-            above = ~(total < self.nats * count)  # NaN counts, so that it is seen.
+            above = ~(total < self._free(name) * count)  # NaN counts, so that it is seen.
             key = name, above.shape, above.device
             self._above.setdefault(key, above.clone()).copy_(above)
         self.by_batch = False
@@ -144,12 +156,16 @@ class FreeBitsELBO(ImportanceWeightedELBO):
         count, total = self._sums(name, guide, model)
         if self.by_batch:
             mean = total / count.clamp_min(1)
-            counted = count * mean.clamp_min(self.nats)
+            counted = count * mean.clamp_min(self._free(name))
         else:
             above = self._above[name, total.shape, total.device]
-            counted = torch.where(above, total, count * self.nats)
+            counted = torch.where(above, total, count * self._free(name))
         scaled: Tensor = (guide.nodes[name]["scale"] * counted / self.num_particles).sum()
         return scaled
+
+    def _free(self, name: str) -> float:
+        """The free nats of each dimension of a site."""
+        return dict(self.nats).get(name, 0.0) if isinstance(self.nats, tuple) else self.nats
 
     def _sums(self, name: str, guide: Trace, model: Trace) -> tuple[Tensor, Tensor]:
         """The number of terms and the sum of the KL, in each dimension of a site."""
@@ -166,7 +182,7 @@ class FreeBitsELBO(ImportanceWeightedELBO):
                 f'site "{name}": outside of the plate "{PLATE}", expected it inside: its KL is '
                 "averaged over the examples"
             )
-        kl = _by_dimension(name, q, p)
+        kl = _by_dimension(name, q, p, closed=_is_conditional(name, guide, model))
         event_dims = len(q["fn"].event_shape)
         example = kl.dim() - event_dims + plates[0].dim
         # The plate of the particles is on the left of all others.
@@ -198,8 +214,33 @@ def _univariate(distribution: Any) -> Any:
     return distribution
 
 
-def _by_dimension(name: str, q: Any, p: Any) -> Tensor:
-    """The KL of each latent dimension, of the shape of the site's value."""
+def _check_sites(named: Sequence[str], sites: Sequence[str]) -> None:
+    """Raises ValueError unless named sites are latent sites of the guide."""
+    if unknown := [name for name in named if name not in sites]:
+        raise ValueError(
+            f"nats: got the sites {', '.join(unknown)}, expected some of {', '.join(sites)}, the "
+            "latent sites of the guide"
+        )
+
+
+def _is_conditional(name: str, guide: Trace, model: Trace) -> bool:
+    """Whether the guide draws all sites before a site that the model draws before it.
+
+    Its KL in closed form is conditional on them. Any other would leave out that they depend on it.
+    """
+    before = [list(trace.nodes) for trace in (guide, model)]
+    own, theirs = (set(names[: names.index(name)]) for names in before)
+    return theirs & set(guide.stochastic_nodes) <= own
+
+
+def _by_dimension(name: str, q: Any, p: Any, closed: bool) -> Tensor:
+    """The KL of each latent dimension, of the shape of the site's value.
+
+    Arguments:
+        name: The site's name.
+        q, p: The site in the guide and in the model.
+        closed: Whether it may be in closed form.
+    """
     bases = []
     for program, site in (("guide", q), ("model", p)):
         base = _univariate(site["fn"])
@@ -212,6 +253,8 @@ def _by_dimension(name: str, q: Any, p: Any) -> Tensor:
         bases.append(base)
     value = q["value"]
     try:
+        if not closed:
+            raise NotImplementedError
         kl = kl_divergence(*bases)
     except NotImplementedError:
         kl = bases[0].log_prob(value) - bases[1].log_prob(value)

@@ -7,6 +7,7 @@ from pyro.infer import (
     JitTrace_ELBO,
     RenyiELBO,
     Trace_ELBO,
+    TraceEnum_ELBO,
     TraceTailAdaptive_ELBO,
 )
 
@@ -29,6 +30,8 @@ class Traits:
         is_static: The objective can be compiled if the model and guide are static.
         is_sum: The loss of a batch is the sum of those of its parts, so a step can take them one
             by one.
+        sums_out: Latents of the model alone are summed out if they have finitely many values.
+            Any other objective is wrong for them, because the guide has to draw them.
 
     Example:
         >>> objectives.Traits(is_static=True).is_linear is None
@@ -39,6 +42,7 @@ class Traits:
     is_linear: bool | None = None
     is_static: bool = False
     is_sum: bool = True
+    sums_out: bool = False
 
 
 def traits(objective: object) -> Traits:
@@ -64,6 +68,8 @@ def traits(objective: object) -> Traits:
     if isinstance(objective, Trace_ELBO):  # and its subclass TraceMeanField_ELBO
         known = _has_the_loss_of_pyro(objective)
         return Traits(known, is_linear=True if known else None, is_static=True)
+    if isinstance(objective, TraceEnum_ELBO):
+        return Traits(_has_the_loss_of_pyro(objective), sums_out=True)
     return Traits()
 
 

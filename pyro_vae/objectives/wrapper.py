@@ -1,13 +1,15 @@
 """The base class of ELBOs that wrap another ELBO."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO
 
+from pyro_vae import compat
 from pyro_vae.objectives.traits import Traits, traits
 
-__all__ = ["Wrapper", "layers"]
+__all__ = ["Wrapper", "guess_plates", "layers"]
 
 
 class Wrapper(ELBO):
@@ -59,6 +61,14 @@ class Wrapper(ELBO):
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         return self.elbo._get_trace(model, guide, args, kwargs)
+
+
+def guess_plates(elbo: ELBO, model: Any, guide: Any, args: Any, kwargs: Any) -> None:
+    """Sets the ``max_plate_nesting`` of the innermost ELBO before a loss that needs it."""
+    *_, inner = layers(elbo)
+    needed = inner.vectorize_particles or isinstance(inner, TraceEnum_ELBO)
+    if needed and inner.max_plate_nesting == math.inf:
+        compat.guess_plates(inner, model, guide, args, kwargs)
 
 
 def layers(elbo: ELBO) -> Iterator[ELBO]:

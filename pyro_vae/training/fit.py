@@ -6,10 +6,18 @@ from typing import Any, Literal, TypeAlias
 
 import pyro.optim
 import torch
-from pyro.infer import ELBO, SVI, Trace_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO, TraceEnum_ELBO
 
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import Compiled, WithTerms, layers, trace_elbo, traits
+from pyro_vae.objectives import (
+    Compiled,
+    EnumeratedELBO,
+    WithTerms,
+    enumerated,
+    layers,
+    trace_elbo,
+    traits,
+)
 from pyro_vae.optim import Adam, as_pyro
 from pyro_vae.pair import Pair
 from pyro_vae.training.arguments import (
@@ -46,9 +54,11 @@ from pyro_vae.training.stepwise import Stepwise
 from pyro_vae.training.together import agreed, begin_together
 from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
+from pyro_vae.utils.checks import kind
 from pyro_vae.utils.modules import count_of, device_of
 from pyro_vae.utils.processes import Group, Processes, processes_of, together
 from pyro_vae.utils.turns import one_training
+from pyro_vae.utils.warn import warn
 
 __all__ = ["COMPILED_FROM", "fit"]
 
@@ -107,7 +117,8 @@ def fit(
             ``numpy.memmap``, a torch ``Dataset`` (map-style or iterable) of examples, a
             ``DataLoader`` or another iterable of batches that starts anew in each epoch. A tuple
             ``(x, *context)`` gives each example a context; the objective is then that of p(x|c).
-            Float data are x already. uint8 levels need `pixels`, other integers and bools a
+            Float data are x already, with NaN for what is not observed where the likelihood takes
+            it (``likelihoods.Observed``). uint8 levels need `pixels`, other integers and bools a
             `transform`; a pair that is no VAE takes them as they are.
         test: Test data of any such kind. Their -ELBO is evaluated in eval mode after each epoch.
             Levels become x once, with the draw of ``datasets.binarize(test, seed)``.
@@ -223,7 +234,8 @@ def fit(
         check_size(sources["train"], batch_size)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
-            data = {n: Prepared(each, vae, pixels, transform) for n, each in sources.items()}
+            how = vae, pixels, transform, traits(objective).sums_out
+            data = {n: Prepared(each, *how) for n, each in sources.items()}
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
@@ -275,7 +287,7 @@ def _loop(
 ) -> Loop:
     """What trains the pair, all parts of it."""
     training, device = data["train"], data["train"].device
-    test_loss, terms = _test_loss(objective, device), EpochTerms(objective)
+    test_loss, terms = _test_loss(objective, device), EpochTerms(objective, training.sites)
     model, guide = program(vae, precision)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)
@@ -334,13 +346,22 @@ def _with_terms(
     enough = COMPILED_FROM_ON_GPU if device.type == "cuda" else COMPILED_FROM
     pays = steps >= enough and traits(objective).is_static if before is None else before
     wanted = pays if compile == "auto" else compile
+    if compile == "auto" and steps >= enough and not hasattr(objective, "differentiable_loss"):
+        warn(f"the objective runs uncompiled: {kind(objective)} has no differentiable_loss")
     if wanted:
         return Compiled(objective, strict=compile != "auto")
     return WithTerms(objective)
 
 
 def _test_loss(objective: WithTerms, device: torch.device) -> ELBO:
-    """The -ELBO of test batches; on a GPU as a recorded graph, if the training is compiled."""
+    """The -ELBO of test batches; on a GPU as a recorded graph, if the training is compiled.
+
+    Latents of the model alone are summed out if the objective does so.
+    """
+    *_, inner = layers(objective)
+    elbo: ELBO = TraceEnum_ELBO() if isinstance(inner, TraceEnum_ELBO) else Trace_ELBO()
+    if isinstance(inner, EnumeratedELBO):  # It marks the sites itself.
+        elbo = enumerated()
     if isinstance(objective, Compiled) and device.type == "cuda":
-        return Compiled(Trace_ELBO(), strict=False, by_inductor=False)
-    return Trace_ELBO()
+        return Compiled(elbo, strict=False, by_inductor=False)
+    return elbo

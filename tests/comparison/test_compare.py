@@ -18,7 +18,7 @@ from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.gradients import Gradient
 from pyro_vae.training import History
 
-from ..models import bernoulli_vae, binary
+from ..vaes import bernoulli_vae, binary
 
 
 def test_an_objective_against_itself(digits: Dataset) -> None:

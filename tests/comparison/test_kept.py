@@ -18,7 +18,7 @@ from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.storage import DamagedRun
 from pyro_vae.training import History
 
-from ..models import bernoulli_vae, binary
+from ..vaes import bernoulli_vae, binary
 
 BOUNDS = {"elbo": objectives.trace_elbo(), "iwae:4": objectives.iwae(4)}
 SETTINGS: dict[str, Any] = {

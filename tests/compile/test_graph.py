@@ -18,8 +18,8 @@ from pyro_vae.objectives import Compiled
 
 from ..compiling import MODULE, graphs, nothing, small_vae
 from ..conftest import needs_compiler
-from ..models import binary
 from ..tolerances import CLOSE
+from ..vaes import binary
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("float64", "code")]
 

@@ -20,8 +20,8 @@ from pyro_vae.objectives import Compiled
 
 from ..compiling import nothing
 from ..conftest import needs_compiler
-from ..models import binary
 from ..tolerances import rounding
+from ..vaes import binary
 
 
 @pytest.mark.slow

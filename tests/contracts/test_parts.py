@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, presets, priors
 
-from ..models import bernoulli_vae, binary
 from ..swaps import POSTERIORS, data, likelihood_of
+from ..vaes import bernoulli_vae, binary
 
 
 @pytest.mark.parametrize("method", ["model", "guide"])

@@ -8,8 +8,8 @@ from torch.distributions import Distribution, Independent, kl_divergence
 from pyro_vae import posteriors, priors
 from pyro_vae.distributions import check_analytic_kl
 
-from ..models import Given
 from ..tolerances import CLOSE
+from ..vaes import Given
 
 
 def quadrature_kl(q: Distribution, p: Distribution) -> float:

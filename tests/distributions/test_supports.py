@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from pyro_vae import likelihoods, priors
 from pyro_vae.distributions import check_on_support, same_support, scored_support, support_of
 
-from ..models import Given
+from ..vaes import Given
 
 
 def test_supports_are_compared_by_what_they_contain() -> None:

@@ -16,8 +16,8 @@ from pyro_vae import VAE, elbo, likelihoods, log_likelihood, networks, posterior
 from pyro_vae.utils.memory import peak_bytes
 from pyro_vae.utils.random import seeded
 
-from ..models import bernoulli_vae, binary
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae, binary
 
 
 @pytest.mark.parametrize("judge", [log_likelihood, elbo])

@@ -9,7 +9,7 @@ import torch
 from pyro_vae.evaluation import certify
 from pyro_vae.evaluation.estimators import AIS
 
-from ..models import linear_gaussian
+from ..vaes import linear_gaussian
 
 
 @pytest.mark.parametrize(

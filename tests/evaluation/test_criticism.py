@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vae import VAE, likelihoods
 from pyro_vae.evaluation import active_units, posterior_predictive
 
-from ..models import bernoulli_vae, linear_gaussian
+from ..vaes import bernoulli_vae, linear_gaussian
 
 
 def test_active_units_are_those_that_x_moves() -> None:

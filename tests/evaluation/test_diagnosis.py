@@ -16,7 +16,7 @@ from pyro_vae.datasets import Dataset, binarize
 from pyro_vae.evaluation import Diagnosis, Finding, diagnose
 from pyro_vae.training import History
 
-from ..models import bernoulli_vae, binary, linear_gaussian
+from ..vaes import bernoulli_vae, binary, linear_gaussian
 
 
 def names(diagnosis: Diagnosis) -> list[str]:

@@ -4,7 +4,7 @@ import torch
 
 from pyro_vae import elbo
 
-from ..models import bernoulli_vae, log_evidence
+from ..vaes import bernoulli_vae, log_evidence
 
 
 def test_evidence_is_the_elbo_plus_the_kl_to_the_true_posterior() -> None:

@@ -13,7 +13,7 @@ from pyro_vae import VAE, distributions, likelihoods, log_likelihood, networks, 
 from pyro_vae.evaluation import elbo_gap
 
 from ..losses import log_weights
-from ..models import LinearGaussian, bernoulli_vae, linear_gaussian
+from ..vaes import LinearGaussian, bernoulli_vae, linear_gaussian
 
 
 def kl_from_the_posterior(case: LinearGaussian) -> Tensor:

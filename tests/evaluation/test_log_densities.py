@@ -15,9 +15,9 @@ from torch.distributions import MultivariateNormal
 from pyro_vae import log_likelihood
 from pyro_vae.evaluation.estimators import AIS
 
-from ..models import bernoulli_vae
 from ..pairs import fine, guide, two_layers, two_layers_evidence, two_layers_guide
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae
 
 
 def pixels(mask: bool) -> Callable[[Tensor], None]:

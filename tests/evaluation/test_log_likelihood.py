@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pyro_vae import VAE, elbo, likelihoods, log_likelihood, networks, posteriors, priors
 from pyro_vae.evaluation import elbo_gap
 
-from ..models import Interrupted, bernoulli_vae, linear_gaussian, log_evidence
 from ..pairs import guide
+from ..vaes import Interrupted, bernoulli_vae, linear_gaussian, log_evidence
 
 
 def test_exact_posterior_gives_the_evidence_without_variance() -> None:

@@ -14,8 +14,8 @@ from pyro_vae.evaluation import certify
 from pyro_vae.evaluation.importance_weights import Weights
 
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary, linear_gaussian
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae, binary, linear_gaussian
 
 BLOCKS = importlib.import_module("pyro_vae.evaluation.blocks")
 SCORER = importlib.import_module("pyro_vae.evaluation.scorer")

@@ -13,7 +13,7 @@ from pyro_vae import elbo, log_likelihood
 from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, data_hash, elbo_gap
 from pyro_vae.evaluation.psis import khat_threshold
 
-from ..models import bernoulli_vae, linear_gaussian
+from ..vaes import bernoulli_vae, linear_gaussian
 
 
 def test_results_say_what_they_are() -> None:

@@ -16,8 +16,8 @@ from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.scorer import Scorer
 
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary
 from ..tolerances import CLOSE, assert_rounded
+from ..vaes import bernoulli_vae, binary
 
 
 @needs_compiler

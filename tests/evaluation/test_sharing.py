@@ -11,8 +11,8 @@ from torch.distributed import get_rank
 from pyro_vae import elbo, log_likelihood
 from pyro_vae.evaluation import Elbo, LogLikelihood
 
-from ..models import bernoulli_vae
 from ..several import run
+from ..vaes import bernoulli_vae
 
 ESTIMATORS = [
     "importance",

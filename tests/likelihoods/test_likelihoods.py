@@ -13,10 +13,10 @@ from torch.distributions import Distribution, constraints
 from pyro_vae import elbo, likelihoods
 from pyro_vae.distributions import DiscretizedLogistic, same_support
 
-from ..models import Given
 from ..quadrature import nodes
 from ..swaps import LEVELS, LIKELIHOODS, X_DIM, likelihood_of, vae_of
 from ..tolerances import rounding, within
+from ..vaes import Given
 
 PIXELS = sorted(LIKELIHOODS.keys() - {"Columns"})
 """Those whose elements are all of one kind."""

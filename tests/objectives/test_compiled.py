@@ -31,8 +31,8 @@ from pyro_vae.objectives import Compiled, WithTerms
 
 from ..compiling import both, graphs, nothing, program_of, small_vae, steps
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae, binary
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("float64", "code")]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_vae import fit, objectives
 from pyro_vae.objectives import ImportanceWeightedELBO, described
 
-from ..models import bernoulli_vae, binary
+from ..vaes import bernoulli_vae, binary
 
 TEXTS = (
     "trace_elbo", "trace_elbo:6", "analytic_kl", "sticking_the_landing", "iwae:6", "dreg:6",

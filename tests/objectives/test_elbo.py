@@ -16,8 +16,8 @@ from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, posterio
 from pyro_vae.datasets import Dataset, to_pixels
 
 from ..losses import COPIES, exact_elbo_gradient, gradients, program_of
-from ..models import IMAGE_PRESETS, bernoulli_vae, binary, given, linear_gaussian
 from ..tolerances import rounding, within
+from ..vaes import IMAGE_PRESETS, bernoulli_vae, binary, given, linear_gaussian
 
 
 @pytest.mark.parametrize("preset", IMAGE_PRESETS)

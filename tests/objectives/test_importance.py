@@ -10,8 +10,8 @@ from torch import Tensor
 from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, priors
 
 from ..losses import COPIES, Program, gradient, gradients, log_weights, primed, program_of
-from ..models import LinearGaussian, bernoulli_vae, binary, linear_gaussian
 from ..tolerances import rounding, same_mean
+from ..vaes import LinearGaussian, bernoulli_vae, binary, linear_gaussian
 
 
 @pytest.mark.parametrize(

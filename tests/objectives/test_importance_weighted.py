@@ -12,8 +12,8 @@ from pyro.infer import ELBO
 from pyro_vae import objectives
 
 from ..losses import COPIES, exact_elbo_gradient, gradient, gradients, program_of
-from ..models import bernoulli_vae, linear_gaussian
 from ..tolerances import within
+from ..vaes import bernoulli_vae, linear_gaussian
 
 WEIGHTED = [
     lambda: objectives.iwae(2),

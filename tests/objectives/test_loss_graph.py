@@ -10,8 +10,8 @@ from torch import nn
 from pyro_vae import VAE, objectives
 from pyro_vae.objectives import LossGraph, schedule_of
 
-from ..models import bernoulli_vae, binary
 from ..swaps import LIKELIHOODS, PAIRS, data, slow_but, vae_of
+from ..vaes import bernoulli_vae, binary
 
 OBJECTIVES: dict[str, Callable[[], ELBO]] = {
     "trace_elbo": lambda: objectives.trace_elbo(3),

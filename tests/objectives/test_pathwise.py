@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, priors
 
 from ..losses import COPIES, Program, gradient, gradients, log_weights, program_of
-from ..models import LinearGaussian, linear_gaussian
 from ..swaps import PAIRS, data, slow_but, vae_of
 from ..tolerances import rounding, same_mean
+from ..vaes import LinearGaussian, linear_gaussian
 
 
 class TwoLayers:

@@ -14,8 +14,8 @@ from pyro_vae import fit, objectives, optim
 
 from ..compiling import small_vae
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary, linear_gaussian, parameters
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae, binary, linear_gaussian, parameters
 
 ALL = [
     lambda: objectives.sticking_the_landing(),

@@ -8,7 +8,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from pyro_vae import elbo, fit, objectives, optim
 
 from ..losses import gradient, program_of
-from ..models import bernoulli_vae, binary, linear_gaussian
+from ..vaes import bernoulli_vae, binary, linear_gaussian
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 4.0])

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import ExponentialLR, ReduceLROnPlateau
 from pyro_vae import VAE, fit, optim
 from pyro_vae.utils.modules import dtype_of
 
-from ..models import bernoulli_vae, binary, parameters
 from ..test_pair import pair_of
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 def train(vae: VAE, optimizer: pyro.optim.PyroOptim, steps: int = 4, seed: int = 0) -> None:

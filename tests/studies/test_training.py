@@ -18,7 +18,7 @@ from pyro_vae.studies.engine import Row, Study, keep
 from pyro_vae.studies.engine.training import scored
 from pyro_vae.studies.iwae_table import IWAETable
 
-from ..models import Interrupted, bernoulli_vae, binary
+from ..vaes import Interrupted, bernoulli_vae, binary
 from .conftest import Command
 
 R = TypeVar("R", bound=Row)

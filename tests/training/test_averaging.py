@@ -13,8 +13,8 @@ from pyro_vae.compile import Repeated
 from pyro_vae.training import Averaging, EarlyStopping, History, load_checkpoint
 
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary, parameters
 from ..test_pair import pair_of
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 def seen(pair: Pair, x: torch.Tensor, average: Averaging, **settings: Any) -> list[torch.Tensor]:

@@ -16,8 +16,8 @@ from pyro_vae.datasets import Dataset
 from pyro_vae.objectives import Compiled
 
 from ..conftest import needs_compiler
-from ..models import binary
 from ..tolerances import rounding
+from ..vaes import binary
 
 MODULE = importlib.import_module("pyro_vae.training.fit")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyro_vae import VAE, fit, likelihoods, log_likelihood, networks, optim, posteriors, priors
 from pyro_vae.datasets import Dataset, to_pixels
 
-from ..models import small
+from ..vaes import small
 
 
 class Counts(nn.Module):

@@ -19,7 +19,7 @@ from pyro_vae import VAE, fit, likelihoods, networks, optim, posteriors, priors
 from pyro_vae.training import EarlyStopping, History, NonFiniteLoss, StopTraining
 
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary, parameters
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 def after(epoch: int, act: Callable[[], object]) -> Callable[[VAE, History], None]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pyro_vae import VAE, elbo, fit, likelihoods, networks, objectives, posteriors, priors
 from pyro_vae.training import History, NonFiniteLoss
 
-from ..models import bernoulli_vae, binary, parameters
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 @pytest.mark.parametrize(

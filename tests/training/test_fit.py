@@ -21,8 +21,8 @@ from pyro_vae.datasets import Dataset, binarize
 from pyro_vae.pair import Pair
 from pyro_vae.training import History, NonFiniteLoss
 
-from ..models import bernoulli_vae, binary, parameters, small
 from ..tolerances import CLOSE
+from ..vaes import bernoulli_vae, binary, parameters, small
 
 
 def test_the_same_seed_gives_the_same_weights(digits: Dataset) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_vae import VAE, fit, optim
 from pyro_vae.training import History
 
-from ..models import bernoulli_vae, binary, parameters
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 def trained(data: Any, **settings: Any) -> tuple[VAE, History]:

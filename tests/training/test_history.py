@@ -9,7 +9,7 @@ from pyro_vae import fit
 from pyro_vae.storage import DamagedRun
 from pyro_vae.training import History
 
-from ..models import bernoulli_vae, binary
+from ..vaes import bernoulli_vae, binary
 
 
 def test_history_round_trips(tmp_path: Path) -> None:

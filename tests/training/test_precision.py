@@ -13,7 +13,7 @@ from pyro_vae.datasets import Dataset
 
 from ..compiling import small_vae
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary
+from ..vaes import bernoulli_vae, binary
 
 
 def test_bf16_is_in_the_networks_alone(digits: Dataset) -> None:

@@ -15,7 +15,7 @@ from pyro_vae.training import History, NonFiniteLoss, Recovery
 from pyro_vae.training.recovery import scaled_rates
 
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary, parameters
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 class Breaks:

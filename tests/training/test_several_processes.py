@@ -30,9 +30,9 @@ from pyro_vae.training import (
 )
 
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, parameters
 from ..several import run
 from ..test_context import labelled
+from ..vaes import bernoulli_vae, parameters
 
 Found = tuple[dict[str, list[float]], str | None, Tensor, list[str]]
 

@@ -24,8 +24,8 @@ from pyro_vae import (
 from pyro_vae.utils.random import seeded
 
 from ..conftest import needs_compiler
-from ..models import bernoulli_vae, binary, parameters
 from ..test_context import labelled
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 def noiseless() -> Pair:

@@ -18,8 +18,8 @@ from pyro_vae.datasets import fresh_pixels
 from pyro_vae.training.kinds import source_of
 from pyro_vae.utils.random import seeded
 
-from ..models import bernoulli_vae, binary
 from ..test_context import labelled
+from ..vaes import bernoulli_vae, binary
 
 SIZE, BATCH, EPOCHS = 30, 8, 2
 

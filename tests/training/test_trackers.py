@@ -13,7 +13,7 @@ from torch import nn
 from pyro_vae import VAE, fit, objectives, optim
 from pyro_vae.training import History, NonFiniteLoss, StopTraining, TensorBoard
 
-from ..models import bernoulli_vae, binary, parameters
+from ..vaes import bernoulli_vae, binary, parameters
 
 
 class Kept:

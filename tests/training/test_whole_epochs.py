@@ -26,8 +26,8 @@ from pyro_vae.compile import Repeated
 from pyro_vae.training import History, NonFiniteLoss
 
 from ..conftest import needs_compiler
-from ..models import binary, parameters
 from ..tolerances import CLOSE
+from ..vaes import binary, parameters
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("float64", "code")]
 WHOLE = importlib.import_module("pyro_vae.training.whole_epochs")

@@ -15,8 +15,8 @@ from pyro_vae.evaluation.estimators.annealed_path import Path, schedule
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.scorer import Scorer
 
-from ...models import bernoulli_vae, linear_gaussian
 from ...pairs import guide
+from ...vaes import bernoulli_vae, linear_gaussian
 
 
 def annealed(vae: VAE, x: Tensor, temperatures: int, seed: int = 0) -> Path:

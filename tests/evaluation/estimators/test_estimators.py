@@ -13,8 +13,8 @@ from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, pri
 from pyro_vae.evaluation import active_units, certify, posterior_predictive
 from pyro_vae.evaluation.estimators import AIS
 
-from ...models import bernoulli_vae, linear_gaussian, log_evidence
 from ...pairs import two_layers, two_layers_evidence, two_layers_guide
+from ...vaes import bernoulli_vae, linear_gaussian, log_evidence
 
 PRIORS: dict[str, Callable[[], nn.Module]] = {
     "StudentT": lambda: priors.StudentT(1, df=3.0),

@@ -7,7 +7,7 @@ from torch import nn
 
 from pyro_vae import VAE, likelihoods, log_likelihood, networks, posteriors, priors
 
-from ...models import linear_gaussian
+from ...vaes import linear_gaussian
 
 
 class TestExact:

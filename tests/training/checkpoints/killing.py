@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from pyro_vae import fit, objectives, optim
 from pyro_vae.training import EarlyStopping
 
-from ...models import bernoulli_vae
+from ...vaes import bernoulli_vae
 from .test_resuming import Drawn, levels, on_disk, relaxed
 
 torch.set_num_threads(1)

@@ -24,8 +24,8 @@ from pyro_vae.training import CheckpointError, EarlyStopping, History, load_chec
 from pyro_vae.training.checkpoints import Interval, Settings
 from pyro_vae.training.kinds import source_of
 
-from ...models import bernoulli_vae, binary
 from ...test_storage import mutated
+from ...vaes import bernoulli_vae, binary
 
 
 def trained(folder: Any, *, epochs: int = 3, **settings: Any) -> tuple[VAE, History]:

@@ -23,9 +23,9 @@ from pyro_vae.training import Averaging, EarlyStopping, History, StopTraining
 from pyro_vae.training.checkpoints import Checkpoints
 
 from ...conftest import needs_compiler
-from ...models import bernoulli_vae, binary
 from ...test_context import labelled
 from ...test_pair import modular, pair_of
+from ...vaes import bernoulli_vae, binary
 
 Make = Callable[[Path], dict[str, Any]]
 """The arguments of a training, made anew; files may lie in a folder."""

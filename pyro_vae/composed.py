@@ -1,0 +1,202 @@
+"""A pair that is composed of parts: modules whose ``forward`` returns a distribution."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_vae.contracts import check_context
+from pyro_vae.pair import Pair
+from pyro_vae.utils.checks import kind
+from pyro_vae.utils.context import Context, as_context
+from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of
+
+__all__ = ["Composed", "Part", "as_list", "as_part"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+Part = nn.Module | Callable[..., dist.Distribution]
+"""A module whose ``forward`` returns a distribution, or a function that does."""
+
+
+class Composed(Pair):
+    """A pair whose model and guide are methods that call its parts.
+
+    A subclass gives its parts to :meth:`_start_parts`, and has ``model`` and ``guide`` as methods.
+
+    Attributes:
+        inputs: The number of inputs of each part besides the context, by its path.
+        read_by: The parts that each program calls, by ``"model"`` and ``"guide"``.
+
+    Example:
+        >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+        >>> vae.read_by["guide"]
+        ('posterior',)
+    """
+
+    def _start_parts(
+        self,
+        name: str,
+        parts: Mapping[str, Part | list[Part]],
+        inputs: Mapping[str, int],
+        read_by: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Sets the parts as attributes: a module, or a list of them.
+
+        Arguments:
+            name: Prefix of the parameters' names in Pyro's store.
+            parts: The parts by name. A function becomes a module that calls it.
+            inputs: The number of inputs of each part besides the context, by its path.
+            read_by: The parts that each program calls, by ``"model"`` and ``"guide"``.
+
+        Raises:
+            TypeError: A part is neither a module nor a function, or holds a ``PyroModule``; `name`
+                is not a string.
+        """
+        nn.Module.__init__(self)  # Its programs are methods, so Pair has nothing to take.
+        self._start(name)
+        self._parts = tuple(parts)
+        self.inputs = dict(inputs)
+        self.read_by = dict(read_by)
+        for part, given in parts.items():
+            if isinstance(given, list):
+                own = [as_part(f"{part}[{index}]", module) for index, module in enumerate(given)]
+                self.add_module(part, nn.ModuleList(own))
+            else:
+                self.add_module(part, as_part(part, given))
+        # Parts that passed the check of latents; with a public name, so that it is put back with
+        # the rest of the state if the first runs are those of a program with no graph.
+        self.checked: tuple[nn.Module, ...] = ()
+
+    @abstractmethod
+    def model(self, x: Tensor | None = None, *context: Tensor, num_samples: int = 1) -> Any:
+        """The Pyro model."""
+
+    @abstractmethod
+    def guide(self, x: Tensor, *context: Tensor) -> Any:
+        """The Pyro guide."""
+
+    @abstractmethod
+    def generate(
+        self, num_samples: int, sample: bool = False, context: Context | None = None
+    ) -> Tensor:
+        """New examples, by draws of the latents."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises TypeError: a pair is several functions of x, and each has a name of its own."""
+        raise TypeError(
+            f"{self.name}: got a call, expected one of its methods: {self.name}.reconstruct(x), "
+            f"{self.name}.embed(x), {self.name}.decode(z), {self.name}.model(x) or "
+            f"{self.name}.guide(x); log p(x) is log_likelihood({self.name}, x)"
+        )
+
+    def setup(self, *batch: Tensor) -> None:
+        """Does nothing: the parts have all parameters from the start."""
+
+    @property
+    def is_set_up(self) -> bool:
+        """True: the parts have all parameters from the start."""
+        return True
+
+    def reads(self, program: str, *batch: Tensor) -> list[nn.Parameter]:
+        """The trained parameters of the parts that a program calls.
+
+        Arguments:
+            program: ``"guide"`` or ``"model"``.
+            batch: Not used.
+        """
+        own = dict.fromkeys(p for part in self._called(program) for p in part.parameters())
+        return [p for p in own if p.requires_grad]
+
+    def _called(self, program: str) -> list[nn.Module]:
+        return [getattr(self, part) for part in self.read_by[program]]
+
+    def _given(self, context: Context | None, points: bool = True) -> tuple[Tensor, ...]:
+        entries = as_context(context, points=points)
+        check_context(self, entries)
+        return self.placed(entries)
+
+    def placed(self, entries: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Tensors on the pair's device; floats have its dtype."""
+        device, dtype = device_of(self), dtype_of(self)
+        return tuple(e.to(device, dtype if e.is_floating_point() else e.dtype) for e in entries)
+
+    def extra_repr(self) -> str:
+        parts = {part: getattr(self, part) for part in self._parts}
+        lines = [f"name={self.name!r}, parameters:"]
+        for part, module in parts.items():
+            own = list(module.parameters())
+            trained = count_of(p for p in own if p.requires_grad)
+            text = f"  {part}: {trained:,} trained"
+            if frozen := count_of(own) - trained:
+                text += f", {frozen:,} fixed"
+            for other in parts:
+                theirs = {id(p) for p in parts[other].parameters()}
+                shared = count_of(p for p in own if id(p) in theirs)
+                if other != part and shared:
+                    text += f" ({shared:,} shared with the {other})"
+            lines.append(text)
+        return "\n".join(lines)
+
+
+def as_part(part: str, module: Part) -> nn.Module:
+    """A part as a module; a function becomes one that calls it.
+
+    Arguments:
+        part: What it is, for the message.
+        module: A module, or a function.
+
+    Raises:
+        TypeError: It is neither, or holds a ``PyroModule``.
+
+    Example:
+        >>> from pyro_vae.composed import as_part
+        >>> as_part("prior", priors.StandardNormal(2))
+        StandardNormal(z_dim=2)
+    """
+    if not isinstance(module, nn.Module):
+        if isinstance(module, type) or isinstance(getattr(module, "__self__", None), nn.Module):
+            raise TypeError(
+                f"{part}: got {module.__qualname__}, expected the module itself: call a class "
+                "first, and pass a module instead of its method, which hides its parameters"
+            )
+        if isinstance(module, TorchDistributionMixin | torch.distributions.Distribution):
+            raise TypeError(
+                f"{part}: got a distribution, {type(module).__name__}, expected a module or "
+                f"function that returns it, such as {part}=lambda: ..."
+            )
+        if not callable(module):
+            raise TypeError(
+                f"{part}: got {kind(module)}, expected a torch.nn.Module, or a "
+                "function that returns a distribution"
+            )
+        module = Function(module)
+    if any(isinstance(m, PyroModule) for m in module.modules()):
+        raise TypeError(
+            f"{part}: holds a PyroModule, expected plain torch modules: a PyroModule "
+            "stores its parameters under names of its own, so two VAEs would share them"
+        )
+    return module
+
+
+def as_list(argument: str, parts: object) -> list[Part]:
+    """Parts as a list; raises TypeError or ValueError unless they are one or more.
+
+    Example:
+        >>> from pyro_vae.composed import as_list
+        >>> as_list("priors", [priors.StandardNormal(2)])
+        [StandardNormal(z_dim=2)]
+    """
+    if not isinstance(parts, list | tuple | nn.ModuleList):
+        raise TypeError(f"{argument}: got {kind(parts)}, expected a list of parts, from z1 up")
+    if not len(parts):
+        raise ValueError(f"{argument}: got none, expected a part for each layer, from z1 up")
+    return list(parts)
