@@ -27,8 +27,8 @@ from pyro_vae import (
 from pyro_vae.likelihoods import Column, Columns
 
 from ..conftest import needs_compiler
-from ..models import Given
 from ..tolerances import CLOSE, assert_rounded
+from ..vaes import Given
 
 EVERY: dict[str, Column] = {
     "gaussian": likelihoods.Gaussian,
