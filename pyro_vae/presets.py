@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from pyro_vae.datasets import Pixels, Table, check_pixels
-from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian
+from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian, Observed
 from pyro_vae.networks import (
     MLP,
     Conditioned,
@@ -210,10 +210,14 @@ def _gaussian(about: str, z_dim: int, networks: Callable[..., Any], scale: Any) 
 
 
 def _table_mlps(z_dim: int, table: Table) -> tuple[nn.Module, nn.Module]:
-    """A decoder to the numbers of all columns, and an encoder of them with one-hot classes."""
+    """A decoder to the numbers of all columns, and an encoder of them with one-hot classes.
+
+    Where the table has holes, the likelihood is that of what is observed.
+    """
     hidden, inputs = (256, 256), table.inputs
     encoder = MLP(ColumnsNetwork.numbers(inputs, table.holes), hidden, 2 * z_dim)
-    likelihood = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
+    columns = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
+    likelihood = Observed(columns) if table.holes else columns
     return likelihood, Normal(ColumnsNetwork(encoder, inputs, table.holes))
 
 
