@@ -18,7 +18,7 @@ from ..swaps import LEVELS, LIKELIHOODS, X_DIM, likelihood_of, vae_of
 from ..tolerances import rounding, within
 from ..vaes import Given
 
-PIXELS = sorted(LIKELIHOODS.keys() - {"Columns"})
+PIXELS = sorted(n for n in LIKELIHOODS if n != "Columns" and not n.startswith("Observed"))
 """Those whose elements are all of one kind."""
 
 
