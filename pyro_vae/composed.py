@@ -85,6 +85,14 @@ class Composed(Pair):
         """The Pyro guide."""
 
     @abstractmethod
+    def embed(self, x: Tensor, context: Context | None = None) -> Any:
+        """The latent point of each x, or the points of several layers."""
+
+    @abstractmethod
+    def reconstruct(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """The point value of each x at its own latent point."""
+
+    @abstractmethod
     def generate(
         self, num_samples: int, sample: bool = False, context: Context | None = None
     ) -> Tensor:

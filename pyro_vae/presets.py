@@ -3,12 +3,15 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, overload
 
 from torch import nn
 
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Pixels, Table, check_pixels
 from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian, Observed
+from pyro_vae.models import Classifier, HierarchicalVAE, MixtureVAE
 from pyro_vae.networks import (
     MLP,
     Conditioned,
@@ -19,7 +22,7 @@ from pyro_vae.networks import (
 )
 from pyro_vae.networks import Columns as ColumnsNetwork
 from pyro_vae.posteriors import Normal
-from pyro_vae.priors import StandardNormal
+from pyro_vae.priors import GaussianMixture, StandardNormal
 from pyro_vae.utils.checks import kind, plain
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
@@ -43,9 +46,10 @@ class Preset:
         about: One line that describes it.
         z_dim: Its default number of latent dimensions.
         pixels: The pixels that fit its likelihood, the default first; none for a table's.
-        build: Maps z_dim, the shape of x and the pixels to a likelihood and a posterior; a preset
-            of tables maps z_dim and the table.
-        conditional: Whether they take the class label of x as context.
+        build: Maps z_dim, the shape of x and the pixels to a pair; a preset of tables maps z_dim
+            and the table.
+        conditional: Whether it takes the class label of x as context.
+        objective: The objective that suits it, a name of ``objectives.parse``.
 
     Example:
         >>> preset = presets.get("pyro-mlp")
@@ -56,8 +60,9 @@ class Preset:
     about: str
     z_dim: int
     pixels: tuple[Pixels, ...]
-    build: Callable[..., tuple[nn.Module, nn.Module]] = field(repr=False)
+    build: Callable[..., Composed] = field(repr=False)
     conditional: bool = False
+    objective: str = "trace_elbo"
 
 
 def names() -> tuple[str, ...]:
@@ -85,6 +90,45 @@ def get(name: str) -> Preset:
     return _PRESETS[name]
 
 
+_OfVAE = Literal[
+    "bernoulli-mlp",
+    "gaussian-mlp",
+    "gaussian-unit-mlp",
+    "iwae-mlp",
+    "pyro-mlp",
+    "conditional-mlp",
+    "conv",
+]
+
+
+@overload
+def build(
+    name: _OfVAE, *, z_dim: int | None = None, shape: Shape, pixels: Pixels | None = None
+) -> VAE: ...
+@overload
+def build(
+    name: Literal["table-mlp"],
+    *,
+    z_dim: int | None = None,
+    table: Table | Mapping[str, Any],
+) -> VAE: ...
+@overload
+def build(
+    name: Literal["two-layers-mlp"],
+    *,
+    z_dim: int | None = None,
+    shape: Shape,
+    pixels: Pixels | None = None,
+) -> HierarchicalVAE: ...
+@overload
+def build(
+    name: Literal["mixture-mlp"],
+    *,
+    z_dim: int | None = None,
+    shape: Shape,
+    pixels: Pixels | None = None,
+) -> MixtureVAE: ...
+@overload
 def build(
     name: str,
     *,
@@ -92,8 +136,18 @@ def build(
     shape: Shape | None = None,
     pixels: Pixels | None = None,
     table: Table | Mapping[str, Any] | None = None,
-) -> VAE:
-    """Builds a VAE by name. Its parameters are initialized from torch's global generator.
+) -> Any: ...
+def build(
+    name: str,
+    *,
+    z_dim: int | None = None,
+    shape: Shape | None = None,
+    pixels: Pixels | None = None,
+    table: Table | Mapping[str, Any] | None = None,
+) -> Composed:
+    """Builds a VAE or another pair by name.
+
+    Its parameters are initialized from torch's global generator.
 
     Arguments:
         name: One of :func:`names`.
@@ -130,9 +184,7 @@ def build(
             f"likelihood of preset {name!r}"
         )
     x_shape = tuple(as_shape("shape", shape))
-    prior = StandardNormal(z_dim)
-    likelihood, posterior = preset.build(z_dim, x_shape, pixels)
-    vae = VAE(prior, likelihood, posterior)
+    vae = preset.build(z_dim, x_shape, pixels)
     vae.preset = {"name": name, "z_dim": plain(z_dim), "shape": list(x_shape), "pixels": pixels}
     return vae
 
@@ -143,7 +195,7 @@ def _of_table(
     shape: Shape | None,
     pixels: Pixels | None,
     table: Table | Mapping[str, Any] | None,
-) -> VAE:
+) -> Composed:
     """The VAE of a preset of tables."""
     for argument, value in (("shape", shape), ("pixels", pixels)):
         if value is not None:
@@ -155,9 +207,7 @@ def _of_table(
     if not isinstance(table, Table | Mapping):
         raise TypeError(f"table: got {kind(table)}, expected a datasets.Table, or its to_dict()")
     own = table if isinstance(table, Table) else Table.from_dict(table)
-    prior = StandardNormal(z_dim)
-    likelihood, posterior = get(name).build(z_dim, own)
-    vae = VAE(prior, likelihood, posterior)
+    vae = get(name).build(z_dim, own)
     vae.preset = {"name": name, "z_dim": plain(z_dim), "table": own.to_dict()}
     return vae
 
@@ -194,22 +244,48 @@ def _labelled_mlps(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Modul
 def _bernoulli(
     about: str, z_dim: int, networks: Callable[..., Any], conditional: bool = False
 ) -> Preset:
-    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> tuple[nn.Module, nn.Module]:
+    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> VAE:
         decoder, encoder = networks(z, shape, 1)
-        return Bernoulli(decoder, relaxed=pixels == "grey"), Normal(encoder)
+        likelihood = Bernoulli(decoder, relaxed=pixels == "grey")
+        return VAE(StandardNormal(z), likelihood, Normal(encoder))
 
     return Preset(about, z_dim, ("binary", "grey"), build, conditional)
 
 
 def _gaussian(about: str, z_dim: int, networks: Callable[..., Any], scale: Any) -> Preset:
-    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> tuple[nn.Module, nn.Module]:
+    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> VAE:
         decoder, encoder = networks(z, shape, 2 if scale == "pixel" else 1)
-        return Gaussian(decoder, scale=scale), Normal(encoder)
+        return VAE(StandardNormal(z), Gaussian(decoder, scale=scale), Normal(encoder))
 
     return Preset(about, z_dim, ("dequantized", "grey"), build)
 
 
-def _table_mlps(z_dim: int, table: Table) -> tuple[nn.Module, nn.Module]:
+def _two_layers(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> HierarchicalVAE:
+    """The IWAE paper's: the lower layer has twice the latents of the upper one."""
+    mlp = partial(MLP, activation=nn.Tanh, init=xavier_)
+    return HierarchicalVAE(
+        [Normal(mlp(z_dim, (100, 100), 4 * z_dim)), StandardNormal(z_dim)],
+        Bernoulli(mlp(2 * z_dim, (200, 200), shape), relaxed=pixels == "grey"),
+        [
+            Normal(mlp(shape, (200, 200), 4 * z_dim)),
+            Normal(mlp(2 * z_dim, (100, 100), 2 * z_dim)),
+        ],
+    )
+
+
+def _mixture(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> MixtureVAE:
+    """A normal for each of ten classes, and a classifier with a network of its own."""
+    hidden = (500, 500)
+    encoder = MLP(math.prod(shape) + CLASSES, hidden, 2 * z_dim)
+    return MixtureVAE(
+        GaussianMixture(z_dim, CLASSES),
+        Bernoulli(MLP(z_dim, hidden, shape), relaxed=pixels == "grey"),
+        Normal(Conditioned(encoder, (), classes=CLASSES)),
+        Classifier(MLP(shape, hidden, CLASSES)),
+    )
+
+
+def _table_mlps(z_dim: int, table: Table) -> VAE:
     """A decoder to the numbers of all columns, and an encoder of them with one-hot classes.
 
     Where the table has holes, the likelihood is that of what is observed.
@@ -218,7 +294,8 @@ def _table_mlps(z_dim: int, table: Table) -> tuple[nn.Module, nn.Module]:
     encoder = MLP(ColumnsNetwork.numbers(inputs, table.holes), hidden, 2 * z_dim)
     columns = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
     likelihood = Observed(columns) if table.holes else columns
-    return likelihood, Normal(ColumnsNetwork(encoder, inputs, table.holes))
+    posterior = Normal(ColumnsNetwork(encoder, inputs, table.holes))
+    return VAE(StandardNormal(z_dim), likelihood, posterior)
 
 
 _PRESETS = {
@@ -251,6 +328,19 @@ _PRESETS = {
         conditional=True,
     ),
     "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _convolutions),
+    "two-layers-mlp": Preset(
+        "the two-layer network of the IWAE paper: 200-200 and 100-100 tanh, 100 and 50 latents",
+        50,
+        ("binary", "grey"),
+        _two_layers,
+    ),
+    "mixture-mlp": Preset(
+        "a normal for each of 10 classes that no label names, 500-500 ReLU",
+        10,
+        ("binary", "grey"),
+        _mixture,
+        objective="enumerated",
+    ),
     "table-mlp": Preset(
         "the columns of a table, each with a likelihood of its own, 256-256 ReLU",
         8,

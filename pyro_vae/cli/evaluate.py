@@ -20,6 +20,7 @@ from pyro_vae.cli.options import (
 )
 from pyro_vae.cli.processes import count, is_first, joined
 from pyro_vae.cli.tables import Rows
+from pyro_vae.composed import Composed
 from pyro_vae.evaluation import (
     Elbo,
     LogLikelihood,
@@ -31,7 +32,6 @@ from pyro_vae.evaluation import (
 )
 from pyro_vae.utils.context import Batch, as_batch, rows
 from pyro_vae.utils.tables import markdown
-from pyro_vae.vae import VAE
 
 
 def evaluate(
@@ -97,7 +97,7 @@ def evaluate(
 
 
 def _scores(
-    vae: VAE, x: Batch, num_samples: int, estimator: str, seed: int
+    vae: Composed, x: Batch, num_samples: int, estimator: str, seed: int
 ) -> tuple[LogLikelihood, Elbo]:
     """Estimates the log-likelihood, and the ELBO of the same examples."""
     with warnings.catch_warnings():

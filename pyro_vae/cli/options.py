@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 from pyro_vae import datasets, presets, storage
 from pyro_vae.cli import tables
 from pyro_vae.cli.processes import is_first
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE
 
 HELP = {
     "preset": f"One of {', '.join(presets.names())}.",
@@ -84,33 +84,33 @@ def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
     return images[:count]
 
 
-def is_conditional(vae: VAE) -> bool:
+def is_conditional(vae: Composed) -> bool:
     """Whether the VAE of a run takes class labels."""
     assert vae.preset is not None
     return presets.get(vae.preset["name"]).conditional
 
 
-def labelled(vae: VAE, images: Tensor, labels: Tensor) -> Batch:
+def labelled(vae: Composed, images: Tensor, labels: Tensor) -> Batch:
     """Images, or for a conditional preset a tuple of them and their class labels."""
     return (images, labels[: len(images)]) if is_conditional(vae) else images
 
 
 def build(
     preset: str, z_dim: int | None, dataset: Dataset, pixels: str | None, seed: int
-) -> tuple[VAE, dict[str, Any]]:
+) -> tuple[Composed, dict[str, Any]]:
     """Builds a preset's VAE for a data set on a seed; returns also what rebuilds it."""
     check_seed(seed)
     chosen = cast(Pixels | None, pixels)
     with seeded(seed):
         if isinstance(dataset, tables.Rows):
-            vae = presets.build(preset, z_dim=z_dim, pixels=chosen, table=dataset.table)
+            vae: Composed = presets.build(preset, z_dim=z_dim, pixels=chosen, table=dataset.table)
         else:
             vae = presets.build(preset, z_dim=z_dim, shape=dataset.shape, pixels=chosen)
     assert vae.preset is not None
     return vae, dict(vae.preset)
 
 
-def open_run(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset]:
+def open_run(run: Path, root: Path | None) -> tuple[Composed, dict[str, Any], Dataset]:
     """Reads what ``pyro-vae train`` wrote: the VAE, the training's settings, and the data.
 
     Raises:

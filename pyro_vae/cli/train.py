@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vae import objectives, storage
+from pyro_vae import objectives, presets, storage
 from pyro_vae.cli.options import (
     BatchOption,
     EpochsOption,
@@ -23,18 +23,21 @@ from pyro_vae.cli.options import (
 )
 from pyro_vae.cli.processes import count, is_first, joined
 from pyro_vae.cli.tables import PRESET, Rows, is_table
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
 from pyro_vae.training import Averaging, History, TensorBoard, fit
-from pyro_vae.vae import VAE
 
 CHECKPOINTS = "checkpoints"
 
 _DIAGNOSED = 1000  # test images
 _SETTINGS = "data", "epochs", "batch_size", "objective", "seed", "precision", "average"
 
-ObjectiveOption = Annotated[str, typer.Option(help=f"One of {', '.join(objectives.names())}.")]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(help=f"One of {', '.join(objectives.names())}. Default: the preset's own."),
+]
 SeedOption = Annotated[
     int, typer.Option(help="Fixes the initial parameters, the order of examples and the noise.")
 ]
@@ -75,7 +78,7 @@ def train(
     epochs: EpochsOption = 30,
     batch_size: BatchOption = 128,
     z_dim: ZDimOption = None,
-    objective: ObjectiveOption = "trace_elbo",
+    objective: ObjectiveOption = None,
     pixels: PixelsOption = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "float32",
@@ -96,6 +99,7 @@ def train(
         options |= _kept(context, folder)
     elif not resume:
         storage.check_free(folder)
+    options["objective"] = options["objective"] or presets.get(options["preset"]).objective
     loss = objectives.parse(options["objective"])
     dataset = load_any(options["data"], root)
     named = (options[name] for name in ("pixels", "seed"))
@@ -184,7 +188,7 @@ def _diagnosed(
     vae: Pair, dataset: Dataset, settings: Mapping[str, Any], history: History
 ) -> list[str]:
     """A line for each thing that went wrong; none for a good run."""
-    assert isinstance(vae, VAE)
+    assert isinstance(vae, Composed)
     pixels, seed = settings["pixels"], settings["seed"]
     try:
         images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.plots.axes import check_axes
 from pyro_vae.plots.pictures import side_by_side
-from pyro_vae.utils.checks import check_count, check_tensor, kind
+from pyro_vae.utils.checks import check_count, kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,8 @@ def layers(
     count = getattr(vae, "layers", None)
     if not isinstance(count, int):
         raise TypeError(f"vae: got {kind(vae)}, expected a models.HierarchicalVAE, with layers")
-    check_tensor("x", x, "N", "...")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: got {kind(x)}, expected a torch.Tensor of images")
     x = x[:columns]
     entries = (context,) if isinstance(context, Tensor) else tuple(context or ())
     given = tuple(entry[:columns] for entry in entries) or None

@@ -140,7 +140,7 @@ class Layers(PublishedStudy):
             f"each of {len(self.test):,} test images (one seeded binarization of the levels with "
             f'hash `{self.hashes["test"]}`), ± the standard error over images. "Below one layer '
             'by" is the mean paired difference, ± its standard error over images, which does not '
-            "cover what another seed would change. Active units are counted for each layer, z1 first. "
+            "cover what another seed would change. Active units are those of each layer. "
             "Minutes of two cores are half of the processor's time for training, over all "
             f"threads. Sources: {sources(ENTRIES)}.",
             self.table(rows),

@@ -91,7 +91,7 @@ def test_the_result_depends_on_the_seed_alone() -> None:
     vae, x = observed_vae(likelihoods.Gaussian(mlp(2, (2, 3)))), holed(torch.randn(70, 3))
 
     def made(**settings: object) -> Tensor:
-        result = impute(vae, x, 150, num_draws=4, **{"seed": 1, **settings})  # type: ignore[arg-type]
+        result = impute(vae, x, 150, num_draws=4, **{"seed": 1, **settings})
         return torch.cat([result.mean[None], result.quantiles, result.draws])
 
     state = torch.random.get_rng_state()
