@@ -10,7 +10,7 @@ from torch import nn
 
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Pixels, Table, check_pixels
-from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian
+from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian, Observed
 from pyro_vae.models import Classifier, HierarchicalVAE, MixtureVAE
 from pyro_vae.networks import (
     MLP,
@@ -286,10 +286,14 @@ def _mixture(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> MixtureVAE:
 
 
 def _table_mlps(z_dim: int, table: Table) -> VAE:
-    """A decoder to the numbers of all columns, and an encoder of them with one-hot classes."""
+    """A decoder to the numbers of all columns, and an encoder of them with one-hot classes.
+
+    Where the table has holes, the likelihood is that of what is observed.
+    """
     hidden, inputs = (256, 256), table.inputs
     encoder = MLP(ColumnsNetwork.numbers(inputs, table.holes), hidden, 2 * z_dim)
-    likelihood = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
+    columns = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
+    likelihood = Observed(columns) if table.holes else columns
     posterior = Normal(ColumnsNetwork(encoder, inputs, table.holes))
     return VAE(StandardNormal(z_dim), likelihood, posterior)
 

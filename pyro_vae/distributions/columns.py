@@ -236,7 +236,7 @@ class Columns(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of each row, shape ``batch``."""
-        return torch.cat(self._each(value), -1).sum(-1)
+        return self.elementwise_log_prob(value).sum(-1)  # as what is observed sums them
 
     def elementwise_log_prob(self, value: Tensor) -> Tensor:
         """The log-density of each number, shape ``batch + event``.
@@ -263,7 +263,8 @@ class Columns(dist.TorchDistribution):
                 f"value: got shape {tuple(value.shape)}, expected (*batch, {len(self.names)}): a "
                 "number for each column"
             )
-        shares = value.index_select(-1, self.index[0]).split(self._sizes, -1)
+        ordered = value if self._is_ordered else value.index_select(-1, self.index[0])
+        shares = ordered.split(self._sizes, -1)
         try:
             each = [_each_of(part, own) for part, own in zip(self.parts, shares, strict=True)]
         except ValueError:
@@ -277,7 +278,13 @@ class Columns(dist.TorchDistribution):
 
     def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """The numbers of all parts, in the order of the columns."""
-        return torch.cat(list(parts), -1).index_select(-1, self.index[1])
+        joined = torch.cat(list(parts), -1)
+        return joined if self._is_ordered else joined.index_select(-1, self.index[1])
+
+    @property
+    def _is_ordered(self) -> bool:
+        """Whether the parts have the columns in their order."""
+        return self.places == tuple(range(len(self.places)))
 
     @property
     def mean(self) -> Tensor:
