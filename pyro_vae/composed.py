@@ -84,6 +84,20 @@ class Composed(Pair):
     def guide(self, x: Tensor, *context: Tensor) -> Any:
         """The Pyro guide."""
 
+    @abstractmethod
+    def embed(self, x: Tensor, context: Context | None = None) -> Any:
+        """The latent point of each x, or the points of several layers."""
+
+    @abstractmethod
+    def reconstruct(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """The point value of each x at its own latent point."""
+
+    @abstractmethod
+    def generate(
+        self, num_samples: int, sample: bool = False, context: Context | None = None
+    ) -> Tensor:
+        """New examples, by draws of the latents."""
+
     def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises TypeError: a pair is several functions of x, and each has a name of its own."""
         raise TypeError(

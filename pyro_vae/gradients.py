@@ -128,7 +128,7 @@ def measure(
     batch = as_batch(x)
     check_examples("x", batch[0])
     if isinstance(vae, VAE):
-        check_data(batch[0])
+        check_data(batch[0], "x", vae, batch[1:])
         check_dtype("x", batch[0], vae)
         check_context(vae, batch[1:], values=True)
     check_seed(seed)

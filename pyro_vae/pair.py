@@ -4,6 +4,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import pyro
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.compat import is_jit_tracing, unconstrained_parameters
+from pyro_vae.contracts import holes_named, observes_holes
 from pyro_vae.param_store import OwnParameters, Params, apart, bind, release
 from pyro_vae.programs import OwnBaselines, OwnProgram, Programs, exchanged, name_of, watched
 from pyro_vae.utils.checks import check_module, kind
@@ -180,7 +182,8 @@ class Pair(nn.Module):
             >>> vae.setup(torch.zeros(7, 28, 28))  # A VAE has all its parameters from the start.
         """
         with poutine.block():
-            drawn = poutine.trace(self.guide).get_trace(*batch)
+            with holes_named(batch[0], "guide", partial(observes_holes, self.model, batch)):
+                drawn = poutine.trace(self.guide).get_trace(*batch)
             poutine.replay(self.model, trace=drawn)(*batch)
 
     @property

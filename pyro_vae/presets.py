@@ -1,14 +1,17 @@
-"""Named VAEs: the three structures of the lecture, and those of papers and of Pyro's example."""
+"""Named VAEs: the lecture's structures, those of papers and of Pyro's example, and of tables."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, overload
 
 from torch import nn
 
-from pyro_vae.datasets import Pixels, check_pixels
-from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.composed import Composed
+from pyro_vae.datasets import Pixels, Table, check_pixels
+from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian
+from pyro_vae.models import Classifier, HierarchicalVAE, MixtureVAE
 from pyro_vae.networks import (
     MLP,
     Conditioned,
@@ -17,9 +20,10 @@ from pyro_vae.networks import (
     variance_scaling_,
     xavier_,
 )
+from pyro_vae.networks import Columns as ColumnsNetwork
 from pyro_vae.posteriors import Normal
-from pyro_vae.priors import StandardNormal
-from pyro_vae.utils.checks import plain
+from pyro_vae.priors import GaussianMixture, StandardNormal
+from pyro_vae.utils.checks import kind, plain
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
@@ -41,9 +45,11 @@ class Preset:
     Attributes:
         about: One line that describes it.
         z_dim: Its default number of latent dimensions.
-        pixels: The pixels that fit its likelihood, the default first.
-        build: Maps z_dim, the shape of x and the pixels to a likelihood and a posterior.
-        conditional: Whether they take the class label of x as context.
+        pixels: The pixels that fit its likelihood, the default first; none for a table's.
+        build: Maps z_dim, the shape of x and the pixels to a pair; a preset of tables maps z_dim
+            and the table.
+        conditional: Whether it takes the class label of x as context.
+        objective: The objective that suits it, a name of ``objectives.parse``.
 
     Example:
         >>> preset = presets.get("pyro-mlp")
@@ -54,10 +60,9 @@ class Preset:
     about: str
     z_dim: int
     pixels: tuple[Pixels, ...]
-    build: Callable[[int, tuple[int, ...], Pixels], tuple[nn.Module, nn.Module]] = field(
-        repr=False
-    )
+    build: Callable[..., Composed] = field(repr=False)
     conditional: bool = False
+    objective: str = "trace_elbo"
 
 
 def names() -> tuple[str, ...]:
@@ -85,21 +90,78 @@ def get(name: str) -> Preset:
     return _PRESETS[name]
 
 
+_OfVAE = Literal[
+    "bernoulli-mlp",
+    "gaussian-mlp",
+    "gaussian-unit-mlp",
+    "iwae-mlp",
+    "pyro-mlp",
+    "conditional-mlp",
+    "conv",
+]
+
+
+@overload
 def build(
-    name: str, *, z_dim: int | None = None, shape: Shape, pixels: Pixels | None = None
-) -> VAE:
-    """Builds a VAE by name. Its parameters are initialized from torch's global generator.
+    name: _OfVAE, *, z_dim: int | None = None, shape: Shape, pixels: Pixels | None = None
+) -> VAE: ...
+@overload
+def build(
+    name: Literal["table-mlp"],
+    *,
+    z_dim: int | None = None,
+    table: Table | Mapping[str, Any],
+) -> VAE: ...
+@overload
+def build(
+    name: Literal["two-layers-mlp"],
+    *,
+    z_dim: int | None = None,
+    shape: Shape,
+    pixels: Pixels | None = None,
+) -> HierarchicalVAE: ...
+@overload
+def build(
+    name: Literal["mixture-mlp"],
+    *,
+    z_dim: int | None = None,
+    shape: Shape,
+    pixels: Pixels | None = None,
+) -> MixtureVAE: ...
+@overload
+def build(
+    name: str,
+    *,
+    z_dim: int | None = None,
+    shape: Shape | None = None,
+    pixels: Pixels | None = None,
+    table: Table | Mapping[str, Any] | None = None,
+) -> Any: ...
+def build(
+    name: str,
+    *,
+    z_dim: int | None = None,
+    shape: Shape | None = None,
+    pixels: Pixels | None = None,
+    table: Table | Mapping[str, Any] | None = None,
+) -> Composed:
+    """Builds a VAE or another pair by name.
+
+    Its parameters are initialized from torch's global generator.
 
     Arguments:
         name: One of :func:`names`.
         z_dim: Number of latent dimensions; None takes the preset's default.
-        shape: Shape of one x.
+        shape: Shape of one x; None for a preset of tables.
         pixels: The kind of x, see ``datasets.to_pixels``; a Bernoulli likelihood is relaxed for
             ``"grey"``. None takes the preset's default: ``"binary"`` for a Bernoulli likelihood,
             ``"dequantized"`` for a Gaussian one.
+        table: What the columns of a table are, or its ``to_dict()``, for a preset of tables.
 
     Raises:
-        ValueError: The name is unknown, or the pixels do not fit the preset's likelihood.
+        TypeError: `table` is no table, or has a likelihood that is not of this package.
+        ValueError: The name is unknown, the pixels do not fit the preset's likelihood, or images
+            and tables are mixed up.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -108,6 +170,12 @@ def build(
     """
     preset = get(name)
     z_dim = preset.z_dim if z_dim is None else z_dim
+    if not preset.pixels:
+        return _of_table(name, z_dim, shape, pixels, table)
+    if table is not None:
+        raise ValueError(f"table: got {kind(table)}, expected None: preset {name!r} is of images")
+    if shape is None:
+        raise ValueError(f"shape: got None, expected that of one x for preset {name!r}")
     pixels = preset.pixels[0] if pixels is None else pixels
     check_pixels(pixels)
     if pixels not in preset.pixels:
@@ -116,10 +184,31 @@ def build(
             f"likelihood of preset {name!r}"
         )
     x_shape = tuple(as_shape("shape", shape))
-    prior = StandardNormal(z_dim)
-    likelihood, posterior = preset.build(z_dim, x_shape, pixels)
-    vae = VAE(prior, likelihood, posterior)
+    vae = preset.build(z_dim, x_shape, pixels)
     vae.preset = {"name": name, "z_dim": plain(z_dim), "shape": list(x_shape), "pixels": pixels}
+    return vae
+
+
+def _of_table(
+    name: str,
+    z_dim: int,
+    shape: Shape | None,
+    pixels: Pixels | None,
+    table: Table | Mapping[str, Any] | None,
+) -> Composed:
+    """The VAE of a preset of tables."""
+    for argument, value in (("shape", shape), ("pixels", pixels)):
+        if value is not None:
+            raise ValueError(
+                f"{argument}: got {value!r}, expected None: preset {name!r} takes a table"
+            )
+    if table is None:
+        raise ValueError(f"table: got None, expected a datasets.Table for preset {name!r}")
+    if not isinstance(table, Table | Mapping):
+        raise TypeError(f"table: got {kind(table)}, expected a datasets.Table, or its to_dict()")
+    own = table if isinstance(table, Table) else Table.from_dict(table)
+    vae = get(name).build(z_dim, own)
+    vae.preset = {"name": name, "z_dim": plain(z_dim), "table": own.to_dict()}
     return vae
 
 
@@ -155,19 +244,54 @@ def _labelled_mlps(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Modul
 def _bernoulli(
     about: str, z_dim: int, networks: Callable[..., Any], conditional: bool = False
 ) -> Preset:
-    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> tuple[nn.Module, nn.Module]:
+    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> VAE:
         decoder, encoder = networks(z, shape, 1)
-        return Bernoulli(decoder, relaxed=pixels == "grey"), Normal(encoder)
+        likelihood = Bernoulli(decoder, relaxed=pixels == "grey")
+        return VAE(StandardNormal(z), likelihood, Normal(encoder))
 
     return Preset(about, z_dim, ("binary", "grey"), build, conditional)
 
 
 def _gaussian(about: str, z_dim: int, networks: Callable[..., Any], scale: Any) -> Preset:
-    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> tuple[nn.Module, nn.Module]:
+    def build(z: int, shape: tuple[int, ...], pixels: Pixels) -> VAE:
         decoder, encoder = networks(z, shape, 2 if scale == "pixel" else 1)
-        return Gaussian(decoder, scale=scale), Normal(encoder)
+        return VAE(StandardNormal(z), Gaussian(decoder, scale=scale), Normal(encoder))
 
     return Preset(about, z_dim, ("dequantized", "grey"), build)
+
+
+def _two_layers(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> HierarchicalVAE:
+    """The IWAE paper's: the lower layer has twice the latents of the upper one."""
+    mlp = partial(MLP, activation=nn.Tanh, init=xavier_)
+    return HierarchicalVAE(
+        [Normal(mlp(z_dim, (100, 100), 4 * z_dim)), StandardNormal(z_dim)],
+        Bernoulli(mlp(2 * z_dim, (200, 200), shape), relaxed=pixels == "grey"),
+        [
+            Normal(mlp(shape, (200, 200), 4 * z_dim)),
+            Normal(mlp(2 * z_dim, (100, 100), 2 * z_dim)),
+        ],
+    )
+
+
+def _mixture(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> MixtureVAE:
+    """A normal for each of ten classes, and a classifier with a network of its own."""
+    hidden = (500, 500)
+    encoder = MLP(math.prod(shape) + CLASSES, hidden, 2 * z_dim)
+    return MixtureVAE(
+        GaussianMixture(z_dim, CLASSES),
+        Bernoulli(MLP(z_dim, hidden, shape), relaxed=pixels == "grey"),
+        Normal(Conditioned(encoder, (), classes=CLASSES)),
+        Classifier(MLP(shape, hidden, CLASSES)),
+    )
+
+
+def _table_mlps(z_dim: int, table: Table) -> VAE:
+    """A decoder to the numbers of all columns, and an encoder of them with one-hot classes."""
+    hidden, inputs = (256, 256), table.inputs
+    encoder = MLP(ColumnsNetwork.numbers(inputs, table.holes), hidden, 2 * z_dim)
+    likelihood = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
+    posterior = Normal(ColumnsNetwork(encoder, inputs, table.holes))
+    return VAE(StandardNormal(z_dim), likelihood, posterior)
 
 
 _PRESETS = {
@@ -200,4 +324,23 @@ _PRESETS = {
         conditional=True,
     ),
     "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _convolutions),
+    "two-layers-mlp": Preset(
+        "the two-layer network of the IWAE paper: 200-200 and 100-100 tanh, 100 and 50 latents",
+        50,
+        ("binary", "grey"),
+        _two_layers,
+    ),
+    "mixture-mlp": Preset(
+        "a normal for each of 10 classes that no label names, 500-500 ReLU",
+        10,
+        ("binary", "grey"),
+        _mixture,
+        objective="enumerated",
+    ),
+    "table-mlp": Preset(
+        "the columns of a table, each with a likelihood of its own, 256-256 ReLU",
+        8,
+        (),
+        _table_mlps,
+    ),
 }

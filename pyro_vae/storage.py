@@ -154,7 +154,7 @@ def _files(vae: Pair, training: Mapping[str, Any] | None) -> dict[str, bytes]:
 
 
 @overload
-def load(folder: str | Path, into: None = None) -> VAE: ...
+def load(folder: str | Path, into: None = None) -> Any: ...
 @overload
 def load(folder: str | Path, into: Kind) -> Kind: ...
 @one_at_a_time
@@ -169,7 +169,7 @@ def load(folder: str | Path, into: Pair | None = None) -> Pair:
             file. An autoguide needs :meth:`Pair.setup` first.
 
     Returns:
-        `into`, or a new VAE on the CPU.
+        `into`, or a new VAE or other pair of a preset, on the CPU.
 
     Raises:
         TypeError: `into` is not a pair, or `folder` not a path.
@@ -223,10 +223,10 @@ def load(folder: str | Path, into: Pair | None = None) -> Pair:
     return into
 
 
-def _built(folder: Path, config: Mapping[str, Any]) -> VAE:
+def _built(folder: Path, config: Mapping[str, Any]) -> Pair:
     """The VAE of a configuration, with new parameters."""
     try:
-        vae = presets.build(**config["preset"])
+        vae: Pair = presets.build(**config["preset"])
         vae.name = config["name"]
     except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0]

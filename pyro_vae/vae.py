@@ -17,8 +17,10 @@ from pyro_vae.contracts import (
     check_float,
     check_latents,
     check_likelihood,
+    check_no_nan,
     check_prior,
     check_shape,
+    holes_named,
 )
 from pyro_vae.distributions import latent_point, point
 from pyro_vae.utils.checks import check_count, check_flag
@@ -123,7 +125,7 @@ class VAE(Composed):
         """
         check_count("num_samples", num_samples)
         if x is not None:
-            check_data(x)
+            check_data(x, pair=self, context=context)
             check_dtype("x", x, self)
         size = num_samples if x is None else len(x)
         if context:
@@ -162,20 +164,23 @@ class VAE(Composed):
             >>> vae.guide(torch.zeros(7, 28, 28)).shape
             torch.Size([7, 2])
         """
-        check_data(x)
+        check_data(x, pair=self, context=context)
         check_dtype("x", x, self)
         if context:
             context = as_context(context, len(x))
             check_context(self, context)
         swapped = self._bind(*self._called("guide"))
-        q_z = call(self, "posterior", x, context=context, swapped=swapped)
+        with holes_named(x, "posterior"):
+            q_z = call(self, "posterior", x, context=context, swapped=swapped)
         if self.checked != (self.prior, self.posterior):
             # The prior's sites belong to the model, and the check is no part of the noise.
             with poutine.block(), evaluating(self.prior), seeded(0, device=x.device):
                 check_latents(call(self, "prior", context=context), q_z, x)
             self.checked = (self.prior, self.posterior)
         with pyro.plate(PLATE, len(x), dim=-1):
-            return pyro.sample("z", q_z)
+            z = pyro.sample("z", q_z)
+        check_no_nan("posterior", x, z)
+        return z
 
     # Point values, for pictures and inspection: in eval mode, without gradients.
 

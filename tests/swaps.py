@@ -1,6 +1,7 @@
 """Every prior, likelihood and posterior, small, by name: what the tests of swapping go through."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from _pytest.mark.structures import ParameterSet
 from torch import Tensor, nn
 
 from pyro_vae import VAE, likelihoods, networks, posteriors, priors
+from pyro_vae.likelihoods import Column
 
 X_DIM = 3
 LEVELS = 6
@@ -58,6 +60,12 @@ def slow_but(cases: Iterable[tuple[str, ...]], names: set[str]) -> list[Paramete
     ]
 
 
+COLUMNS: dict[str, Column] = {
+    "real": likelihoods.Gaussian,
+    "class": partial(likelihoods.Categorical, levels=LEVELS),
+    "count": likelihoods.Poisson,
+}
+
 # By name: numbers a pixel, and what makes the likelihood of a network.
 LIKELIHOODS: dict[str, tuple[int, Callable[[nn.Module], nn.Module]]] = {
     "Bernoulli": (1, likelihoods.Bernoulli),
@@ -76,6 +84,15 @@ LIKELIHOODS: dict[str, tuple[int, Callable[[nn.Module], nn.Module]]] = {
     ),
     "Poisson": (1, likelihoods.Poisson),
     "NegativeBinomial": (2, likelihoods.NegativeBinomial),
+    "Columns": (
+        likelihoods.Columns.numbers(COLUMNS),  # of all columns
+        lambda network: likelihoods.Columns(network, COLUMNS),
+    ),
+    "Observed-Gaussian": (2, lambda network: likelihoods.Observed(likelihoods.Gaussian(network))),
+    "Observed-Bernoulli": (
+        1,
+        lambda network: likelihoods.Observed(likelihoods.Bernoulli(network)),
+    ),
 }
 
 # The kinds of support, and x on them.
@@ -88,6 +105,8 @@ SUPPORTS: dict[str, Callable[[int], Tensor]] = {
     "DiscretizedLogistic-2": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
     "Poisson": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
     "NegativeBinomial": lambda n: torch.randint(LEVELS, (n, X_DIM)).float(),
+    "Columns": lambda n: torch.cat((torch.randn(n, 1), torch.randint(LEVELS, (n, 2)).float()), 1),
+    "Observed-Bernoulli": lambda n: torch.bernoulli(torch.full((n, X_DIM), 0.4)),
 }
 
 
@@ -98,6 +117,8 @@ def data(likelihood: str, examples: int = 6) -> Tensor:
 
 def likelihood_of(name: str, z_dim: int) -> nn.Module:
     numbers, make = LIKELIHOODS[name]
+    if name == "Columns":
+        return make(mlp(z_dim, numbers))
     return make(mlp(z_dim, X_DIM if numbers == 1 else (numbers, X_DIM)))
 
 

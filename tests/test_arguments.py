@@ -56,6 +56,7 @@ RESULTS = {
     "comparison.Comparison",
     "gradients.Gradient",
     "datasets.Dataset",
+    "datasets.Table",
     "objectives.Traits",
     "presets.Preset",
 }
@@ -188,6 +189,8 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "likelihoods.Beta.network": numbers((2, 3)),
     "likelihoods.Categorical.network": numbers((6, 3)),
     "likelihoods.Categorical.levels": lambda: 6,
+    "likelihoods.Columns.network": numbers(2),
+    "likelihoods.Columns.columns": lambda: {"a": likelihoods.Gaussian},
     "likelihoods.DiscretizedLogistic.network": numbers((2, 3)),
     "likelihoods.DiscretizedLogistic.levels": lambda: 6,
     "likelihoods.DiscretizedLogistic.components": lambda: 1,
@@ -199,6 +202,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "posteriors.MultivariateNormal.network": numbers(5),
     "posteriors.Mixture.network": numbers(10),
     "posteriors.Flow.network": numbers(7),
+    "networks.Columns.columns": lambda: ["real", "count"],
     "networks.Conditioned.network": numbers(4),
     "pyro_vae.VAE.posterior": lambda: posteriors.Normal(networks.MLP(4, (4,), 2)),
     "datasets.load.name": lambda: "mnist",
@@ -208,9 +212,13 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "plots.lines.curves": lambda: {"a": ([1.0, 2.0], [1.0, 2.0])},
     "plots.khat.values": lambda: torch.tensor([0.1, 0.5]),
     "plots.ranks.num_samples": lambda: 19,
+    "plots.columns.real": lambda: torch.rand(5, 2),
+    "plots.columns.generated": lambda: torch.rand(5, 2),
+    "plots.columns.names": lambda: None,
     "plots.images.x": images_of,
     "plots.generated.x": images_of,
     "plots.reconstructions.x": images_of,
+    "presets.build.shape": lambda: (2, 2),
     "comparison.compare.seeds": lambda: (0,),
     "comparison.compare.gradient_epochs": lambda: (0,),
     "comparison.compare.num_samples": lambda: 2,
@@ -397,6 +405,11 @@ WRONG: dict[str, list[Any]] = {
     "context": [3, "x", [3]],
     "flow": [3, nn.Linear(2, 2), None],
     "sample": FLAG,
+    "holes": FLAG,
+    "real": [*TENSOR, torch.zeros(0, 2), torch.zeros(2), torch.zeros(5, 3)],
+    "generated": [*TENSOR, torch.zeros(0, 2), torch.zeros(2), torch.zeros(5, 3)],
+    "shown": [3, [], ["no such column"], "0"],
+    "table": [3, "x"],
     # Where a name has another meaning.
     "pyro_vae.VAE.name": [3, None, ""],
     "pyro_vae.Pair.name": [3, None, ""],
@@ -421,6 +434,8 @@ WRONG: dict[str, list[Any]] = {
     "gradients.measure.batch_size": MAYBE_COUNT,
     "evaluation.diagnose.history": [3, "x"],
     "networks.MLP.hidden": [(0,), (1.5,), ("3",), (-1, 3), None],
+    "networks.Columns.columns": [3, None, [], ["no such kind"], [0], [1.5], ["real"]],
+    "likelihoods.Columns.columns": [3, None, {}, {"a": 3}, {3: likelihoods.Gaussian}],
     "networks.Folded.network": MODULE,
     "networks.Conditioned.network": MODULE,
     "posteriors.Normal.network": MODULE,
@@ -450,6 +465,8 @@ WRONG: dict[str, list[Any]] = {
 }
 
 NAMED_AS = {
+    "networks.Columns.columns": "columns|network",  # whose in_shape does not fit them
+    "plots.columns.real": "real|generated",  # one of which has other columns than the other
     "optim.as_pyro.optimizer": "optim",  # what its argument `argument` says
     # As the command line calls them.
     "objectives.parse.text": "text|objective",

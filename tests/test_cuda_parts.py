@@ -27,7 +27,7 @@ from pyro_vae import (
 from pyro_vae.utils.random import seeded
 
 from .swaps import LIKELIHOODS, PAIRS, data, vae_of
-from .vaes import bernoulli_vae, binary, parameters
+from .vaes import IMAGE_PRESETS, bernoulli_vae, binary, parameters
 
 pytestmark = pytest.mark.cuda
 
@@ -164,7 +164,7 @@ def test_tf32_is_the_users_setting() -> None:
     torch.testing.assert_close(values["high"], values["highest"], rtol=1e-3, atol=0.0)
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", IMAGE_PRESETS)
 def test_presets_train_and_move(name: str, tmp_path: Path) -> None:
     pixels: datasets.Pixels = "dequantized" if name.startswith("gaussian") else "binary"
     vae = presets.build(name, shape=(28, 28), pixels=pixels).to(DEVICE)

@@ -1,7 +1,10 @@
 """Presets: what they are, and the pixels that fit them."""
 
 import math
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.infer.inspect
 import pyro.optim
@@ -10,10 +13,10 @@ import torch
 from pyro.infer import SVI, RenyiELBO
 from torch import nn
 
-from pyro_vae import fit, networks, presets
-from pyro_vae.datasets import Dataset
+from pyro_vae import fit, load, log_likelihood, networks, presets, save
+from pyro_vae.datasets import Dataset, Table
 
-from .vaes import common_noise, given, small
+from .vaes import IMAGE_PRESETS, common_noise, given, small
 
 
 def test_presets_are_what_they_say() -> None:
@@ -44,7 +47,7 @@ def test_presets_are_what_they_say() -> None:
 
 
 def test_presets_take_the_pixels_that_fit() -> None:
-    for name in presets.names():
+    for name in IMAGE_PRESETS:
         for pixels in ("grey", "binary", "dequantized", "levels"):
             if pixels in presets.get(name).pixels:
                 vae = presets.build(name, shape=(4, 4), pixels=pixels)
@@ -58,7 +61,55 @@ def test_presets_take_the_pixels_that_fit() -> None:
         presets.build("vae", shape=4)
 
 
-@pytest.mark.parametrize("preset", presets.names())
+def a_table() -> Table:
+    """A column of each kind."""
+    hidden = np.random.default_rng(0).normal(size=300)
+    frame = pd.DataFrame(
+        {
+            "real": 5 + hidden,
+            "two": hidden > 0,
+            "three": np.select([hidden > 1, hidden > -1], ["a", "b"], "c"),
+            "count": np.exp(2 + hidden).astype(int),
+        }
+    )
+    return Table.from_frame(frame)
+
+
+def test_a_preset_of_tables_is_built_from_a_table(tmp_path: Path) -> None:
+    table = a_table()
+    vae = presets.build("table-mlp", z_dim=3, table=table)
+    assert vae.preset == {"name": "table-mlp", "z_dim": 3, "table": table.to_dict()}
+    assert vae.likelihood.names == table.names
+    history = fit(vae, table.x, epochs=3, batch_size=50)
+    assert history.cost[-1] < history.cost[0]
+    save(vae, tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.preset == vae.preset
+    found = Table.from_dict(loaded.preset["table"])
+    own = loaded.generate(5)
+    assert found.to_frame(own).dtypes.tolist() == table.to_frame(own).dtypes.tolist()
+    values = log_likelihood(vae, table.x[:5], 30, seed=0).values
+    assert torch.equal(log_likelihood(loaded, table.x[:5], 30, seed=0).values, values)
+
+
+def test_images_and_tables_are_not_mixed_up() -> None:
+    table = a_table()
+    assert presets.build("table-mlp", table=table.to_dict()).prior().event_shape == (8,)
+    for arguments, name in (
+        ({}, "table"),
+        ({"table": 3}, "table"),
+        ({"table": table, "shape": 4}, "shape"),
+        ({"table": table, "pixels": "binary"}, "pixels"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"{name}: got"):
+            presets.build("table-mlp", **arguments)
+    with pytest.raises(ValueError, match="table: got a Table, expected None"):
+        presets.build("pyro-mlp", shape=4, table=table)
+    with pytest.raises(ValueError, match="shape: got None"):
+        presets.build("pyro-mlp")
+
+
+@pytest.mark.parametrize("preset", IMAGE_PRESETS)
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_every_preset_trains_with_particles(preset: str, vectorized: bool) -> None:
     vae = presets.build(preset, z_dim=3, shape=(7, 6))
@@ -73,7 +124,7 @@ def test_every_preset_trains_with_particles(preset: str, vectorized: bool) -> No
     assert common_noise(lambda: svi.evaluate_loss(x, *c)) < before
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", IMAGE_PRESETS)
 def test_every_preset_fits_each_of_its_pixels(name: str, digits: Dataset) -> None:
     for pixels in presets.get(name).pixels:
         vae = small(pixels, name)

@@ -109,7 +109,7 @@ def test_private_names_of_torch_and_pyro_are_in_one_place(path: Path) -> None:
             assert not [line for line in lines if name in line], f"{owner}: {name}"
 
 
-SLOW = ("matplotlib", "typer", "tensorboard", "torchvision", "zuko", "IPython")
+SLOW = ("matplotlib", "typer", "tensorboard", "torchvision", "zuko", "IPython", "pandas")
 
 
 def run(code: str) -> str:

@@ -106,6 +106,10 @@ def bernoulli_vae(z_dim: int = 1, x_dim: int = 6, hidden: int = 8) -> VAE:
     )
 
 
+IMAGE_PRESETS = [name for name in presets.names() if presets.get(name).pixels]
+"""The presets of images."""
+
+
 def small(pixels: Pixels = "binary", name: str = "pyro-mlp") -> VAE:
     """A preset for the digits, with the same parameters each time."""
     torch.manual_seed(1)

@@ -5,6 +5,7 @@ import warnings
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
 
 from pyro_vae import estimators, storage
 from pyro_vae.cli.options import (
@@ -18,6 +19,8 @@ from pyro_vae.cli.options import (
     say,
 )
 from pyro_vae.cli.processes import count, is_first, joined
+from pyro_vae.cli.tables import Rows
+from pyro_vae.composed import Composed
 from pyro_vae.evaluation import (
     Elbo,
     LogLikelihood,
@@ -29,7 +32,6 @@ from pyro_vae.evaluation import (
 )
 from pyro_vae.utils.context import Batch, as_batch, rows
 from pyro_vae.utils.tables import markdown
-from pyro_vae.vae import VAE
 
 
 def evaluate(
@@ -52,7 +54,9 @@ def evaluate(
     digest = storage.weights_hash(run)
     images = first_of("examples", dataset.test, examples)
     levels = labelled(vae, images, dataset.test_labels)
-    x, pixels = density_draw(vae, levels, settings["pixels"], pixels_seed)
+    x, pixels = images, settings["pixels"]
+    if pixels is not None:
+        x, pixels = density_draw(vae, levels, pixels, pixels_seed)
     if pixels != settings["pixels"]:
         say(
             f"trained on {settings['pixels']} pixels, for which the model has no density: scored "
@@ -64,6 +68,8 @@ def evaluate(
     if not is_first():
         return
     means = _means(result, bound)
+    if isinstance(dataset, Rows):
+        means |= _in_the_files_units(result, dataset, x)
     say(
         markdown(
             ["nats per example", "mean", "std. error", "MC error"],
@@ -91,7 +97,7 @@ def evaluate(
 
 
 def _scores(
-    vae: VAE, x: Batch, num_samples: int, estimator: str, seed: int
+    vae: Composed, x: Batch, num_samples: int, estimator: str, seed: int
 ) -> tuple[LogLikelihood, Elbo]:
     """Estimates the log-likelihood, and the ELBO of the same examples."""
     with warnings.catch_warnings():
@@ -114,6 +120,16 @@ def _means(result: LogLikelihood, bound: Elbo) -> dict[str, tuple[float, float, 
         ),
         "KL": (bound.kl_mean, bound.kl_stderr, bound.kl_mc_error),
     }
+
+
+def _in_the_files_units(
+    result: LogLikelihood, rows_: Rows, x: Tensor
+) -> dict[str, tuple[float, float, float]]:
+    """The mean log-likelihood of rows in the units of their file, where reals have a scale."""
+    values = result.values + rows_.table.log_jacobian(x[: len(result.values)]).to(result.values)
+    stderr = values.std().item() / math.sqrt(len(values))
+    name = "log-likelihood in the file's units"
+    return {name: (values.mean().item(), stderr, result.mc_error)}
 
 
 def _settings_of(result: LogLikelihood) -> dict[str, Any]:
@@ -139,9 +155,10 @@ def _diagnostics(result: LogLikelihood, bound: Elbo) -> dict[str, Any]:
     }
 
 
-def _reliability(result: LogLikelihood, pixels: str) -> str:
+def _reliability(result: LogLikelihood, pixels: str | None) -> str:
     """Returns how far to trust a log-likelihood, in a few lines."""
-    text = f"{len(result.values)} test images, {pixels} pixels"
+    what = "test rows" if pixels is None else f"test images, {pixels} pixels"
+    text = f"{len(result.values)} {what}"
     if not result.num_samples:
         return f"{text}; the exact log-likelihood"
     ess = result.ess

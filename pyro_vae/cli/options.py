@@ -1,5 +1,6 @@
 """What the commands share: options, data sets, runs, and printing."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -9,16 +10,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae import datasets, presets, storage
+from pyro_vae.cli import tables
 from pyro_vae.cli.processes import is_first
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset, Pixels
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE
 
 HELP = {
     "preset": f"One of {', '.join(presets.names())}.",
     "data": f"One of {', '.join(datasets.names())}.",
+    "table": f"One of {', '.join(datasets.names())}, or a CSV file with a header.",
     "root": "Folder of mnist and fashion-mnist in torchvision's layout. Without it the folder in "
     "PYRO_VAE_DATA, or ~/.cache/pyro_vae.",
     "epochs": "Passes over the training data.",
@@ -32,6 +35,7 @@ HELP = {
 
 PresetOption = Annotated[str, typer.Option(help=HELP["preset"])]
 DataOption = Annotated[str, typer.Option(help=HELP["data"])]
+TableOption = Annotated[str, typer.Option("--data", help=HELP["table"])]
 RootOption = Annotated[Path | None, typer.Option(help=HELP["root"])]
 EpochsOption = Annotated[int, typer.Option(help=HELP["epochs"])]
 BatchOption = Annotated[int, typer.Option(help=HELP["batch_size"])]
@@ -61,6 +65,15 @@ def load_data(data: str, root: Path | None) -> Dataset:
     return datasets.load(data, root)
 
 
+def load_any(data: str, root: Path | None, described: Mapping[str, Any] | None = None) -> Dataset:
+    """Loads a data set, or the rows of a CSV file whose columns may be described already."""
+    if not tables.is_table(data):
+        return load_data(data, root)
+    if root is not None:
+        raise ValueError(f"root: got {root}, expected none: {data} is a file")
+    return tables.load(data, described)
+
+
 def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
     """Returns the first `count` images, all for None; raises ValueError if there are fewer."""
     if count is None:
@@ -71,31 +84,33 @@ def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
     return images[:count]
 
 
-def is_conditional(vae: VAE) -> bool:
+def is_conditional(vae: Composed) -> bool:
     """Whether the VAE of a run takes class labels."""
     assert vae.preset is not None
     return presets.get(vae.preset["name"]).conditional
 
 
-def labelled(vae: VAE, images: Tensor, labels: Tensor) -> Batch:
+def labelled(vae: Composed, images: Tensor, labels: Tensor) -> Batch:
     """Images, or for a conditional preset a tuple of them and their class labels."""
     return (images, labels[: len(images)]) if is_conditional(vae) else images
 
 
 def build(
     preset: str, z_dim: int | None, dataset: Dataset, pixels: str | None, seed: int
-) -> tuple[VAE, dict[str, Any]]:
+) -> tuple[Composed, dict[str, Any]]:
     """Builds a preset's VAE for a data set on a seed; returns also what rebuilds it."""
     check_seed(seed)
+    chosen = cast(Pixels | None, pixels)
     with seeded(seed):
-        vae = presets.build(
-            preset, z_dim=z_dim, shape=dataset.shape, pixels=cast(Pixels | None, pixels)
-        )
+        if isinstance(dataset, tables.Rows):
+            vae: Composed = presets.build(preset, z_dim=z_dim, pixels=chosen, table=dataset.table)
+        else:
+            vae = presets.build(preset, z_dim=z_dim, shape=dataset.shape, pixels=chosen)
     assert vae.preset is not None
     return vae, dict(vae.preset)
 
 
-def open_run(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset]:
+def open_run(run: Path, root: Path | None) -> tuple[Composed, dict[str, Any], Dataset]:
     """Reads what ``pyro-vae train`` wrote: the VAE, the training's settings, and the data.
 
     Raises:
@@ -117,4 +132,10 @@ def open_run(run: Path, root: Path | None) -> tuple[VAE, dict[str, Any], Dataset
         raise ValueError(
             f"{run / storage.WEIGHTS}: holds parameters that are not finite, expected finite ones"
         )
-    return vae, settings, load_data(settings["data"], root)
+    dataset = load_any(settings["data"], root, (vae.preset or {}).get("table"))
+    if isinstance(dataset, tables.Rows) and dataset.digest != settings.get("data_hash"):
+        raise ValueError(
+            f"data: got another {settings['data']} than {run} was trained on, expected the same "
+            "file"
+        )
+    return vae, settings, dataset

@@ -7,7 +7,10 @@ import typer
 
 from pyro_vae import datasets, plots, presets, storage
 from pyro_vae.cli.options import RootOption, RunArgument, is_conditional, open_run, say
+from pyro_vae.cli.tables import Rows
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
+from pyro_vae.models import HierarchicalVAE
 from pyro_vae.training import History
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -28,25 +31,42 @@ def plot(
 ) -> None:
     """Draw a run: curves, reconstructions, generated images, manifold, latent space."""
     vae, settings, dataset = open_run(run, root)
-    z_dim = vae.prior().event_shape[0]
+    z_dim = _z_dim(vae)
     if quantiles and z_dim != 2:
         raise ValueError(f"quantiles: the run has {z_dim} latents, expected 2")
-    figures = {
-        "curves": History.load_csv(run / storage.METRICS).plot(),
-        **_figures(vae, dataset, settings["pixels"], quantiles, seed),
-    }
+    if quantiles and not isinstance(vae, VAE):
+        raise ValueError(f"quantiles: the run has a {type(vae).__name__}, expected a VAE")
+    figures = {"curves": History.load_csv(run / storage.METRICS).plot()}
+    if isinstance(dataset, Rows):
+        figures |= _of_rows(vae, dataset, seed)
+    else:
+        figures |= _figures(vae, dataset, settings["pixels"], quantiles, seed)
     folder = run / storage.FIGURES
     folder.mkdir(exist_ok=True)
     for name, ax in figures.items():
         plots.save(ax, folder / f"{name}.png")
-    if "manifold" not in figures:
+    if "manifold" not in figures and not isinstance(dataset, Rows):
         labels = " and labels" if is_conditional(vae) else ""
         say(f"no manifold: it takes 2 latents, the run has {z_dim}{labels}")
     say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
 
 
+def _z_dim(vae: Composed) -> int:
+    """The number of latents, of the top layer if there are several."""
+    prior = vae.priors[-1] if isinstance(vae, HierarchicalVAE) else vae.prior
+    return int(prior().event_shape[0])
+
+
+def _of_rows(vae: Composed, rows: Rows, seed: int) -> dict[str, Any]:
+    """Draws the test rows of a table beside as many draws of the model."""
+    with seeded(seed):
+        drawn = vae.generate(len(rows.test), sample=True)
+    frames = (rows.table.to_frame(x) for x in (rows.test, drawn))
+    return {"columns": plots.columns(*frames)}
+
+
 def _figures(
-    vae: VAE, dataset: Dataset, pixels: datasets.Pixels, quantiles: bool, seed: int
+    vae: Composed, dataset: Dataset, pixels: datasets.Pixels, quantiles: bool, seed: int
 ) -> dict[str, Any]:
     """Draws what the VAE makes of the test set and of draws of its prior."""
     conditional = is_conditional(vae)
@@ -58,13 +78,17 @@ def _figures(
     # One image of each class says more than the first ten images.
     shown = [int((labels == label).nonzero()[0, 0]) for label in labels.unique()]
     given = labels if conditional else None
-    z = vae.embed(x, given)
+    points = vae.embed(x, given)
+    z = points[-1] if isinstance(vae, HierarchicalVAE) else points
     own = None if given is None else given[shown]
     figures = {
         "reconstructions": plots.reconstructions(x[shown], vae.reconstruct(x[shown], own)),
         "generated": generated,
     }
-    if z.shape[1] == 2 and not conditional:
+    if isinstance(vae, HierarchicalVAE):
+        with seeded(seed):
+            figures["layers"] = plots.layers(vae, x[shown], context=own)
+    elif z.shape[1] == 2 and not conditional:
         quantile = vae.prior().base_dist.icdf if quantiles else None
         figures["manifold"] = plots.manifold(vae.decode, quantile=quantile)
     if z.shape[1] >= 2:

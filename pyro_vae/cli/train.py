@@ -7,33 +7,37 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vae import objectives, storage
+from pyro_vae import objectives, presets, storage
 from pyro_vae.cli.options import (
     BatchOption,
-    DataOption,
     EpochsOption,
     PixelsOption,
     PresetOption,
     RootOption,
+    TableOption,
     ZDimOption,
     build,
     labelled,
-    load_data,
+    load_any,
     say,
 )
 from pyro_vae.cli.processes import count, is_first, joined
+from pyro_vae.cli.tables import PRESET, Rows, is_table
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
 from pyro_vae.training import Averaging, History, TensorBoard, fit
-from pyro_vae.vae import VAE
 
 CHECKPOINTS = "checkpoints"
 
 _DIAGNOSED = 1000  # test images
 _SETTINGS = "data", "epochs", "batch_size", "objective", "seed", "precision", "average"
 
-ObjectiveOption = Annotated[str, typer.Option(help=f"One of {', '.join(objectives.names())}.")]
+ObjectiveOption = Annotated[
+    str | None,
+    typer.Option(help=f"One of {', '.join(objectives.names())}. Default: the preset's own."),
+]
 SeedOption = Annotated[
     int, typer.Option(help="Fixes the initial parameters, the order of examples and the noise.")
 ]
@@ -69,12 +73,12 @@ ResumeOption = Annotated[
 def train(
     context: typer.Context,
     preset: PresetOption = "bernoulli-mlp",
-    data: DataOption = "digits",
+    data: TableOption = "digits",
     root: RootOption = None,
     epochs: EpochsOption = 30,
     batch_size: BatchOption = 128,
     z_dim: ZDimOption = None,
-    objective: ObjectiveOption = "trace_elbo",
+    objective: ObjectiveOption = None,
     pixels: PixelsOption = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "float32",
@@ -85,24 +89,31 @@ def train(
     resume: ResumeOption = False,
 ) -> None:
     """Train a preset and write the run: configuration, parameters, metrics, checkpoints."""
-    folder = out or Path("runs") / f"{preset}-{data}"
-    begun = resume and (folder / storage.CONFIG).exists()
     options = dict(context.params)
+    if is_table(data) and source_of(context, "preset") == "DEFAULT":
+        options["preset"] = PRESET
+    name = Path(data).stem if is_table(data) else data
+    folder = out or Path("runs") / f"{options['preset']}-{name}"
+    begun = resume and (folder / storage.CONFIG).exists()
     if begun:
         options |= _kept(context, folder)
     elif not resume:
         storage.check_free(folder)
+    options["objective"] = options["objective"] or presets.get(options["preset"]).objective
     loss = objectives.parse(options["objective"])
-    dataset = load_data(options["data"], root)
+    dataset = load_any(options["data"], root)
     named = (options[name] for name in ("pixels", "seed"))
     vae, chosen = build(options["preset"], options["z_dim"], dataset, *named)
     settings = {
         **{name: options[name] for name in _SETTINGS},
-        "pixels": chosen["pixels"],
+        "pixels": chosen.get("pixels"),
         "compile": "auto",
         "processes": count(),
         "optimizer": "optim.Adam(lr=1e-3)",
     }
+    if isinstance(dataset, Rows):  # The file is read again to evaluate the run.
+        settings |= {"data": str(Path(options["data"]).resolve()), "data_hash": dataset.digest}
+        say(f"{dataset.table}")
     decay = settings["average"]
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
     writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
@@ -170,12 +181,14 @@ def _diagnosed(
     vae: Pair, dataset: Dataset, settings: Mapping[str, Any], history: History
 ) -> list[str]:
     """A line for each thing that went wrong; none for a good run."""
-    assert isinstance(vae, VAE)
+    assert isinstance(vae, Composed)
     pixels, seed = settings["pixels"], settings["seed"]
     try:
         images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels
-        x, _ = density_draw(vae, labelled(vae, images, labels), pixels, seed)
-        found = diagnose(vae, labelled(vae, x, labels), history=history, seed=seed)
+        given = labelled(vae, images, labels)
+        if pixels is not None:
+            given = labelled(vae, density_draw(vae, given, pixels, seed)[0], labels)
+        found = diagnose(vae, given, history=history, seed=seed)
     except (ValueError, FloatingPointError) as error:  # The run is written, and is whole.
         return [f"not diagnosed: {error}"]
     return [str(found)] if found else []

@@ -4,18 +4,24 @@ All data pass through :func:`check`. It returns them as they will be used, with 
 of the first example.
 """
 
+from pyro_vae.contracts.data import check_data, check_dtype, check_float
+from pyro_vae.contracts.holes import (
+    check_entries,
+    check_no_nan,
+    holes_named,
+    observes_holes,
+    takes_holes,
+)
 from pyro_vae.contracts.pairs import check_observations, check_programs, check_training
 from pyro_vae.contracts.parts import (
     Checked,
     call,
     check,
     check_context,
-    check_data,
-    check_dtype,
-    check_float,
     check_latents,
     check_layer,
     check_likelihood,
+    check_posterior,
     check_prior,
     check_shape,
     check_supports,
@@ -43,15 +49,18 @@ __all__ = [
     "check_context",
     "check_data",
     "check_dtype",
+    "check_entries",
     "check_float",
     "check_latent_sites",
     "check_latents",
     "check_layer",
     "check_likelihood",
     "check_masks",
+    "check_no_nan",
     "check_observations",
     "check_observed",
     "check_order",
+    "check_posterior",
     "check_prior",
     "check_programs",
     "check_same_sites",
@@ -60,7 +69,10 @@ __all__ = [
     "check_supports",
     "check_training",
     "explained",
+    "holes_named",
     "is_scaled",
+    "observes_holes",
+    "takes_holes",
     "unchanged",
 ]
 

@@ -1,6 +1,7 @@
 """Checks of any Pyro model and guide against data, before they are trained."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 
+from pyro_vae.contracts.holes import check_no_nan, holes_named, observes_holes
 from pyro_vae.contracts.sites import (
     PLATE,
     Refused,
@@ -28,7 +30,7 @@ __all__ = ["check_observations", "check_programs", "check_training"]
 @torch.no_grad()
 def check_programs(
     pair: nn.Module, batch: Sequence[Tensor], whole: bool, sums_out: bool = False
-) -> None:
+) -> Trace:
     """Raises ValueError unless a model and guide can be trained on batches of examples.
 
     The modes of all modules and torch's random generators are unchanged afterwards.
@@ -38,6 +40,9 @@ def check_programs(
         batch: The first batch, ``(x, *context)``.
         whole: Whether an epoch is one batch, which then may have sites outside of the plate.
         sums_out: Whether latents of the model alone are summed out.
+
+    Returns:
+        A trace of the guide, for one example.
     """
     one = tuple(entry[:1] for entry in batch)
     with evaluating(pair), poutine.block(), seeded(0, device=batch[0].device):
@@ -55,6 +60,7 @@ def check_programs(
                 for name, site in trace.nodes.items():
                     if site["type"] == "sample" and not site["infer"].get("_deterministic"):
                         _check_plate(program, name, site, len(part[0]), whole)
+    return guide
 
 
 @torch.no_grad()
@@ -107,9 +113,13 @@ def check_observations(pair: nn.Module, batch: Sequence[Tensor]) -> None:
 
 def _traced(pair: nn.Module, batch: Sequence[Tensor]) -> tuple[Trace, Trace]:
     """Traces of the guide, and of the model at the guide's draw; a batch is not changed."""
-    with unchanged(batch, "guide"):
+    program: Any = pair.model
+    takes = partial(observes_holes, program, batch)
+    with unchanged(batch, "guide"), holes_named(batch[0], "guide", takes):
         guide = poutine.trace(pair.guide).get_trace(*batch)
     latents = [guide.nodes[name]["value"] for name in guide.stochastic_nodes]
+    for value in latents:
+        check_no_nan("guide", batch[0], value, takes)
     with unchanged([*batch, *latents], "model"):
         model = poutine.trace(poutine.replay(pair.model, trace=guide)).get_trace(*batch)
     return prune_subsample_sites(guide), prune_subsample_sites(model)

@@ -8,14 +8,14 @@ from typing import cast
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.func import functional_call
 
+from pyro_vae.contracts.data import check_data, check_dtype
+from pyro_vae.contracts.holes import check_no_nan, holes_named
 from pyro_vae.contracts.sites import Refused, unchanged
 from pyro_vae.distributions import (
-    check_finite,
     describe_support,
     ends_of,
     is_real,
@@ -23,9 +23,8 @@ from pyro_vae.distributions import (
     scored_support,
     support_of,
 )
-from pyro_vae.utils.checks import check_examples, kind
 from pyro_vae.utils.context import Batch, as_batch, expanded, takes_context
-from pyro_vae.utils.modules import Function, device_of, dtype_of, evaluating
+from pyro_vae.utils.modules import Function, device_of, evaluating
 from pyro_vae.utils.random import seeded
 
 __all__ = [
@@ -33,12 +32,10 @@ __all__ = [
     "call",
     "check",
     "check_context",
-    "check_data",
-    "check_dtype",
-    "check_float",
     "check_latents",
     "check_layer",
     "check_likelihood",
+    "check_posterior",
     "check_prior",
     "check_shape",
     "check_supports",
@@ -103,7 +100,7 @@ def check(
         torch.Size([28, 28])
     """
     x, *context = as_batch(x, argument)
-    check_data(x, argument)
+    check_data(x, argument, vae, context)
     check_dtype(argument, x, vae)
     check_context(vae, context, values=True)
     device = device_of(vae)
@@ -118,9 +115,29 @@ def check(
         check_likelihood(p_x, z)
         check_shape(argument, x.shape if shape is None else shape, p_x)
         _check_batches(vae, z, given)
-        q_z = call(vae, "posterior", first, context=given)
+        with holes_named(first, "posterior"):
+            q_z = call(vae, "posterior", first, context=given)
         check_latents(p_z, q_z, first)
+        check_posterior(vae, x, context)
     return Checked(x, tuple(context), q_z, p_x)
+
+
+def check_posterior(vae: nn.Module, x: Tensor, context: Sequence[Tensor]) -> None:
+    """Raises ValueError if the posterior of an example with NaN in it is NaN itself.
+
+    Arguments:
+        vae: A module with the part ``posterior``.
+        x: Data of shape ``(N, *x_shape)``.
+        context: What is given with x.
+    """
+    holes = torch.isnan(x).flatten(1).any(1)
+    if not holes.any():
+        return
+    place = int(holes.nonzero()[0])
+    one, *given = (entry[place : place + 1] for entry in (x, *context))
+    with holes_named(one, "posterior"):
+        z = call(vae, "posterior", one, context=given).sample()
+    check_no_nan("posterior", one, z)
 
 
 def check_context(vae: nn.Module, context: Sequence[Tensor], values: bool = False) -> None:
@@ -340,35 +357,3 @@ def check_shape(argument: str, shape: torch.Size, p_x: dist.Distribution) -> Non
             f"{argument}: got shape {tuple(shape)}, expected (N, {sizes}): the likelihood's "
             f"event_shape is {tuple(p_x.event_shape)}"
         )
-
-
-def check_data(x: Tensor, argument: str = "x") -> None:
-    """Raises TypeError or ValueError unless x has finite floats and shape ``(N, *x_shape)``."""
-    check_float(argument, x)
-    if x.dim() < 2:
-        raise ValueError(
-            f"{argument}: got shape {tuple(x.shape)}, expected (N, *x_shape) with one dimension "
-            "of x or more, such as x.unsqueeze(-1)"
-        )
-    check_examples(argument, x)
-    if is_validation_enabled():  # It reads values, so Pyro's switch for such checks applies.
-        check_finite(argument, x)
-
-
-def check_dtype(argument: str, value: Tensor, vae: nn.Module) -> None:
-    """Raises TypeError unless `value` has the VAE's dtype."""
-    if value.dtype != dtype_of(vae):
-        raise TypeError(f"{argument}: got {value.dtype}, expected the VAE's {dtype_of(vae)}")
-
-
-def check_float(argument: str, value: Tensor) -> None:
-    """Raises TypeError unless `value` is a floating-point tensor."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{argument}: got {kind(value)}, expected a torch.Tensor")
-    if not value.is_floating_point():
-        hint = (
-            "; datasets.to_pixels(levels, pixels, seed) and fit(pixels=...) convert 8-bit levels"
-            if value.dtype == torch.uint8
-            else ""
-        )
-        raise TypeError(f"{argument}: got {value.dtype}, expected a floating-point tensor{hint}")

@@ -17,6 +17,7 @@ from pyro_vae.distributions import (
     describe_support,
     same_support,
     support_of,
+    takes_nan,
 )
 
 __all__ = [
@@ -37,7 +38,8 @@ _EXPECTED = (
     f'a plate "{PLATE}" of the size of x, with any number of dimensions to its left; masks and '
     "other tensors that are computed from x or are the same for each example; networks that take "
     "further batch dimensions on the left (networks.Folded adds them); unobserved entries of x "
-    "that are masked and hold a number on the support"
+    "that are masked and hold a number on the support, or NaN where the site takes it "
+    "(likelihoods.Observed)"
 )
 
 
@@ -162,6 +164,8 @@ def check_observed(
     if mask is False:
         return
     on, finite = support.check(value), torch.isfinite(value)  # Infinity is among torch's reals.
+    if takes_nan(support):
+        finite = finite | torch.isnan(value)
     for _ in range(support.event_dim):
         finite = finite.all(-1)
     if not ((on & finite) | ~torch.as_tensor(mask)).all():

@@ -1,12 +1,14 @@
 """Distributions, supports and KL divergences that torch and Pyro lack or compute less exactly."""
 
 from pyro_vae.distributions.bernoulli import BernoulliEvent, ContinuousBernoulli, CrossEntropy
+from pyro_vae.distributions.columns import Columns, OnColumns, by_element, index_of, is_class
 from pyro_vae.distributions.flows import FromZuko
 from pyro_vae.distributions.intervals import OntoInterval, OpenInterval
 from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.observed import Completed, Observed, OrNaN, elementwise, inside, or_nan
 from pyro_vae.distributions.one_hot import OneHotCodes, RelaxedOneHotCodes
 from pyro_vae.distributions.pixels import (
     Beta,
@@ -25,6 +27,7 @@ from pyro_vae.distributions.supports import (
     same_support,
     scored_support,
     support_of,
+    takes_nan,
     varies,
 )
 from pyro_vae.distributions.supports import describe as describe_support
@@ -32,6 +35,8 @@ from pyro_vae.distributions.supports import describe as describe_support
 __all__ = [
     "BernoulliEvent",
     "Beta",
+    "Columns",
+    "Completed",
     "ContinuousBernoulli",
     "CrossEntropy",
     "DiscretizedLogistic",
@@ -41,23 +46,33 @@ __all__ = [
     "Mixture",
     "NegativeBinomial",
     "NormalMixture",
+    "Observed",
+    "OnColumns",
     "OneHotCodes",
     "OntoInterval",
     "OpenInterval",
+    "OrNaN",
     "Poisson",
     "RelaxedOneHotCodes",
     "StudentT",
+    "by_element",
     "check_analytic_kl",
     "check_finite",
     "check_on_support",
     "describe_distribution",
     "describe_support",
+    "elementwise",
     "ends_of",
+    "index_of",
+    "inside",
+    "is_class",
     "is_real",
     "latent_point",
+    "or_nan",
     "point",
     "same_support",
     "scored_support",
     "support_of",
+    "takes_nan",
     "varies",
 ]

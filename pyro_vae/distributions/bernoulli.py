@@ -82,7 +82,25 @@ class BernoulliEvent(dist.Independent):
             # A fast test for zeros and ones; where it fails, the full check decides and raises.
             if not fits or torch.addcmul(value, value, value, value=-1).abs_().sum() != 0:
                 base._validate_sample(value)
+        return self._sum(logits, value)
+
+    def log_prob_without(self, value: Tensor, holes: Tensor) -> Tensor:
+        """The log-density of the elements that are not in holes.
+
+        Arguments:
+            value: 0 in holes.
+            holes: The elements that do not count, of the shape of `value`.
+        """
+        base = self.base_dist
+        if base._validate_args:
+            base._validate_sample(value)
+        # With so small a logit, a zero counts exactly 0, and all others as without holes.
+        logits, value, holes = torch.broadcast_tensors(base.logits, value, holes)
+        return self._sum(logits.masked_fill(holes, -1e4), value)
+
+    def _sum(self, logits: Tensor, value: Tensor) -> Tensor:
         logits, value = broadcast_all(logits, value)
+        dims = self.reinterpreted_batch_ndims
         return _CrossEntropySum.apply(logits.flatten(-dims), value.flatten(-dims))
 
 

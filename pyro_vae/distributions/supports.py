@@ -18,6 +18,7 @@ __all__ = [
     "same_support",
     "scored_support",
     "support_of",
+    "takes_nan",
     "varies",
 ]
 
@@ -30,10 +31,15 @@ def describe(support: Constraint) -> str:
         >>> describe_support(priors.Uniform(2, low=-1.0, high=1.0)().support)
         'Interval(-1, 1)'
     """
+    end = " or NaN" if takes_nan(support) else ""
     support = _innermost(support)
+    columns: Any = support
+    if hasattr(columns, "names"):
+        each = zip(columns.names, columns.cseq, strict=True)
+        return "columns " + ", ".join(f"{name!r}: {describe(own)}" for name, own in each)
     bounds = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
     values = ", ".join(_text(bound) for bound in bounds if bound is not None)
-    return type(support).__name__.lstrip("_") + (f"({values})" if values else "")
+    return type(support).__name__.lstrip("_") + (f"({values})" if values else "") + end
 
 
 def _text(bound: Any) -> str:
@@ -53,6 +59,8 @@ def same_support(a: Constraint, b: Constraint) -> bool:
         >>> same_support(constraints.real_vector, constraints.independent(constraints.real, 1))
         True
     """
+    if takes_nan(a) != takes_nan(b):
+        return False
     a, b = _innermost(a), _innermost(b)
     if hasattr(a, "cseq") or hasattr(b, "cseq"):  # cat and stack
         parts = [list(getattr(c, "cseq", ())) for c in (a, b)]
@@ -121,7 +129,8 @@ def _flat(transforms: Sequence[Transform]) -> Iterator[Transform]:
 
 
 def _innermost(support: Constraint) -> Constraint:
-    # Independent and mixture constraints both wrap the one that says which values are allowed.
+    # Independent and mixture constraints both wrap the one that says which values are allowed, and
+    # so does OrNaN.
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
@@ -136,6 +145,20 @@ def _bounds(support: Constraint) -> tuple[Tensor, Tensor] | None:
         return None
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     return torch.as_tensor(low).double(), torch.as_tensor(high).double()
+
+
+def takes_nan(support: Constraint) -> bool:
+    """Whether a support has NaN, which stands for elements that are not observed.
+
+    Example:
+        >>> from pyro_vae.distributions import OrNaN, takes_nan
+        >>> real = pyro.distributions.constraints.real
+        >>> takes_nan(real), takes_nan(OrNaN(real))
+        (False, True)
+    """
+    while hasattr(support, "base_constraint") and not hasattr(support, "takes_nan"):
+        support = support.base_constraint
+    return bool(getattr(support, "takes_nan", False))
 
 
 def is_real(support: Constraint) -> bool:
@@ -182,6 +205,8 @@ def varies(support: Constraint) -> bool:
         False
     """
     inner = _innermost(support)
+    if hasattr(inner, "cseq"):  # cat and stack
+        return any(map(varies, inner.cseq))
     return any(isinstance(bound, Tensor) for bound in vars(inner).values())
 
 
@@ -202,15 +227,18 @@ def scored_support(distribution: Any) -> Constraint:
         base = base.base_dist
     if not hasattr(base, "scored_support"):
         return distribution.support
-    return constraints.independent(base.scored_support, len(distribution.event_shape))
+    scored = base.scored_support
+    rest = len(distribution.event_shape) - scored.event_dim
+    return constraints.independent(scored, rest) if rest else scored
 
 
-def check_finite(argument: str, value: Tensor) -> None:
+def check_finite(argument: str, value: Tensor, *, nan: bool = False) -> None:
     """Checks that all values are finite.
 
     Arguments:
         argument: Name of the argument, for the error message.
         value: Any tensor.
+        nan: Whether NaN is taken too.
 
     Raises:
         ValueError: Some value is NaN or infinite; the message has the first one.
@@ -224,15 +252,17 @@ def check_finite(argument: str, value: Tensor) -> None:
     if torch.isfinite(value.sum()):  # faster than a test of each value
         return
     finite = torch.isfinite(value)
+    if nan:
+        finite = finite | torch.isnan(value)
     if not finite.all():
         raise ValueError(
             f"{argument}: got {value[~finite][0].item()} at {int((~finite).sum())} of "
-            f"{value.numel()} places, expected finite numbers"
+            f"{value.numel()} places, expected finite numbers{' or NaN' if nan else ''}"
         )
 
 
 def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
-    """Checks that all values are finite and on a support.
+    """Checks that all values are finite, or NaN where the support takes it, and on the support.
 
     Arguments:
         argument: Name of the argument, for the error message.
@@ -248,7 +278,7 @@ def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
         Traceback (most recent call last):
         ValueError: x: got 0.5 at 1 of 2 places, expected values on Boolean
     """
-    check_finite(argument, value)
+    check_finite(argument, value, nan=takes_nan(support))
     on = support.check(value)
     if on.all():
         return
@@ -256,6 +286,11 @@ def check_on_support(argument: str, value: Tensor, support: Constraint) -> None:
     while isinstance(support, type(constraints.real_vector)):
         support = support.base_constraint
         on = support.check(value)
+    columns: Any = _innermost(support)
+    if hasattr(columns, "names") and on.shape == value.shape:
+        place = int((~on).nonzero()[0, -1])
+        argument = f"{argument}, column {columns.names[place]!r}"
+        support, value, on = columns.cseq[place], value[..., place], on[..., place]
     got = (
         f"{value[~on][0].item():g} at {int((~on).sum())} of {value.numel()} places"
         if on.shape == value.shape

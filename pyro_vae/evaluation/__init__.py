@@ -17,6 +17,7 @@ from pyro_vae.evaluation.criticism import (
 from pyro_vae.evaluation.diagnosis import Diagnosis, Finding, diagnose
 from pyro_vae.evaluation.elbo import Elbo, elbo
 from pyro_vae.evaluation.elbo_gap import ElboGap, elbo_gap
+from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.inputs import data_hash, density_draw
 from pyro_vae.evaluation.log_likelihood import estimated as estimated
 from pyro_vae.evaluation.log_likelihood import log_likelihood
@@ -31,6 +32,7 @@ __all__ = [
     "Elbo",
     "ElboGap",
     "Finding",
+    "Imputation",
     "LogLikelihood",
     "PredictiveCheck",
     "UnreliableWeights",
@@ -43,6 +45,7 @@ __all__ = [
     "diagnose",
     "elbo",
     "elbo_gap",
+    "impute",
     "log_likelihood",
     "posterior_predictive",
 ]

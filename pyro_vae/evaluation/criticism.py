@@ -1,5 +1,6 @@
 """Criticism of trained VAEs: active latent units, and posterior predictive checks."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -71,7 +72,7 @@ def active_units(
     :meth:`VAE.embed` gives the posterior mean. For a posterior without a mean in closed form, this
     is the average of 32 draws, whose noise adds 1/32 of the posterior's variance to the statistic.
     For any other pair, it is the mean of the distribution at each guide site; with several sites,
-    it is averaged over 32 draws of the sites before it.
+    it is averaged over 32 draws of the sites before it. A site of missing entries is left out.
 
     Source: Burda, Grosse and Salakhutdinov (2016), arXiv 1509.00519, section 5.2.
 
@@ -119,13 +120,15 @@ def _means(pair: Pair, densities: LogDensities, batch: Examples) -> dict[str, Te
         return {"z": pair.embed(batch[0], batch[1:])}
     z, _ = densities.draw(batch, _DRAWS if len(densities.latents) > 1 else 1)
     guide = densities.distributions("guide", batch, z)
-    for name in densities.latents:
+    missing = getattr(pair, "missing_site", None)  # It has x, and not what x depends on.
+    names = [name for name in densities.latents if name != missing]
+    for name in names:
         if guide[name].support.is_discrete:
             raise ValueError(
                 f'site "{name}": a discrete latent, expected continuous ones, whose means vary '
                 "with x"
             )
-    means = {name: latent_point(guide[name]).mean(0) for name in densities.latents}
+    means = {name: latent_point(guide[name]).mean(0) for name in names}
     return {name: mean.movedim(densities.example_axis - 1, 0) for name, mean in means.items()}
 
 
@@ -174,6 +177,10 @@ def posterior_predictive(
     A p-value near 0 or 1 shows that the model does not reproduce the statistic. Since x is used
     twice, the p-values of a correct model are not uniform but concentrate near 1/2.
 
+    Where x has NaN, for entries that are not observed, its replications have NaN too, so that T
+    compares the observed entries. T then has to be a function of those, such as
+    ``lambda x: x.nanmean(-1)``.
+
     Source: Gelman, Meng and Stern (1996), Statistica Sinica 6, section 2.
 
     Arguments:
@@ -189,9 +196,9 @@ def posterior_predictive(
 
     Raises:
         TypeError: `vae` is not a pair, or x has another dtype.
-        ValueError: x does not fit the pair, T returns another shape, or an argument is out of
-            range. A pair has several observed sites and none has the name ``"x"``, or the
-            distribution of x depends on x itself.
+        ValueError: x does not fit the pair, T returns another shape, or NaN for x with NaN, or an
+            argument is out of range. A pair has several observed sites and none has the name
+            ``"x"``, or the distribution of x depends on x itself.
 
     Example:
         >>> from pyro_vae.evaluation import posterior_predictive
@@ -210,9 +217,11 @@ def posterior_predictive(
             with seeded(seed, index, device=part[0].device):
                 replications = _replications(vae, densities, part)
                 own = next(replications)
+                holes = torch.isnan(own)
                 observed.append(_statistic(statistic, own, own.shape[:1]))
-                drawn = islice(replications, num_samples)
-                rows = [_statistic(statistic, made, own.shape[:1]) for made in drawn]
+                drawn = (made.masked_fill(holes, math.nan) for made in replications)
+                some = islice(drawn, num_samples)
+                rows = [_statistic(statistic, made, own.shape[:1]) for made in some]
             replicated.append(torch.stack(rows))
     own, other = torch.cat(observed), torch.cat(replicated, 1)
     return PredictiveCheck(
@@ -247,6 +256,11 @@ def _statistic(statistic: Callable[[Tensor], Tensor], x: Tensor, shape: torch.Si
         raise ValueError(
             f"statistic: gave {got} for x of shape {tuple(x.shape)}, expected {tuple(shape)}: one "
             "number for each example"
+        )
+    if torch.isnan(value).any() and torch.isnan(x).any():
+        raise ValueError(
+            "statistic: gave NaN for x with NaN, which stands for what is not observed, expected "
+            "a number from the observed entries, such as torch.nanmean"
         )
     return value.double()
 

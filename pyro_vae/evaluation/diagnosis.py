@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent
 
+from pyro_vae.distributions import Observed, elementwise
 from pyro_vae.evaluation.blocks import EXAMPLES, Block, blocks, chunks
 from pyro_vae.evaluation.criticism import active_units
 from pyro_vae.evaluation.inputs import check_arguments, mean_and_stderr, opened
@@ -233,8 +234,9 @@ def _certain_and_wrong(
     """The nats and the number of elements below 2**-24, and log p of all: ``(samples, N)``."""
     with seeded(0, device=batch[0].device):
         value = densities.observations(batch)[site]
-    p_x = _elementwise(densities.distributions("model", batch, z)[site])
-    log_p = p_x.log_prob(value.movedim(0, densities.example_axis - 1))
+    log_p_x = elementwise(densities.distributions("model", batch, z)[site])
+    assert log_p_x is not None  # They are Bernoullis or categoricals.
+    log_p = log_p_x(value.movedim(0, densities.example_axis - 1))
     wrong = log_p < -_SATURATED
     lost = torch.where(wrong, -log_p, 0.0)
     return (
@@ -244,9 +246,9 @@ def _certain_and_wrong(
     )
 
 
-def _elementwise(p_x: torch.distributions.Distribution) -> torch.distributions.Distribution:
-    while isinstance(p_x, Independent):
-        p_x = p_x.base_dist
+def _innermost(p_x: torch.distributions.Distribution) -> torch.distributions.Distribution:
+    while isinstance(p_x, Independent | Observed):
+        p_x = p_x.base if isinstance(p_x, Observed) else p_x.base_dist
     return p_x
 
 
@@ -259,7 +261,7 @@ def _look(densities: LogDensities, one: Examples) -> tuple[str | None, bool]:
         site = observed_site(densities, one)
     except ValueError:  # several sites, of which none is x
         return None, discrete
-    p_x = _elementwise(densities.distributions("model", one, z)[site])
+    p_x = _innermost(densities.distributions("model", one, z)[site])
     return site if isinstance(p_x, Bernoulli | Categorical) else None, discrete
 
 

@@ -1,5 +1,6 @@
 """Whether log-densities depend on other examples, on the index, or on noise."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations, count, islice
 from math import comb
@@ -94,8 +95,17 @@ def check_independent(
 
 
 def _extremes(entry: Tensor) -> tuple[Tensor, Tensor]:
-    """Two further examples: of each number of x or of the context, the least, and the greatest."""
-    return entry.amin(0, keepdim=True), entry.amax(0, keepdim=True)
+    """Two further examples: of each number of x or of the context, the least, and the greatest.
+
+    NaN, which is no number, is left out where there are others.
+    """
+    if not entry.is_floating_point() or not torch.isnan(entry).any():
+        return entry.amin(0, keepdim=True), entry.amax(0, keepdim=True)
+    holes = torch.isnan(entry)
+    low = entry.masked_fill(holes, math.inf).amin(0, keepdim=True)
+    high = entry.masked_fill(holes, -math.inf).amax(0, keepdim=True)
+    none = holes.all(0, keepdim=True)
+    return low.masked_fill(none, math.nan), high.masked_fill(none, math.nan)
 
 
 def _lines(batch: Examples) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,12 @@ from torch.distributions import constraints
 
 from pyro_vae.contracts import call, check
 from pyro_vae.datasets import Pixels, to_pixels
-from pyro_vae.distributions import check_on_support, describe_distribution, same_support
+from pyro_vae.distributions import (
+    check_on_support,
+    describe_distribution,
+    or_nan,
+    same_support,
+)
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.evaluation.memory_limit import MaxBytes, check_max_bytes
 from pyro_vae.evaluation.simulation import observed_site
@@ -106,7 +111,7 @@ def data_hash(x: Batch) -> str:
     """Returns 16 hexadecimal digits that identify a tensor, or a tuple ``(x, *context)``.
 
     They are the first digits of the SHA-256 of its dtype, shape and bytes, and the same on every
-    device. A tuple is hashed as one.
+    device. All bit patterns of NaN count as one. A tuple is hashed as one.
 
     Arguments:
         x: A tensor of any shape and dtype, or a tuple of them.
@@ -154,7 +159,9 @@ def density_draw(
     levels, *context = as_batch(levels, "levels")
     if pixels == "grey":
         support = _support(vae, levels[:1], [entry[:1] for entry in context])
-        pixels = "binary" if same_support(support, constraints.boolean) else "dequantized"
+        boolean = constraints.boolean
+        is_binary = any(same_support(support, each) for each in (boolean, or_nan(boolean)))
+        pixels = "binary" if is_binary else "dequantized"
     with seeded(seed, device=levels.device):
         return to_pixels(levels, pixels).to(dtype_of(vae)), pixels
 

@@ -14,7 +14,7 @@ from torch.distributions import Independent, TransformedDistribution, transform_
 from torch.nn.modules.module import Module
 
 from pyro_vae.contracts import call
-from pyro_vae.distributions import describe_distribution
+from pyro_vae.distributions import Completed, describe_distribution
 from pyro_vae.evaluation.log_densities import LogDensities
 from pyro_vae.pair import Pair
 from pyro_vae.utils.context import Examples, expanded, given
@@ -169,6 +169,8 @@ class _Shifts(Messenger):
                 f'site "{name}": the guide has {describe_distribution(fn)}, which has no rsample, '
                 "expected a reparameterized distribution"
             )
+        if isinstance(fn, Completed):  # It is the model's, given the sites before it.
+            return
         base, rewrap = _base(fn)
         parameters = _parameters(base, fn, name)
         # Samples of the sites before may add dimensions on the left, which share the numbers.

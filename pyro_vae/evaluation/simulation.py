@@ -109,10 +109,13 @@ def simulated(
     site = observed_site(densities, batch)
     latents, values = densities.simulated(batch)
     drawn = values[site]
+    complete = drawn
+    if callable(as_observed := getattr(pair, "as_observed", None)):
+        drawn = as_observed(values)  # which has NaN where another site says so
     if drawn.shape != batch[0].shape:
         raise ValueError(
             f'model: observes values of shape {tuple(drawn.shape)} at the site "{site}" for x of '
             f"shape {tuple(batch[0].shape)}, expected x itself, which is simulated"
         )
-    check_simulates(densities, site, batch, latents, drawn)
+    check_simulates(densities, site, batch, latents, complete)
     return (drawn.to(batch[0].dtype), *batch[1:]), latents

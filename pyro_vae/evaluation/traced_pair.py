@@ -1,6 +1,7 @@
 """Traces of a Pyro model and guide with many samples of each example."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import pyro
@@ -16,6 +17,8 @@ from pyro_vae.contracts import (
     check_observed,
     check_same_sites,
     check_site,
+    holes_named,
+    observes_holes,
     unchanged,
 )
 from pyro_vae.evaluation.enumeration import Summed, is_summed, sum_out, summing
@@ -104,11 +107,12 @@ class TracedPair:
         self, call: Callable[..., Any], batch: Examples, count: int | None = None
     ) -> Trace:
         traced = poutine.trace(call)
-        if count is None:
-            with unchanged(batch):
+        takes = partial(observes_holes, self.programs["model"], batch)
+        with unchanged(batch), holes_named(batch[0], "guide", takes):
+            if count is None:
                 return traced.get_trace(*batch)
-        with pyro.plate(_SAMPLES, count, dim=self._sample_dim), unchanged(batch):
-            return traced.get_trace(*batch)
+            with pyro.plate(_SAMPLES, count, dim=self._sample_dim):
+                return traced.get_trace(*batch)
 
     def _checked(self, program: str, trace: Trace, batch: Examples) -> Trace:
         trace = prune_subsample_sites(trace)

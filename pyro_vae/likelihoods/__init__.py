@@ -7,8 +7,10 @@ file for each kind of x.
 """
 
 from pyro_vae.likelihoods.binary import Bernoulli
+from pyro_vae.likelihoods.columns import Column, Columns
 from pyro_vae.likelihoods.counts import NegativeBinomial, Poisson
 from pyro_vae.likelihoods.levels import Categorical, DiscretizedLogistic
+from pyro_vae.likelihoods.observed import Observed
 from pyro_vae.likelihoods.real import SCALE_FLOOR, Gaussian, Laplace, Scale, StudentT
 from pyro_vae.likelihoods.unit import Beta, ContinuousBernoulli
 
@@ -17,11 +19,14 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "Categorical",
+    "Column",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Gaussian",
     "Laplace",
     "NegativeBinomial",
+    "Observed",
     "Poisson",
     "Scale",
     "StudentT",

@@ -38,6 +38,11 @@ class Bernoulli(nn.Module):
         self.relaxed = plain(relaxed)
         self._event_dim = len(out_shape(network))
 
+    @staticmethod
+    def numbers(relaxed: bool = False) -> int:
+        """How many numbers it takes for each pixel: the logit."""
+        return 1
+
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         pixels = distributions.CrossEntropy if self.relaxed else dist.Bernoulli
         return distributions.BernoulliEvent(

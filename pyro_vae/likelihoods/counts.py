@@ -93,6 +93,11 @@ class Poisson(_Counts):
         self.network = network
         self._event_dim = len(out_shape(network))
 
+    @staticmethod
+    def numbers(exposure: int | None = None) -> int:
+        """How many numbers it takes for each pixel: the log-rate."""
+        return 1
+
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         log_rate = given(self.network, z, context)
         exposure = self._exposed(z, context, self._event_dim)
@@ -127,8 +132,13 @@ class NegativeBinomial(_Counts):
 
     def __init__(self, network: nn.Module, exposure: int | None = None) -> None:
         super().__init__(exposure)
-        self._event_dim = event_dim(network, 2, "a log-mean and a raw r")
+        self._event_dim = event_dim(network, self.numbers(), "a log-mean and a raw r")
         self.network = network
+
+    @staticmethod
+    def numbers(exposure: int | None = None) -> int:
+        """How many numbers it takes for each pixel: the log-mean and the raw r."""
+        return 2
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         log_mean, raw_r = given(self.network, z, context).unbind(-1 - self._event_dim)

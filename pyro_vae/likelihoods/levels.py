@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_vae import distributions
-from pyro_vae.utils.checks import check_count
+from pyro_vae.utils.checks import check_count, plain
 from pyro_vae.utils.context import given
 from pyro_vae.utils.shapes import event_dim
 
@@ -36,10 +36,15 @@ class Categorical(nn.Module):
 
     def __init__(self, network: nn.Module, levels: int = 256) -> None:
         super().__init__()
-        check_count("levels", levels)
-        self._event_dim = event_dim(network, levels, "one logit for each level")
+        self._event_dim = event_dim(network, self.numbers(levels), "one logit for each level")
         self.network = network
         self.levels = levels
+
+    @staticmethod
+    def numbers(levels: int = 256) -> int:
+        """How many numbers it takes for each pixel: a logit for each level."""
+        check_count("levels", levels)
+        return plain(levels)
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         logits = given(self.network, z, context).movedim(-1 - self._event_dim, -1)
@@ -77,15 +82,20 @@ class DiscretizedLogistic(nn.Module):
 
     def __init__(self, network: nn.Module, levels: int = 256, components: int = 1) -> None:
         super().__init__()
-        check_count("levels", levels)
-        check_count("components", components)
-        if levels < 2:
-            raise ValueError(f"levels: got {levels}, expected 2 or more")
-        count = 2 if components == 1 else 3 * components
+        count = self.numbers(levels, components)
         self._event_dim = event_dim(network, count, f"the parameters of {components} logistics")
         self.network = network
         self.levels = levels
         self.components = components
+
+    @staticmethod
+    def numbers(levels: int = 256, components: int = 1) -> int:
+        """How many numbers it takes for each pixel: those of the logistics."""
+        check_count("levels", levels)
+        check_count("components", components)
+        if levels < 2:
+            raise ValueError(f"levels: got {levels}, expected 2 or more")
+        return 2 if components == 1 else 3 * plain(components)
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         numbers = given(self.network, z, context).movedim(-1 - self._event_dim, -1)

@@ -45,6 +45,11 @@ class _LocationScale(nn.Module):
                 f"{torch.get_default_dtype()}"
             )
 
+    @staticmethod
+    def numbers(scale: Scale = "pixel") -> int:
+        """How many numbers it takes for each pixel: the location, and the scale if it is one."""
+        return 2 if isinstance(scale, str) and scale == "pixel" else 1
+
     def _loc_and_scale(
         self, z: Tensor, context: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | float]:
@@ -138,6 +143,11 @@ class StudentT(_LocationScale):
         super().__init__(network, scale)
         check_df(df)
         self.df = plain(df)
+
+    @staticmethod
+    def numbers(scale: Scale = "pixel", df: float = 4.0) -> int:
+        """How many numbers it takes for each pixel, as :class:`Gaussian`."""
+        return _LocationScale.numbers(scale)
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         loc, scale = self._loc_and_scale(z, context)

@@ -33,6 +33,11 @@ class ContinuousBernoulli(nn.Module):
         self.network = network
         self._event_dim = len(out_shape(network))
 
+    @staticmethod
+    def numbers() -> int:
+        """How many numbers it takes for each pixel: the logit."""
+        return 1
+
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         return distributions.ContinuousBernoulli(given(self.network, z, context)).to_event(
             self._event_dim
@@ -59,8 +64,13 @@ class Beta(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._event_dim = event_dim(network, 2, "the raw a and b of a Beta")
+        self._event_dim = event_dim(network, self.numbers(), "the raw a and b of a Beta")
         self.network = network
+
+    @staticmethod
+    def numbers() -> int:
+        """How many numbers it takes for each pixel: the raw a and b."""
+        return 2
 
     def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
         a, b = (F.softplus(given(self.network, z, context)) + 1e-3).unbind(-1 - self._event_dim)

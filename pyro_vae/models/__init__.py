@@ -3,8 +3,9 @@
 from pyro_vae.models.components import Classifier
 from pyro_vae.models.hierarchical import HierarchicalVAE
 from pyro_vae.models.mixture import MixtureVAE
+from pyro_vae.models.not_missing_at_random import NotMissingAtRandom
 
-__all__ = ["Classifier", "HierarchicalVAE", "MixtureVAE"]
+__all__ = ["Classifier", "HierarchicalVAE", "MixtureVAE", "NotMissingAtRandom"]
 
 
 def __dir__() -> list[str]:

@@ -158,7 +158,7 @@ class HierarchicalVAE(Composed):
         """
         check_count("num_samples", num_samples)
         if x is not None:
-            check_data(x)
+            check_data(x, pair=self, context=context)
             check_dtype("x", x, self)
         size = num_samples if x is None else len(x)
         if context:
@@ -194,7 +194,7 @@ class HierarchicalVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_data(x)
+        check_data(x, pair=self, context=context)
         check_dtype("x", x, self)
         if context:
             context = as_context(context, len(x))

@@ -4,21 +4,25 @@ Any number of batch dimensions works, including none. A part of a VAE uses the `
 network and its attribute ``out_shape``, so any module with these two can take its place.
 """
 
+from pyro_vae.networks.columns import Columns
 from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
 from pyro_vae.networks.gated import GatedMLP, ResidualMLP
 from pyro_vae.networks.mlp import MLP, variance_scaling_, xavier_
+from pyro_vae.networks.observed import Observed
 from pyro_vae.networks.precision import bfloat16
 from pyro_vae.networks.wrappers import Conditioned, Folded, Joint, Scaled
 from pyro_vae.utils.shapes import Shape
 
 __all__ = [
     "MLP",
+    "Columns",
     "Conditioned",
     "ConvDecoder",
     "ConvEncoder",
     "Folded",
     "GatedMLP",
     "Joint",
+    "Observed",
     "ResidualMLP",
     "Scaled",
     "Shape",

@@ -21,6 +21,7 @@ from pyro_vae.objectives.loss_graph import LossGraph as LossGraph
 from pyro_vae.objectives.pathwise import PathwiseELBO as PathwiseELBO
 from pyro_vae.objectives.registry import names, parse
 from pyro_vae.objectives.terms import WithTerms as WithTerms
+from pyro_vae.objectives.terms import parts_of as parts_of
 from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.traits import check_elbo as check_elbo
 from pyro_vae.objectives.warm_up import Annealed as Annealed

@@ -164,7 +164,7 @@ class Compiled(WithTerms):
         found = self._run(graph, args, kwargs)
         if found is None:
             return super().loss(model, guide, *args, **kwargs)
-        return self._numbers(found[0])
+        return self._numbers(graph, found[0])
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a number, in nats; adds its gradient to those of the parameters."""
@@ -182,7 +182,7 @@ class Compiled(WithTerms):
                 parameter.grad = gradient
             else:
                 parameter.grad += gradient
-        return self._numbers(values)
+        return self._numbers(graph, values)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """The loss as a scalar tensor, in nats, whose gradient is the estimator's."""
@@ -193,7 +193,7 @@ class Compiled(WithTerms):
         if found is None:
             return super().differentiable_loss(model, guide, *args, **kwargs)
         values, *gradients = found
-        self._numbers(values)
+        self._numbers(graph, values)
         return _WithGradients.apply(values[0], gradients, *graph.leaves)
 
     def _run(self, graph: LossGraph, args: Any, kwargs: Any) -> list[Tensor] | None:
@@ -222,9 +222,10 @@ class Compiled(WithTerms):
         text = str(error).partition("\n")[0]
         warn(f"the objective runs uncompiled: {kind}{text}")
 
-    def _numbers(self, values: Tensor) -> float:
-        loss, likelihood, kl = values.tolist()
+    def _numbers(self, graph: LossGraph, values: Tensor) -> float:
+        loss, likelihood, kl, *parts = values.tolist()
         self.terms = likelihood, kl
+        self.parts = dict(zip(graph.parts, parts, strict=True))
         warn_if_nan(loss, "loss")
         return loss
 

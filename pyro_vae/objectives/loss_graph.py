@@ -38,7 +38,8 @@ class Taking(Protocol):
 class LossGraph(Graph):
     """The graph of a loss, with or without its gradients.
 
-    It returns ``[loss, E_q log p(x|z), sampled KL]`` as one tensor, and then the gradients.
+    It returns ``[loss, E_q log p(x|z), sampled KL]`` as one tensor, followed by the part of each
+    latent site in the KL if there are several, and then the gradients.
 
     Arguments:
         kind: What it computes.
@@ -50,6 +51,7 @@ class LossGraph(Graph):
 
     Attributes:
         leaves: The tensors that have gradients.
+        parts: The latent sites that have a part of the KL each.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class LossGraph(Graph):
         by_inductor: bool = True,
     ) -> None:
         self.leaves: list[Tensor] = []
+        self.parts: tuple[str, ...] = ()
 
         def rehearse(*args: Any, **kwargs: Any) -> list[tuple[Trace, Trace]]:
             args = taking.batch(*args) if taking else args
@@ -76,8 +79,10 @@ class LossGraph(Graph):
                 method = elbo.loss if kind == "loss" else elbo.differentiable_loss
                 batch = taking.batch(*args) if taking else args
                 loss = torch.as_tensor(method(model, guide, *batch, **kwargs))
-                likelihood, kl = elbo_terms(elbo, traces)
-                values = torch.stack([v.detach().to(loss) for v in (loss, likelihood, kl)])
+                likelihood, kl, parts = elbo_terms(elbo, traces)
+                self.parts = tuple(parts)
+                terms = loss, likelihood, kl, *parts.values()
+                values = torch.stack([v.detach().to(loss) for v in terms])
                 if taking:
                     taking.count(values, *args)
                 self.leaves = _leaves(loss)

@@ -1,6 +1,6 @@
 """KL annealing: an ELBO whose KL has a weight that changes with the steps."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,13 +12,18 @@ from pyro_vae.objectives.registry import named_outer
 from pyro_vae.objectives.traits import traits
 from pyro_vae.objectives.weighted import Weighted
 from pyro_vae.objectives.wrapper import Wrapper
-from pyro_vae.utils.checks import check_count, check_number, kind, plain
+from pyro_vae.utils.checks import check_count, check_mapping, check_number, kind, plain
 
 __all__ = ["Annealed", "schedule_of", "warm_up"]
 
 
 @named_outer
-def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -> "Annealed":
+def warm_up(
+    objective: ELBO,
+    steps: int | Mapping[str, int],
+    start: float = 0.0,
+    end: float = 1.0,
+) -> "Annealed":
     r"""KL annealing, :math:`-E_q[\log p(x|z)] + \beta_t\, KL(q, p)` with a rising weight.
 
     The weight in step t = 0, 1, ... is
@@ -36,7 +41,9 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
     Arguments:
         objective: ``trace_elbo()``, ``analytic_kl()``, ``sticking_the_landing()``,
             ``enumerated()``, or Pyro's ``Trace_ELBO`` or ``TraceMeanField_ELBO``.
-        steps: Number of steps until the weight is `end`.
+        steps: Number of steps until the weight is `end`; or a mapping from latent sites to their
+            own numbers, such as ``{"z1": 200, "z2": 1000}``. The other sites have the weight `end`
+            from the start.
         start: Weight of the first step, from 0 up.
         end: Weight from step `steps` on, from 0 up. At 1, the loss is then the negative ELBO.
 
@@ -47,7 +54,8 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
         TypeError: `objective` is compiled, or is not one of these ELBOs; or `start` or `end` is
             not a number.
         ValueError: `objective` is importance-weighted, or `steps`, `start` or `end` is out of
-            range.
+            range; `steps` is a mapping for ``enumerated()``, whose sites have one KL. At a loss:
+            `steps` has a site that the guide has not.
 
     Example:
         >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
@@ -57,7 +65,12 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
         >>> int(objective.taken)
         1
     """
-    check_count("steps", steps)
+    if isinstance(steps, Mapping):
+        check_mapping("steps", steps, "names of latent sites to numbers of steps")
+        for name, count in steps.items():
+            check_count(f"steps[{name!r}]", count)
+    else:
+        check_count("steps", steps)
     check_number("start", start, 0)
     check_number("end", end, 0)
     if isinstance(objective, Compiled):
@@ -76,7 +89,15 @@ def warm_up(objective: ELBO, steps: int, start: float = 0.0, end: float = 1.0) -
             f"objective: got {kind(objective)}, which is importance-weighted, expected "
             "an ELBO: a weight of the KL inside the logarithm would change the target"
         )
-    return Annealed(objective, plain(steps), float(plain(start)), float(plain(end)))
+    if not isinstance(steps, Mapping):
+        return Annealed(objective, plain(steps), float(plain(start)), float(plain(end)))
+    if traits(objective).sums_out:
+        raise ValueError(
+            "steps: got a mapping for an objective that sums sites out, expected a number: the KL "
+            "of its sites is one term"
+        )
+    by_site = {name: plain(count) for name, count in steps.items()}
+    return Annealed(objective, by_site, float(plain(start)), float(plain(end)))
 
 
 class Annealed(Weighted):
@@ -86,7 +107,7 @@ class Annealed(Weighted):
 
     Arguments:
         elbo: The ELBO to wrap.
-        steps: Number of losses with gradients until the weight is `end`.
+        steps: Number of losses with gradients until the weight is `end`; or those of each site.
         start: Weight of the first of them.
         end: Weight after `steps` of them.
 
@@ -94,20 +115,47 @@ class Annealed(Weighted):
         taken: Number of losses with gradients so far; a scalar tensor, changed in place.
     """
 
-    def __init__(self, elbo: ELBO, steps: int, start: float, end: float = 1.0) -> None:
+    def __init__(
+        self, elbo: ELBO, steps: int | Mapping[str, int], start: float, end: float = 1.0
+    ) -> None:
         super().__init__(elbo)
-        self.steps = steps
+        # A tuple, since a change of it has to be seen by compiled code.
+        self.steps = tuple(sorted(steps.items())) if isinstance(steps, Mapping) else steps
         self.start = start
         self.end = end
         self.taken = torch.zeros(())
 
     @property
     def weight(self) -> Tensor:
-        r"""The weight of the KL in the next step, :math:`\beta_t`."""
+        r"""The weight of the KL in the next step, :math:`\beta_t`.
+
+        If each site has its own, that of the slowest.
+        """
+        steps = self.steps
+        return self._after(max(dict(steps).values()) if isinstance(steps, tuple) else steps)
+
+    def weight_of(self, site: str) -> Tensor | float:
+        """The weight of the KL of a latent site in the next loss."""
+        if not isinstance(self.steps, tuple):
+            return self.weight
+        by_site = dict(self.steps)
+        return self._after(by_site[site]) if site in by_site else self.end
+
+    def check_sites(self, sites: Collection[str]) -> None:
+        """Raises ValueError if a program has not the latent sites that have steps."""
+        named = [name for name, _ in self.steps] if isinstance(self.steps, tuple) else []
+        if unknown := [name for name in named if name not in sites]:
+            raise ValueError(
+                f"steps: got the sites {', '.join(unknown)}, expected some of "
+                f"{', '.join(sorted(sites))}, the latent sites"
+            )
+
+    def _after(self, steps: int) -> Tensor:
+        """The weight in the next step of a site that takes so many steps."""
         return torch.lerp(  # Its last value is exactly `end`.
             torch.full_like(self.taken, self.start),
             torch.full_like(self.taken, self.end),
-            (self.taken / self.steps).clamp(max=1.0),
+            (self.taken / steps).clamp(max=1.0),
         )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """The beta-VAE's objective: an ELBO whose KL has a weight."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Collection
 from typing import Any
 
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.objectives.elbo import trace_elbo
@@ -61,6 +63,13 @@ class Weighted(Wrapper):
     def weight(self) -> Tensor | float:
         """The weight of the KL in the next loss."""
 
+    def weight_of(self, site: str) -> Tensor | float:
+        """The weight of the KL of a latent site in the next loss."""
+        return self.weight
+
+    def check_sites(self, sites: Collection[str]) -> None:
+        """Raises ValueError if a program has not the latent sites that have weights."""
+
     @property
     def traits(self) -> Traits:
         """The traits of the objective, which is an ELBO only while its weight is one."""
@@ -68,8 +77,10 @@ class Weighted(Wrapper):
         return Traits(is_static=inner.is_static, is_sum=inner.is_sum, sums_out=inner.sums_out)
 
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        scaled = _Scaled(self.weight)
-        return getattr(self.elbo, method)(scaled(model), scaled(guide), *args, **kwargs)
+        scaled = _Scaled(self.weight_of)
+        loss = getattr(self.elbo, method)(scaled(model), scaled(guide), *args, **kwargs)
+        self.check_sites(scaled.weights)
+        return loss
 
 
 class Beta(Weighted):
@@ -93,11 +104,15 @@ class Beta(Weighted):
 class _Scaled(Messenger):
     """Scales latent sites only. Unlike ``poutine.scale``, it also takes a scale of zero."""
 
-    def __init__(self, weight: Tensor | float) -> None:
+    def __init__(self, weight_of: Callable[[str], Tensor | float]) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight_of = weight_of
+        self.weights: dict[str, Tensor | float] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
+        if not (msg["is_observed"] or site_is_subsample(msg)):
             msg["infer"] = {**msg["infer"], UNANNEALED: msg["scale"]}
-            msg["scale"] = self.weight * msg["scale"]
+            name = msg["name"]
+            if name not in self.weights:  # one for model and guide
+                self.weights[name] = self.weight_of(name)
+            msg["scale"] = self.weights[name] * msg["scale"]

@@ -5,16 +5,20 @@ matplotlib is imported when a figure is drawn, so that importing the package sta
 
 from pyro_vae.plots.axes import COLOURS, panels, save
 from pyro_vae.plots.charts import bands, bounds, khat, latent, lines, ranks, training_curves
+from pyro_vae.plots.hierarchy import layers
 from pyro_vae.plots.pictures import generated, images, manifold, reconstructions, side_by_side
+from pyro_vae.plots.tables import columns
 
 __all__ = [
     "COLOURS",
     "bands",
     "bounds",
+    "columns",
     "generated",
     "images",
     "khat",
     "latent",
+    "layers",
     "lines",
     "manifold",
     "panels",

@@ -1,9 +1,7 @@
 """The papers' table: importance-weighted objectives on the IWAE paper's one-layer network."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,9 +11,9 @@ from pyro_vae.studies.engine import (
     Document,
     Entry,
     Figure,
+    PublishedStudy,
     Result,
     Stage,
-    VAEStudy,
     bernoulli_vae,
     learning_curves,
     order,
@@ -65,42 +63,12 @@ ENTRIES: dict[str, Entry] = {
 
 
 @dataclass
-class IWAETable(VAEStudy):
+class IWAETable(PublishedStudy):
     """Importance-weighted objectives against their papers' numbers: hours, a row at a time."""
 
-    num_samples: int = 5000
-    quick: Annotated[
-        bool, "Only test the program: an epoch a stage, 512 digits, 10 samples of 100 images."
-    ] = False
-    out: Annotated[
-        Path | None,
-        "Folder of what is written; rows that are kept there are not run again. Without it docs, "
-        "or runs/iwae-table for --quick.",
-    ] = None
-
     folder, text = "iwae_table", "results.md"
-    vaes: ClassVar = {name: entry.make for name, entry in ENTRIES.items()}
+    entries = ENTRIES
     precision = "bf16"  # four times as fast for many samples, where tiles multiply it
-    cycle = True
-    curve_examples = 1000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.quick:
-            self.data, self.root, self.num_samples = "digits", None, 10
-        self.out = self.out or Path("runs/iwae-table" if self.quick else "docs")
-
-    def sizes(self) -> tuple[int | None, int | None]:
-        """Returns how many images to take."""
-        return (512, 100) if self.quick else (None, None)
-
-    def command(self) -> str:
-        """Returns the command; nothing else matters with --quick."""
-        return "pyro-vae reproduce iwae-table --quick" if self.quick else super().command()
-
-    def stages(self, name: str) -> Sequence[Stage]:
-        """Returns the training of a row."""
-        return [replace(s, epochs=1) if self.quick else s for s in ENTRIES[name].stages]
 
     def table(self, rows: Mapping[str, Result | None]) -> str:
         """Returns a line for each model: negative log-likelihoods in nats, as in the papers."""

@@ -13,16 +13,18 @@ from pyro_vae.contracts import (
     check_data,
     check_dtype,
     check_observations,
+    check_posterior,
     check_programs,
     check_training,
 )
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
+from pyro_vae.objectives import parts_of
 from pyro_vae.pair import Pair
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import START, InMemory, Parts, Place, Source
 from pyro_vae.utils.context import Batch, Examples, as_batch, rows
-from pyro_vae.utils.modules import device_of, dtype_of
+from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
@@ -79,6 +81,9 @@ class Prepared:
         transform: Turns a batch, on the pair's device, into one that the pair takes.
         sums_out: Whether the objective sums out latents of the model alone.
 
+    Attributes:
+        sites: The latent sites that have a part of the KL each, if there are several.
+
     Raises:
         TypeError, ValueError: `pixels` does not fit the data's dtype, or the data do not fit the
             pair, or are off the set that it scores.
@@ -102,7 +107,9 @@ class Prepared:
         self._support: Constraint
         self._kept: Examples | None = None  # test data in memory, as x
         self.numbers = 1  # in one x
+        self.sites: tuple[str, ...] = ()
         self._is_checked = False  # whether all batches of the source have passed the checks
+        self._has_seen_holes = False  # whether a batch with NaN has
         first = source.first()
         self._check_kind(first[0])
         with torch.no_grad(), seeded(0, device=self.device):
@@ -202,9 +209,11 @@ class Prepared:
         elif pixels is not None and not data.is_floating_point():
             raise TypeError(f"{name}: got {data.dtype}, expected torch.uint8 levels")
         elif pixels is not None:
+            nan = "; put NaN into x that datasets.binarize or datasets.dequantize made, as 8-bit "
+            end = nan + "levels have none" if torch.isnan(data).any() else ""
             raise ValueError(
                 f"pixels: got {pixels!r} with {data.dtype} as {name}, expected None: float "
-                "data are x already, and only uint8 levels are turned into pixels"
+                f"data are x already, and only uint8 levels are turned into pixels{end}"
             )
         elif data.dtype == torch.uint8 and self.transform is None and isinstance(self.pair, VAE):
             raise ValueError(
@@ -225,7 +234,8 @@ class Prepared:
         all_here = isinstance(source, InMemory) and self.transform is None
         data = source.data if isinstance(source, InMemory) else batch
         if not isinstance(self.pair, VAE):
-            check_programs(self.pair, batch, whole, self.sums_out)
+            guide = check_programs(self.pair, batch, whole, self.sums_out)
+            self.sites = () if self.sums_out else tuple(parts_of(guide))
             if all_here and self.pixels is None:
                 self._check_observed(data)
                 self._is_checked = True
@@ -250,10 +260,14 @@ class Prepared:
         if isinstance(self.source, InMemory) and self._is_checked:
             return
         if isinstance(self.pair, VAE):
-            check_data(batch[0], self.argument)
+            check_data(batch[0], self.argument, self.pair, batch[1:])
             check_dtype(self.argument, batch[0], self.pair)
             check_context(self.pair, batch[1:], values=True)
             self._check_x(batch)
+            if not self._has_seen_holes and torch.isnan(batch[0]).any():
+                with torch.no_grad(), evaluating(self.pair), seeded(0, device=self.device):
+                    check_posterior(self.pair, batch[0], batch[1:])
+                self._has_seen_holes = True
         elif not self._is_checked:
             self._check_observed(batch)
 

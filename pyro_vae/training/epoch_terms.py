@@ -36,6 +36,7 @@ class EpochTerms:
 
     Arguments:
         objective: The objective, which keeps the terms of its last loss.
+        sites: The latent sites whose part of the KL is summed too.
 
     Attributes:
         place: The epoch and batch, for error messages.
@@ -44,8 +45,9 @@ class EpochTerms:
         examples: The number of examples in the epoch so far.
     """
 
-    def __init__(self, objective: WithTerms) -> None:
+    def __init__(self, objective: WithTerms, sites: Sequence[str] = ()) -> None:
         self.objective = objective
+        self.sites = tuple(sites)
         self.place = ""
         self.mode: object = None
         self._validated: set[object] = set()
@@ -54,24 +56,33 @@ class EpochTerms:
     def reset(self) -> None:
         """Starts a new epoch."""
         self.cost = self.reconstruction = self.kl = 0.0
+        self.parts = [0.0] * len(self.sites)
         self.examples = 0
+
+    @property
+    def zeros(self) -> list[float]:
+        """The sums of no losses, but for the number of examples."""
+        return [0.0] * (3 + len(self.sites))
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the history that are only there with several latent sites."""
+        return [f"kl_{name}" for name in self.sites]
 
     def state(self) -> list[float]:
         """The sums so far."""
-        return [self.cost, self.reconstruction, self.kl, self.examples]
+        return [self.cost, self.reconstruction, self.kl, *self.parts, self.examples]
 
     def load_state(self, state: Sequence[float]) -> None:
         """Goes on with the sums of :meth:`state`."""
-        self.cost, self.reconstruction, self.kl = state[:3]
-        self.examples = int(state[3])
+        self.cost, self.reconstruction, self.kl, *self.parts, examples = state
+        self.examples = int(examples)
 
     def means(self) -> dict[str, float]:
         """The epoch's columns of the history, in nats per example."""
-        return {
-            "cost": self.cost / self.examples,
-            "reconstruction": self.reconstruction / self.examples,
-            "kl": self.kl / self.examples,
-        }
+        names = ["cost", "reconstruction", "kl", *self.columns]
+        sums = self.state()[:-1]
+        return {name: total / self.examples for name, total in zip(names, sums, strict=True)}
 
     def loss_and_grads(self, model: Any, guide: Any, *batch: Tensor) -> float:
         """The objective's loss and gradients, for SVI; raises if the loss is not finite.
@@ -117,31 +128,32 @@ class EpochTerms:
                 self._terms(WithTerms.loss(self.objective, model, guide, *batch))
             raise
 
-    def add(self, cost: float, likelihood: float, sampled_kl: float) -> None:
+    def add(self, cost: float, likelihood: float, sampled_kl: float, *parts: float) -> None:
         """Adds a loss and its terms, or sums of them; raises if one is not finite."""
-        self._add(self._finite(cost, likelihood, sampled_kl))
+        self._add(self._finite(cost, likelihood, sampled_kl, parts))
 
-    def _add(self, terms: tuple[float, float, float]) -> None:
-        self.cost += terms[0]
-        self.reconstruction += terms[1]
-        self.kl += terms[2]
+    def _add(self, terms: Sequence[float]) -> None:
+        sums = [a + b for a, b in zip(self.state()[:-1], terms, strict=True)]
+        self.load_state([*sums, self.examples])
 
-    def _terms(self, cost: float) -> tuple[float, float, float]:
+    def _terms(self, cost: float) -> list[float]:
         """Cost, reconstruction and KL of the last loss; raises if one is not finite."""
         if isinstance(cost, tuple) or self.objective.terms is None:
             raise TypeError(
                 f"objective: got {kind(self.objective.elbo)}, expected an ELBO whose "
                 "loss is one number, computed from the traces of _get_trace"
             )
-        return self._finite(cost, *self.objective.terms)
+        # A site that is not drawn this time has no part.
+        parts = [self.objective.parts.get(name, 0.0) for name in self.sites]
+        return self._finite(cost, *self.objective.terms, parts)
 
     def _finite(
-        self, cost: float, likelihood: float, sampled_kl: float
-    ) -> tuple[float, float, float]:
+        self, cost: float, likelihood: float, sampled_kl: float, parts: Sequence[float]
+    ) -> list[float]:
         reconstruction = -likelihood
         by_difference = self.objective.traits.kl_by_difference
         kl = cost - reconstruction if by_difference else sampled_kl
         for term, value in (("reconstruction", reconstruction), ("KL", kl), ("objective", cost)):
             if not math.isfinite(value):
                 raise FloatingPointError(f"{self.place}: the {term} term of the loss is {value}")
-        return float(cost), reconstruction, kl
+        return [float(cost), reconstruction, kl, *parts]

@@ -117,7 +117,8 @@ def fit(
             ``numpy.memmap``, a torch ``Dataset`` (map-style or iterable) of examples, a
             ``DataLoader`` or another iterable of batches that starts anew in each epoch. A tuple
             ``(x, *context)`` gives each example a context; the objective is then that of p(x|c).
-            Float data are x already. uint8 levels need `pixels`, other integers and bools a
+            Float data are x already, with NaN for what is not observed where the likelihood takes
+            it (``likelihoods.Observed``). uint8 levels need `pixels`, other integers and bools a
             `transform`; a pair that is no VAE takes them as they are.
         test: Test data of any such kind. Their -ELBO is evaluated in eval mode after each epoch.
             Levels become x once, with the draw of ``datasets.binarize(test, seed)``.
@@ -297,7 +298,7 @@ def _loop(
 ) -> Loop:
     """What trains the pair, all parts of it."""
     training, device = data["train"], data["train"].device
-    test_loss, terms = _test_loss(objective, device), EpochTerms(objective)
+    test_loss, terms = _test_loss(objective, device), EpochTerms(objective, training.sites)
     model, guide = program(vae, precision)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)

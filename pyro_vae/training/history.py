@@ -42,6 +42,11 @@ class History(Mapping[str, list[float]]):
             samples as the cost. The lecture calls it "marginal loss".
         kl: The mean of :math:`KL(q, p)`, in nats per example, from the same samples or in closed
             form. For an ELBO, ``cost = reconstruction + kl``.
+        kl_z1, kl_z2: The part of a latent site of that name in the KL, by the same samples,
+            :math:`E_q[\log q(z_1|\cdot) - \log p(z_1|\cdot)]`. It may be negative if the guide
+            draws the sites in another order than the model. These columns are there if the guide
+            has several latent sites, none of them auxiliary or enumerated, in the order in which
+            it draws them.
         validation_cost: The mean of -ELBO on the validation set after the epoch, in nats per
             example, with one sample for each example and the same noise in each epoch. The column
             is missing if :func:`fit` got no validation set.
@@ -153,7 +158,8 @@ class History(Mapping[str, list[float]]):
                 header, *rows = list(csv.reader(file)) or [[]]
         except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
             raise DamagedRun(f"{path}: damaged, expected a table of numbers ({error})") from error
-        if "epoch" not in header or not set(header) <= set(COLUMNS):
+        known = {*COLUMNS, *(name for name in header if name.startswith("kl_"))}
+        if "epoch" not in header or not set(header) <= known:
             raise DamagedRun(
                 f"{path}: got columns {header}, expected epoch and others of {list(COLUMNS)}"
             )

@@ -88,7 +88,10 @@ class Loop:
             NonFiniteLoss: A loss or a parameter is not finite.
         """
         missing = {*COLUMN_OF.values()} - {each.column for each in self.held_out}
-        self.history = History({name: [] for name in COLUMNS if name not in missing})
+        columns = [name for name in COLUMNS if name not in missing]
+        after = columns.index("kl") + 1
+        columns[after:after] = self.terms.columns
+        self.history = History({name: [] for name in columns})
         with together(self.processes, "before_training"):
             for callback in self.callbacks:
                 if hasattr(callback, "before_training"):
@@ -175,7 +178,7 @@ class Loop:
         check_gradients(f"epoch {epoch}")  # A callback may have turned them off,
         check_trained(self.pair)  # or frozen all parameters.
         place, seconds = START, 0.0
-        before: Sequence[float] = (0.0, 0.0, 0.0)
+        before: Sequence[float] = ()
         self.terms.reset()
         if self.resumption is not None:
             place, before, seconds = self.resumption.enter(epoch, self.terms)

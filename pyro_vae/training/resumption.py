@@ -179,7 +179,7 @@ class Resumption:
         self._outer = generator_states(self._device)
         loaded, self._loaded = self._loaded, None
         if loaded is None or not loaded.batches:
-            return START, (0.0, 0.0, 0.0), 0.0
+            return START, (), 0.0
         saved = loaded.state["epoch"]
         terms.load_state(saved["terms"])
 

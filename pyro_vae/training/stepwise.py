@@ -93,7 +93,8 @@ class Stepwise:
                     self.after()
                     done(1)
                 if self.together is not None and isinstance(self.data.source, Streamed):
-                    self.together.end(f"epoch {number}, after batch {index}", done)
+                    place_now = f"epoch {number}, after batch {index}"
+                    self.together.end(place_now, self.terms.zeros, done)
             except FloatingPointError as error:
                 raise NonFiniteLoss(str(error), history) from None
 
@@ -103,7 +104,7 @@ class Stepwise:
             yield from self.data.parts(number, shares, place)
         except Exception as error:
             if self.together is not None:
-                share = Share([0.0] * 3, 0, (), error)
+                share = Share(self.terms.zeros, 0, (), error)
                 self.together.step(f"epoch {number}, after {self.terms.place}", share, done)
             raise
 
@@ -136,7 +137,7 @@ class Stepwise:
                     raise
                 error = raised
         parameters = {site["value"].unconstrained() for site in sites.trace.nodes.values()}
-        terms: Sequence[float] = self.terms.state()[:3]
+        terms: Sequence[float] = self.terms.state()[:-1]
         if self.together is not None:
             share = Share(terms, size, parameters, error)
             terms, used = self.together.step(self.terms.place, share, done)

@@ -25,7 +25,7 @@ class Share:
     """What a process gives to a step.
 
     Attributes:
-        terms: The sums of cost, reconstruction and KL.
+        terms: The sums of cost, reconstruction and KL, and of its parts; as many in each process.
         size: The number of examples in the whole batch; 0 if the epoch has no more.
         used: The parameters that the programs have read.
         error: What its share has raised, or None.
@@ -87,7 +87,7 @@ class Together:
         failed, *rest = self._sum(
             [
                 *said,
-                *(share.terms if error is None else [0.0] * 3),
+                *(share.terms if error is None else [0.0] * len(share.terms)),
                 *(id(p) in used for p in own),
                 *(p.grad is not None for p in own),
             ]
@@ -103,7 +103,8 @@ class Together:
                 "all of them: each takes its share"
             )
         done.agreement = Agreement(bool(requested), bool(due))
-        terms, flags = rest[4:7], rest[7:]
+        last = 4 + len(share.terms)
+        terms, flags = rest[4:last], rest[last:]
         read, given = flags[: len(own)], flags[len(own) :]
         gradients = []
         for parameter, any_gradient in zip(own, given, strict=True):
@@ -114,9 +115,9 @@ class Together:
         self.processes.add(gradients)
         return terms, [p for p, any_use in zip(own, read, strict=True) if any_use]
 
-    def end(self, place: str, done: Between) -> None:
+    def end(self, place: str, zeros: Sequence[float], done: Between) -> None:
         """Ends an epoch of a stream; raises RuntimeError if other processes have more batches."""
-        self.step(place, Share([0.0] * 3, 0), done)
+        self.step(place, Share(zeros, 0), done)
 
     def summed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sums tensors by name; a process may have none of them."""

@@ -98,7 +98,7 @@ class WholeEpochs:
         history: History,
         done: Between,
         place: Place = START,
-        before: Sequence[float] = (0.0, 0.0, 0.0),
+        before: Sequence[float] = (),
     ) -> None:
         """Takes the steps of an epoch, see :meth:`Stepwise.epoch`.
 
@@ -115,6 +115,7 @@ class WholeEpochs:
             place.noise()
             self._add(before, self._source.examples if any(before) else 0)
             return
+        before = before or self.steps.terms.zeros
         graph = self._graph(place)
         if graph is None:
             self.steps.epoch(number, history, done, place)
@@ -151,12 +152,12 @@ class WholeEpochs:
 
     def _add(self, sums: Sequence[float], examples: int) -> None:
         """Adds the sums of recorded steps to the terms of the epoch."""
-        self.steps.terms.add(*sums)
+        self.steps.terms.add(*(sums or self.steps.terms.zeros))
         self.steps.terms.examples += examples
 
     def sums(self) -> list[float]:
         """The sums of losses and terms of recorded steps that are not in the terms yet."""
-        return self._args[2].tolist() if self._in_recording else [0.0, 0.0, 0.0]
+        return self._args[2].tolist() if self._in_recording else self.steps.terms.zeros
 
     # Which way.
 
@@ -190,7 +191,7 @@ class WholeEpochs:
             self._args = (
                 torch.zeros(source.examples, dtype=torch.long, device=device),
                 torch.zeros((), dtype=torch.long, device=device),
-                torch.zeros(3, dtype=torch.float64, device=device),
+                torch.tensor(self.steps.terms.zeros, dtype=torch.float64, device=device),
                 *source.data,
             )
             annealed = schedule_of(self.steps.terms.objective)

@@ -6,6 +6,7 @@ The context is never generated: a class label, covariates, a library size, a mas
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ Context = Tensor | Sequence[Tensor]
 Examples = tuple[Tensor, ...]
 """A batch as a tuple, whose first entry is x."""
 
-_INNER = "network", "posterior"  # what a part with ``*context`` hands it on to
+_INNER = "network", "posterior", "likelihood"  # what a part with ``*context`` hands it on to
 
 
 def as_batch(batch: Batch, argument: str = "x") -> tuple[Tensor, ...]:
@@ -157,6 +158,8 @@ def rows(batch: Sequence[Tensor], index: slice | Tensor) -> Examples:
 def content_hash(batch: Sequence[Tensor]) -> str:
     """16 hexadecimal digits of the SHA-256 of dtypes, shapes and bytes, the same on every device.
 
+    NaN has many bit patterns, which count as one.
+
     Example:
         >>> from pyro_vae.utils.context import content_hash
         >>> content_hash([torch.zeros(3)]) == content_hash([torch.zeros(3, 1)])
@@ -165,6 +168,8 @@ def content_hash(batch: Sequence[Tensor]) -> str:
     digest = hashlib.sha256()
     for entry in batch:
         digest.update(f"{entry.dtype}{tuple(entry.shape)}".encode())
+        if entry.is_floating_point() and torch.isnan(entry).any():
+            entry = torch.where(torch.isnan(entry), math.nan, entry)
         digest.update(entry.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae import (
     elbo,
@@ -23,6 +23,7 @@ from pyro_vae import (
     models,
     networks,
     objectives,
+    optim,
     posteriors,
     priors,
     save,
@@ -30,6 +31,7 @@ from pyro_vae import (
 from pyro_vae.evaluation import active_units, calibration, certify, elbo_gap
 from pyro_vae.models.layers import Inference
 
+from ..conftest import needs_compiler
 from ..vaes import binary, parameters
 
 KINDS: tuple[Inference, ...] = ("bottom-up", "ladder", "top-down")
@@ -284,6 +286,38 @@ def test_the_analytic_kl_needs_the_order_of_the_model(inference: Inference) -> N
 
 
 KLS: Any = "sampled", "analytic"
+
+
+COMPILED = pytest.param(True, marks=[needs_compiler, pytest.mark.slow])
+
+
+@pytest.mark.parametrize("compile", [False, COMPILED])
+@pytest.mark.parametrize("inference", KINDS)
+def test_the_history_has_the_kl_of_each_layer(inference: Inference, compile: bool) -> None:
+    """The parts add up to the KL, and that of the top layer is in closed form."""
+    vae, x, many = bernoulli(inference), binary(40), 500
+    history = fit(
+        vae,
+        x,
+        epochs=2,
+        batch_size=16,
+        objective=objectives.trace_elbo(many),
+        optim=optim.from_torch(torch.optim.SGD, lr=0.0),
+        compile=compile,
+    )
+    own = ["kl_z1", "kl_z2"] if inference == "bottom-up" else ["kl_z2", "kl_z1"]
+    assert list(history)[3:6] == ["kl", *own]  # in the order of the guide
+    for row in history.rows():
+        assert row["kl_z1"] + row["kl_z2"] == pytest.approx(row["kl"], rel=1e-5)
+        assert row["reconstruction"] + row["kl"] == pytest.approx(row["cost"], rel=1e-5)
+    with torch.no_grad():
+        below = vae.posteriors[0](x).sample((many,)) if inference == "bottom-up" else x
+        q = vae.posteriors[1](below)
+        z = q.sample(() if inference == "bottom-up" else (many,))
+        kl = kl_divergence(q, vae.priors[1]()).mean().item()
+        spread = (q.log_prob(z) - vae.priors[1]().log_prob(z)).std().item()
+    error = 2 * spread / math.sqrt(many * len(x))  # at most two independent estimates
+    assert history.kl_z2[-1] == pytest.approx(kl, abs=4 * error)
 
 
 def test_a_vamp_prior_at_the_top() -> None:

@@ -1,5 +1,6 @@
 """KL annealing: the weight of each step, and the terms without it."""
 
+import pyro
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from pyro_vae import objectives
 from pyro_vae.objectives import Annealed, WithTerms
 
 from ..losses import Program, gradient, program_of
+from ..pairs import two_layers, two_layers_evidence, two_layers_guide
 from ..vaes import bernoulli_vae, linear_gaussian
 
 ELBOS = {
@@ -69,3 +71,36 @@ def test_a_warm_up_by_name() -> None:
     assert objective.steps == 500
     assert objective.num_particles == 4
     assert "warm_up:steps:objective" in objectives.names()
+
+
+@pytest.mark.parametrize("name", ["trace_elbo", "sticking_the_landing"])
+def test_each_layer_warms_up_by_its_own_steps(name: str) -> None:
+    """Its KL is the log-density of its site in the guide less that in the model."""
+    torch.manual_seed(0)
+    x = two_layers_evidence().sample((9,))
+    program: Program = (two_layers, two_layers_guide, (x,), [])
+    annealed = objectives.warm_up(ELBOS[name](), {"z1": 2, "z2": 4}, start=0.5)
+    for step, (one, two) in enumerate([(0.5, 0.5), (0.75, 0.625), (1.0, 0.75), (1.0, 0.875)]):
+        torch.manual_seed(step)
+        q = pyro.poutine.trace(two_layers_guide).get_trace(x)
+        p = pyro.poutine.trace(pyro.poutine.replay(two_layers, trace=q)).get_trace(x)
+        for trace in (q, p):
+            trace.compute_log_prob()
+        kl = {n: q.nodes[n]["log_prob_sum"] - p.nodes[n]["log_prob_sum"] for n in ("z1", "z2")}
+        expected = one * kl["z1"] + two * kl["z2"] - p.nodes["x"]["log_prob_sum"]
+        torch.manual_seed(step)
+        loss = annealed.loss_and_grads(*program[:2], x)
+        assert loss == pytest.approx(expected.item(), rel=1e-9)
+    only = objectives.warm_up(objectives.trace_elbo(), {"z2": 4}, start=0.5)
+    assert (only.weight_of("z1"), float(only.weight_of("z2"))) == (1.0, 0.5)
+
+
+def test_steps_of_layers_that_are_wrong() -> None:
+    x = two_layers_evidence().sample((9,))
+    unknown = objectives.warm_up(objectives.trace_elbo(), {"z3": 2})
+    with pytest.raises(ValueError, match="steps: got the sites z3, expected some of z1, z2"):
+        unknown.loss(two_layers, two_layers_guide, x)
+    with pytest.raises(ValueError, match=r"steps\['z1'\]: got 0, expected a positive integer"):
+        objectives.warm_up(objectives.trace_elbo(), {"z1": 0})
+    with pytest.raises(ValueError, match="steps: got a mapping for an objective that sums"):
+        objectives.warm_up(objectives.enumerated(), {"y": 2})

@@ -7,6 +7,7 @@ from torch.distributions import Distribution, Transform, biject_to, constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.distributions import (
+    Completed,
     describe_distribution,
     describe_support,
     same_support,
@@ -63,6 +64,8 @@ class Path:
         with block.stream(_ADAPT):
             z, _ = block.draw_prior(2)
         self.transforms = _transforms(block, z)
+        priors = block.densities.distributions("model", block.batch, z)
+        self._completed = {n: p for n, p in priors.items() if isinstance(p, Completed)}
         with block.stream(_ADAPT):
             self.step_sizes = self._adapted()  # at each temperature but the first, shape (N,)
 
@@ -117,7 +120,9 @@ class Path:
         return self._latents(state)
 
     def _latents(self, state: "_State") -> Latents:
-        return {name: self.transforms[name](value) for name, value in state.u.items()}
+        z = {name: self.transforms[name](value) for name, value in state.u.items()}
+        # Chains move all numbers, also those that are known, of which no density depends.
+        return z | {name: p.complete(z[name]) for name, p in self._completed.items()}
 
     def backward(self, z: Latents) -> Tensor:
         """Runs reversed chains, which start at exact draws z of the posterior.

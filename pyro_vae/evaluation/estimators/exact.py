@@ -13,7 +13,7 @@ from torch.distributions import (
 )
 
 from pyro_vae.contracts import call
-from pyro_vae.distributions import describe_distribution
+from pyro_vae.distributions import Observed, describe_distribution
 from pyro_vae.utils.context import rows
 from pyro_vae.utils.modules import device_of, dtype_of
 from pyro_vae.vae import VAE
@@ -28,8 +28,9 @@ def evidence(vae: VAE, x: Tensor, *context: Tensor) -> Tensor:
 
     .. math:: x \sim \mathcal{N}(W m + b,\; W S W^T + D)
 
-    A few random z are used to check, to float rounding, that the decoder is affine and that D is
-    the same for all z. The guide is not used.
+    Of x with NaN, it is the density of the entries that are observed, whose marginal is normal,
+    too. A few random z are used to check, to float rounding, that the decoder is affine and that D
+    is the same for all z. The guide is not used.
 
     Source: Bishop (2006), Pattern Recognition and Machine Learning, equation 2.115.
 
@@ -88,10 +89,20 @@ def _evidence(vae: VAE, x: Tensor, context: Sequence[Tensor]) -> Tensor:
             "log-likelihood"
         )
     factor = weight.T @ torch.linalg.cholesky(covariance)
-    marginal = LowRankMultivariateNormal(
-        offset + loc @ weight, factor, scale[0].square(), validate_args=False
-    )
-    return marginal.log_prob(x.double().flatten(1))
+    return _marginal(x.double().flatten(1), offset + loc @ weight, factor, scale[0].square())
+
+
+def _marginal(x: Tensor, loc: Tensor, factor: Tensor, diagonal: Tensor) -> Tensor:
+    """The log-density of what is not NaN in x, which is normal too; 0 where nothing is."""
+    patterns, which = torch.isnan(x).unique(dim=0, return_inverse=True)
+    values = torch.zeros_like(x[:, 0])
+    for index, holes in enumerate(patterns):
+        own, seen = which == index, ~holes
+        if seen.any():
+            part = loc[seen], factor[seen], diagonal[seen]
+            marginal = LowRankMultivariateNormal(*part, validate_args=False)
+            values[own] = marginal.log_prob(x[own][:, seen])
+    return values
 
 
 def _moments(part: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
@@ -114,8 +125,8 @@ def _moments(part: str, distribution: Distribution) -> tuple[Tensor, Tensor]:
 def _pixels(distribution: Distribution) -> tuple[Tensor, Tensor]:
     """Returns the mean and standard deviation of each pixel, of shape ``(points, pixels)``."""
     base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
+    while isinstance(base, Independent | Observed):
+        base = base.base if isinstance(base, Observed) else base.base_dist
     if not isinstance(base, Normal):
         raise ValueError(
             f"likelihood: got {describe_distribution(distribution)}, expected independent normals "

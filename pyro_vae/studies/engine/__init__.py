@@ -24,7 +24,7 @@ from pyro_vae.studies.engine.gradient_tables import (
     variance_table,
 )
 from pyro_vae.studies.engine.measuring import Gradients, Measured, compared, gradients_along
-from pyro_vae.studies.engine.published import Entry, order, published, sources
+from pyro_vae.studies.engine.published import Entry, PublishedStudy, order, published, sources
 from pyro_vae.studies.engine.rows import Row, file_of, keep, kept
 from pyro_vae.studies.engine.study import Say, Study, reproduce
 from pyro_vae.studies.engine.training import (
@@ -56,6 +56,7 @@ __all__ = [
     "Gradients",
     "LinearGaussian",
     "Measured",
+    "PublishedStudy",
     "Result",
     "Row",
     "Say",

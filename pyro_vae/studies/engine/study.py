@@ -113,9 +113,14 @@ class Study(ABC, Generic[R]):
         own = [field.name for field in fields(self) if field.name not in _NO_SETTINGS]
         return {**self.hashes, **{option: getattr(self, option) for option in own}}
 
+    @property
+    def called(self) -> str:
+        """The name of the study on the command line, that of its module."""
+        return type(self).__module__.split(".")[-1].replace("_", "-")
+
     def command(self) -> str:
         """Returns the command that repeats the study, with all options that change a number."""
-        words = [f"pyro-vae reproduce {type(self).__module__.split('.')[-1].replace('_', '-')}"]
+        words = [f"pyro-vae reproduce {self.called}"]
         for field in fields(self):
             value, option = getattr(self, field.name), f"--{field.name.replace('_', '-')}"
             if field.name == "data" or field.name not in _NO_SETTINGS:

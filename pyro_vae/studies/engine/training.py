@@ -6,7 +6,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
 from pyro.optim import PyroOptim
@@ -14,24 +14,25 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from pyro_vae import datasets, objectives, optim, plots
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Pixels
 from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, elbo, log_likelihood
 from pyro_vae.pair import Pair
-from pyro_vae.priors import StandardNormal
 from pyro_vae.studies.engine.document import paired
 from pyro_vae.studies.engine.rows import Row
 from pyro_vae.studies.engine.study import Say, Study
-from pyro_vae.studies.engine.vaes import Z_DIM, bernoulli_vae
+from pyro_vae.studies.engine.vaes import active_by_layer, bernoulli_vae, plain
 from pyro_vae.training import History, fit
 from pyro_vae.utils.files import number
 from pyro_vae.utils.random import seeded
-from pyro_vae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _POINTS = 6  # of a curve for each stage, about
 _CURVE_SAMPLES = 100
+
+Made = TypeVar("Made", bound=Pair)
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Result(Row):
         shape: The shape of one x.
         samples: Decoded draws of the prior as 8-bit levels, for studies that draw them.
         curve: Epochs, minutes and test log-likelihoods during training, for studies with curves.
+        active: The number of active units of each layer, z1 first, if there are several.
     """
 
     values: Tensor
@@ -108,6 +110,7 @@ class Result(Row):
     shape: tuple[int, ...]
     samples: Tensor | None = None
     curve: Sequence[Sequence[float]] = ()
+    active: Sequence[int] = ()
 
     @property
     def outcome(self) -> str:
@@ -169,7 +172,7 @@ class VAEStudy(Study[Result]):
 
     num_samples: int  # no dataclass here: a study places this option among its own
 
-    vaes: ClassVar[Mapping[str, Callable[[Tensor], VAE]]]
+    vaes: ClassVar[Mapping[str, Callable[[Tensor], Composed]]]
     draws: ClassVar[int] = 0
     batch_size: ClassVar[int] = 128
     precision: ClassVar[Any] = "float32"
@@ -234,14 +237,14 @@ class VAEStudy(Study[Result]):
         seed, pixels = settings["seed"], settings["pixels"]
         with seeded(seed):
             vae = self.vaes[name](self.train)
-        plain = VAE(StandardNormal(Z_DIM), vae.likelihood, vae.posterior)
+        first = plain(vae)
         curve = self._curve(seed)
         seconds = 0.0
         for place, stage in enumerate(self.stages(name)):
             if not stage.epochs:
                 continue
             history = fit(
-                plain if stage.plain else vae,
+                first if stage.plain else vae,
                 self.train,
                 epochs=stage.epochs,
                 batch_size=self.batch_size,
@@ -345,7 +348,7 @@ def learning_curves(rows: Mapping[str, Result | None]) -> "Axes":
 
 def _judged(
     name: str,
-    vae: VAE,
+    vae: Composed,
     test: Tensor,
     settings: Mapping[str, Any],
     seconds: float,
@@ -377,6 +380,7 @@ def _judged(
         shape=tuple(test.shape[1:]),
         samples=samples,
         curve=curve,
+        active=active_by_layer(vae, x, seed),
     )
 
 
@@ -390,7 +394,7 @@ def scored(vae: Pair, x: Tensor, num_samples: int, seed: int) -> LogLikelihood:
     return result
 
 
-def built(make: Callable[[], VAE], seed: int) -> VAE:
+def built(make: Callable[[], Made], seed: int) -> Made:
     """Makes a VAE on the random stream of a seed."""
     with seeded(seed):
         return make()

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.composed import Composed
+from pyro_vae.evaluation import active_units
 from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.models import HierarchicalVAE
 from pyro_vae.networks import MLP, xavier_
 from pyro_vae.posteriors import SCALE_FLOOR, Normal
 from pyro_vae.priors import StandardNormal, VampPrior
@@ -49,6 +52,26 @@ def vamp_vae(train: Tensor) -> VAE:
 def pseudo_inputs(train: Tensor) -> Tensor:
     """Picks 500 images at random, as grey levels in [0, 1], the means of binarized pixels."""
     return train[torch.randperm(len(train))[:500]] / 255
+
+
+def plain(vae: Composed) -> Composed:
+    """The same pair with a standard normal prior, at the top if there are several layers."""
+    if isinstance(vae, VAE):
+        return VAE(StandardNormal(Z_DIM), vae.likelihood, vae.posterior)
+    assert isinstance(vae, HierarchicalVAE)
+    top = StandardNormal(vae.priors[-1]().event_shape[0])
+    below = list(vae.priors)[:-1]
+    parts = [*below, top], vae.likelihood, list(vae.posteriors)
+    return HierarchicalVAE(*parts, vae.inference, vae.skip)
+
+
+def active_by_layer(vae: Composed, x: Tensor, seed: int) -> list[int]:
+    """Returns the number of active units of each layer, if there are several."""
+    if not isinstance(vae, HierarchicalVAE):
+        return []
+    units = active_units(vae, x, seed=seed)
+    by_site = units.by_site()
+    return [int((by_site[name] > units.threshold).sum()) for name in sorted(by_site)]
 
 
 @dataclass(frozen=True)

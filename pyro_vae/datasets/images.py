@@ -24,14 +24,11 @@ __all__ = [
     "bits_per_dim",
     "check_pixels",
     "dequantize",
+    "fresh_pixels",
     "load",
     "names",
     "to_pixels",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 Pixels = Literal["grey", "binary", "dequantized", "levels"]
@@ -115,7 +112,9 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
 
 
 def _load_digits() -> Dataset:
-    with np.load(Path(__file__).parent / "data" / "digits.npz", allow_pickle=False) as arrays:
+    with np.load(
+        Path(__file__).parent.parent / "data" / "digits.npz", allow_pickle=False
+    ) as arrays:
         return Dataset(
             train=torch.from_numpy(arrays["train"]),
             test=torch.from_numpy(arrays["test"]),

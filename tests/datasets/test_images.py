@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyro_vae import datasets, fit, presets
-from pyro_vae.datasets import Dataset
+from pyro_vae.datasets import Dataset, images
 
 
 def test_digits_are_ten_and_two_thousand_images(digits: Dataset) -> None:
@@ -188,7 +188,7 @@ def test_bits_of_a_graph_have_the_probability_of_the_level() -> None:
     """Exactly at both ends; a chi-squared of 254 numbers within five of its deviations."""
     draws = 4000
     levels = torch.arange(256, dtype=torch.uint8).expand(draws, -1).contiguous()
-    x = datasets._drawn_bits(levels)
+    x = images._drawn_bits(levels)
     assert (x[:, 0] == 0).all()
     assert (x[:, 255] == 1).all()
     p = torch.arange(1, 255) / 255

@@ -1,0 +1,91 @@
+"""Tables in CSV files: their rows, for training and for testing."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_vae.datasets import Dataset, Table
+
+PRESET = "table-mlp"
+"""The preset of a table if none is given."""
+
+_TESTED = 10  # Every tenth row is one of the test set.
+
+
+@dataclass(frozen=True, repr=False)
+class Rows(Dataset):
+    """The rows of a table; they have no labels.
+
+    Attributes:
+        table: What the columns are.
+        digest: 16 hexadecimal digits of the SHA-256 of the file.
+    """
+
+    table: Table
+    digest: str
+
+
+def is_table(data: str) -> bool:
+    """Whether the name of a data set is that of a file."""
+    return Path(data).suffix.lower() == ".csv"
+
+
+def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
+    """Reads a CSV file with a header, and takes every tenth row as a test row, in a fixed shuffle.
+
+    Arguments:
+        path: The file.
+        described: What the columns are, as ``Table.to_dict`` says; None finds it out, from all
+            rows.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModuleNotFoundError: pandas is not installed.
+        ValueError: The file is no table, has fewer than two rows, or has missing values.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"data: got {path}, expected a CSV file that is there")
+    content = Path(path).read_bytes()
+    frame = _read(path)
+    table = Table.from_frame(frame) if described is None else Table.from_dict(described)
+    x = table.x if described is None else table.encode(frame)
+    _check_whole(path, x, table)
+    if len(x) < 2:
+        raise ValueError(f"data: got {path} with one row, expected two or more")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    test = max(1, len(x) // _TESTED)
+    none = torch.zeros(0, dtype=torch.int64)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return Rows(x[order[test:]], x[order[:test]], none, none, table, digest)
+
+
+def _check_whole(path: str, x: torch.Tensor, table: Table) -> None:
+    """Raises ValueError if values are missing, for which the preset has no likelihood."""
+    holes = torch.isnan(x).any(0)
+    if holes.any():
+        name = table.names[int(holes.nonzero()[0])]
+        raise ValueError(
+            f"data: got {path} with missing values in column {name!r}, expected none: leave out "
+            "these rows, or the column"
+        )
+
+
+def _read(path: str) -> Any:
+    """The frame of a file, where integers stay integers if some are missing."""
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "pandas: not installed, expected for tables: pip install 'pyro_vae[tables]'",
+            name="pandas",
+        ) from error
+    try:
+        return pandas.read_csv(path, dtype_backend="numpy_nullable")
+    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"data: got {path}, expected a CSV file with a header ({error})"
+        ) from error

@@ -1,0 +1,97 @@
+"""The command on CSV files: a run is trained, loaded, evaluated and drawn."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pyro_vae import load, storage
+from pyro_vae.cli import tables
+from pyro_vae.datasets import Table
+
+from .conftest import Run
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A table of four kinds of columns, as a file."""
+    random = np.random.default_rng(0)
+    hidden = random.normal(size=200)
+    frame = pd.DataFrame(
+        {
+            "income": 3e4 + 1e4 * hidden,
+            "owner": hidden > 0,
+            "visits": random.poisson(np.exp(2 + hidden)),
+            "region": np.where(hidden > 0.5, "north", "south"),
+        }
+    )
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    return tmp_path / "people.csv"
+
+
+def test_a_run_on_a_file(file: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = file.parent / "run"
+    train = ("train", "--data", file, "--batch-size", 60, "--z-dim", 2, "--out", folder)
+    assert run(*train, "--epochs", 1) == 0
+    assert "income: real, owner: class of 2, visits: count, region: class of 2" in (
+        capsys.readouterr().out
+    )
+    vae, settings = load(folder), storage.read_config(folder)["training"]
+    assert vae.preset is not None
+    assert (vae.preset["name"], vae.preset["z_dim"]) == (tables.PRESET, 2)
+    described = Table.from_dict(vae.preset["table"])
+    assert described.to_frame(vae.generate(3))["region"].isin(["north", "south"]).all()
+    assert settings["data"] == str(file)
+
+    assert run("evaluate", folder, "--num-samples", 30) == 0
+    record = storage.evaluations(folder)[-1]
+    assert record["examples"] == 20
+    inner, outer = (record[f"log-likelihood{end}"]["mean"] for end in ("", " in the file's units"))
+    # The only real column: its deviation is that of the file.
+    scale = pd.read_csv(file)["income"].std(ddof=0)
+    assert outer == pytest.approx(inner - np.log(scale), abs=1e-4)
+
+    assert run("plot", folder) == 0
+    assert {path.name for path in (folder / "figures").iterdir()} == {"curves.png", "columns.png"}
+    assert run(*train, "--epochs", 2, "--resume") == 0
+    assert storage.read_config(folder)["training"]["epochs_done"] == 2
+
+    file.write_text(file.read_text().replace("north", "south"))
+    assert run("evaluate", folder) == 2
+    assert "expected the same file" in capsys.readouterr().err
+
+
+def test_rows_are_shuffled_apart(file: Path) -> None:
+    rows = tables.load(str(file))
+    assert (len(rows.train), len(rows.test)) == (180, 20)
+    every = torch.cat((rows.train, rows.test))
+    own = rows.table.encode(pd.read_csv(file))
+    assert torch.equal(every[:, 0].sort().values, own[:, 0].sort().values)
+    again = tables.load(str(file), rows.table.to_dict())
+    assert torch.equal(again.test, rows.test)
+
+
+def test_files_that_are_refused(
+    file: Path, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refused(message: str, *arguments: object) -> None:
+        assert run("train", "--out", tmp_path / "run", *arguments) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    holed = pd.read_csv(file)
+    holed.loc[3, "visits"] = None
+    holed.to_csv(tmp_path / "holes.csv", index=False)
+    refused("missing values in column 'visits'", "--data", tmp_path / "holes.csv")
+    refused("expected a CSV file that is there", "--data", tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text("")
+    refused("expected a CSV file with a header", "--data", tmp_path / "empty.csv")
+    refused("preset 'pyro-mlp' is of images", "--data", file, "--preset", "pyro-mlp")
+    refused("preset 'table-mlp' takes a table", "--preset", "table-mlp")
+    refused("expected none: ", "--data", file, "--root", tmp_path)
+    refused("pixels: got 'binary', expected None", "--data", file, "--pixels", "binary")
+    two = tmp_path / "two.csv"
+    two.write_text("a,b\n1.5,x\n2.5,y\n")
+    assert len(tables.load(str(two)).test) == 1
