@@ -242,8 +242,7 @@ def fit(
             sources["train"] = labelled_of(sources["train"], labelled)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
-            how = vae, pixels, transform, traits(objective).sums_out
-            data = {n: Prepared(each, *how) for n, each in sources.items()}
+            data = _prepared(sources, vae, pixels, transform, objective)
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
@@ -256,6 +255,18 @@ def fit(
     extras = callbacks, tracker, average, resumption, recovery
     loop = _loop(vae, data, objective, chosen, seed, precision, total, shares, *extras)
     return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
+
+
+def _prepared(
+    sources: Mapping[str, Source],
+    vae: Pair,
+    pixels: Pixels | None,
+    transform: Transform | None,
+    objective: ELBO,
+) -> dict[str, Prepared]:
+    """All data, checked against the pair and the objective, by argument."""
+    how = vae, pixels, transform, traits(objective).sums_out
+    return {name: Prepared(source, *how) for name, source in sources.items()}
 
 
 def _checked(
