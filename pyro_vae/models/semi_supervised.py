@@ -230,7 +230,7 @@ class SemiSupervisedVAE(WithClass):
     ) -> tuple[int, tuple[Tensor, ...]]:
         """The number of examples, and the context with a row for each, after checks."""
         if x is not None:
-            check_data(x)
+            check_data(x, pair=self, context=context)
             check_dtype("x", x, self)
         own = as_context(tuple(context), None if x is None else len(x)) if context else ()
         if x is None:
