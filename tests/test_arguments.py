@@ -51,6 +51,7 @@ RESULTS = {
     "evaluation.Elbo",
     "evaluation.ElboGap",
     "evaluation.Finding",
+    "evaluation.Imputation",
     "evaluation.LogLikelihood",
     "evaluation.PredictiveCheck",
     "comparison.Comparison",
@@ -85,6 +86,14 @@ def small_vae() -> VAE:
         priors.StandardNormal(1),
         likelihoods.Bernoulli(networks.MLP(1, (4,), 4)),
         posteriors.Normal(networks.MLP(4, (4,), 2)),
+    )
+
+
+def observing_vae() -> VAE:
+    return VAE(
+        priors.StandardNormal(1),
+        likelihoods.Observed(likelihoods.Bernoulli(networks.MLP(1, (4,), 4))),
+        posteriors.Normal(networks.Observed(networks.MLP((2, 4), (4,), 2))),
     )
 
 
@@ -184,6 +193,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "draws": lambda: 50,
     "flow": zuko_flow,
     "names": lambda: ["a", "b"],
+    "clusters": lambda: torch.arange(8) % 3,
     "ranks": lambda: torch.arange(20).reshape(2, 10),
     # Where a name has another meaning.
     "likelihoods.Beta.network": numbers((2, 3)),
@@ -202,8 +212,10 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "posteriors.MultivariateNormal.network": numbers(5),
     "posteriors.Mixture.network": numbers(10),
     "posteriors.Flow.network": numbers(7),
+    "posteriors.OneHotCategorical.codes": lambda: 2,
     "networks.Columns.columns": lambda: ["real", "count"],
     "networks.Conditioned.network": numbers(4),
+    "networks.Observed.network": lambda: networks.MLP((2, 4), (), 4),
     "pyro_vae.VAE.posterior": lambda: posteriors.Normal(networks.MLP(4, (4,), 2)),
     "datasets.load.name": lambda: "mnist",
     "datasets.bits_per_dim.levels": lambda: 256,
@@ -227,6 +239,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "evaluation.certify.num_examples": lambda: 2,
     "evaluation.certify.context": lambda: None,
     "evaluation.calibration.context": lambda: None,
+    "evaluation.impute.vae": lambda: observing_vae(),
     "evaluation.calibration.num_samples": lambda: 20,
     "training.load_checkpoint.folder": a_checkpoint,
     "pyro_vae.log_likelihood.vae": small_vae,
@@ -305,6 +318,10 @@ WRONG: dict[str, list[Any]] = {
     "z_dim": COUNT,
     "transforms": COUNT,
     "components": COUNT,
+    "codes": COUNT,
+    "trained": FLAG,
+    "temperature": POSITIVE[:-1],
+    "clusters": [*TENSOR, torch.zeros(8), torch.zeros(3, dtype=torch.int64)],
     "hidden": [(0,), (1.5,), ("3",), (-1, 3), None],
     "df": [*POSITIVE, 1001.0],
     "low": [*NUMBER, 2.0],
@@ -418,6 +435,9 @@ WRONG: dict[str, list[Any]] = {
     "pyro_vae.VAE.posterior": [3, "normal", None],
     "priors.VampPrior.low": [math.nan, "1", True, None, 2.0],  # the reals have no ends
     "priors.VampPrior.high": [math.nan, "1", True, None, -1.0],
+    "evaluation.impute.x": [*TENSOR, torch.zeros(0, 4), torch.zeros(8, 3)],
+    "evaluation.impute.quantiles": [0.5, "half", [], [1.5], ["half"], [math.nan], None],
+    "evaluation.impute.num_draws": [-1, 1.5, "1", True, None],
     "evaluation.calibration.x": [3, "x", [0.0], torch.zeros(0, 4), torch.zeros(8, 3)],
     "evaluation.certify.x": TENSOR[1:],
     "datasets.binarize.levels": [*TENSOR, torch.zeros(3)],
@@ -437,6 +457,7 @@ WRONG: dict[str, list[Any]] = {
     "networks.Columns.columns": [3, None, [], ["no such kind"], [0], [1.5], ["real"]],
     "likelihoods.Columns.columns": [3, None, {}, {"a": 3}, {3: likelihoods.Gaussian}],
     "networks.Folded.network": MODULE,
+    "networks.Observed.x_shape": SHAPE[:-1],
     "networks.Conditioned.network": MODULE,
     "posteriors.Normal.network": MODULE,
     "posteriors.LowRankNormal.network": MODULE,

@@ -14,7 +14,7 @@ import pyro.optim
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -152,6 +152,25 @@ def test_traces_of_a_loss_are_collected() -> None:
         assert list(guide_trace.stochastic_nodes) == ["z"]
         assert model_trace.nodes["z"]["value"] is guide_trace.nodes["z"]["value"]
     assert "_get_trace" not in vars(elbo)
+
+
+def test_factors_of_a_model_are_packed_with_their_dimensions() -> None:
+    """By plate and enumerated site: a class of the model alone, which is to be summed out."""
+
+    def countable() -> None:
+        with pyro.plate("data", 4):
+            y = pyro.sample("y", dist.Categorical(torch.ones(3)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(y.float(), 1.0), obs=torch.zeros(4))
+
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    model_trace, guide_trace = next(elbo._get_traces(countable, lambda: None, (), {}))
+    costs, factors, ordering, dims, scale = compat.model_factors(model_trace, guide_trace)
+    (plate,), (own,) = ordering["y"], dims
+    assert not costs
+    assert scale == 1
+    terms = factors[frozenset(plate)]
+    assert [sorted(compat.packed_dims(term)) for term in terms] == [sorted((own, plate))] * 2
+    assert {term.shape for term in terms} == {torch.Size((3, 4))}
 
 
 # Tensors, modules and operators of torch.

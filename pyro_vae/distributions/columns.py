@@ -246,6 +246,16 @@ class Columns(dist.TorchDistribution):
         """
         return self._in_order(self._each(value))
 
+    def log_prob_without(self, value: Tensor, holes: Tensor) -> Tensor:
+        """The log-density of the numbers that are not in holes, shape ``batch``.
+
+        Arguments:
+            value: Rows on the support.
+            holes: The numbers that do not count, of the shape of `value`.
+        """
+        each = torch.cat(self._each(value), -1)
+        return each.masked_fill(holes.index_select(-1, self.index[0]), 0.0).sum(-1)
+
     def _each(self, value: Tensor) -> list[Tensor]:
         """The log-densities of the numbers of each part."""
         if value.shape[-1:] != self.event_shape:
@@ -282,6 +292,11 @@ class Columns(dist.TorchDistribution):
         return self._in_order([p.mode if is_class(p) else point(p) for p in self.parts])
 
     @property
+    def expectation(self) -> Tensor:
+        """The mean of each column, of classes as numbers; NaN where a distribution has none."""
+        return self._in_order([_mean_or_nan(part) for part in self.parts])
+
+    @property
     def mode(self) -> Tensor:
         return self._in_order([part.mode for part in self.parts])
 
@@ -292,6 +307,13 @@ class Columns(dist.TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             return self._in_order([part.sample(torch.Size(sample_shape)) for part in self.parts])
+
+
+def _mean_or_nan(part: dist.Distribution) -> Tensor:
+    try:
+        return part.mean
+    except NotImplementedError:
+        return torch.full_like(part.sample(), torch.nan)
 
 
 def _each_of(part: dist.Distribution, value: Tensor) -> Tensor:

@@ -206,6 +206,7 @@ def described(
     shares: Shares | None,
     average: Averaging | None,
     recovery: Recovery | None,
+    labelled: float | None,
 ) -> dict[str, object]:
     """Arguments that decide the numbers of a training, as values of JSON."""
     return {
@@ -216,6 +217,7 @@ def described(
         "accumulate (times processes)": 1 if shares is None else shares.count,
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
+        "labelled": None if labelled is None else float(labelled),
     }
 
 

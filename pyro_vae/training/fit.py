@@ -44,6 +44,7 @@ from pyro_vae.training.epoch_terms import EpochTerms
 from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction
 from pyro_vae.training.history import History
 from pyro_vae.training.kinds import BATCH_SIZE, Data
+from pyro_vae.training.labelled import Labelled, check_labelled, labelled_of, weighted
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.recovery import Recovery
@@ -82,6 +83,7 @@ def fit(
     epochs: int,
     batch_size: int = BATCH_SIZE,
     accumulate: int = 1,
+    labelled: float | None = None,
     objective: ELBO | None = None,
     optim: Optimizer | None = None,
     pixels: Pixels | None = None,
@@ -131,6 +133,9 @@ def fit(
         accumulate: Cuts each batch into so many shares, and adds their gradients before the step:
             large batches in small memory. The step is that of the whole batch, but that each
             share has a random stream of its own, and steps are taken one by one.
+        labelled: The share of labelled examples in each batch, for data ``(x, labels)`` in memory
+            of which few have a label, and the others -1. Labelled examples are repeated; weights
+            in the objective undo it, so that it is that of all data in the mean.
         objective: A Pyro ELBO. None takes ``objectives.trace_elbo()``.
         optim: A Pyro optimizer, or an optimizer of torch: a class, used with its default options,
             or an instance that holds the pair's parameters. None takes ``optim.Adam(lr=1e-3)``. A
@@ -221,6 +226,7 @@ def fit(
     device = device_of(vae)
     processes = processes_of(device, process_group)
     check_shares(accumulate, processes, vae, objective)
+    check_labelled(labelled, objective, accumulate > 1 or processes is not None)
     check_extras(average, recovery, checkpoint, callbacks, tracker, transform)
 
     with together(processes, "fit"):
@@ -232,14 +238,15 @@ def fit(
         if resumption is not None:
             resumption.load_loaders(sources)
         check_size(sources["train"], batch_size)
+        if labelled is not None:
+            sources["train"] = labelled_of(sources["train"], labelled)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
-            how = vae, pixels, transform, traits(objective).sums_out
-            data = {n: Prepared(each, *how) for n, each in sources.items()}
+            data = _prepared(sources, vae, pixels, transform, objective)
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
-        plain = described(pixels, given, compile, precision, shares, average, recovery)
+        plain = described(pixels, given, compile, precision, shares, average, recovery, labelled)
         own = Settings.of(vae, sources, objective, chosen, transform, callbacks, plain)
         before = _checked(own, vae, sources, objective, chosen, epochs, processes, resumption)
     total = None if (steps := data["train"].source.steps) is None else epochs * steps
@@ -248,6 +255,18 @@ def fit(
     extras = callbacks, tracker, average, resumption, recovery
     loop = _loop(vae, data, objective, chosen, seed, precision, total, shares, *extras)
     return loop.run(epochs, settings | {"compiled": isinstance(objective, Compiled)})
+
+
+def _prepared(
+    sources: Mapping[str, Source],
+    vae: Pair,
+    pixels: Pixels | None,
+    transform: Transform | None,
+    objective: ELBO,
+) -> dict[str, Prepared]:
+    """All data, checked against the pair and the objective, by argument."""
+    how = vae, pixels, transform, traits(objective).sums_out
+    return {name: Prepared(source, *how) for name, source in sources.items()}
 
 
 def _checked(
@@ -289,6 +308,8 @@ def _loop(
     training, device = data["train"], data["train"].device
     test_loss, terms = _test_loss(objective, device), EpochTerms(objective, training.sites)
     model, guide = program(vae, precision)
+    if isinstance(training.source, Labelled):
+        model, guide = weighted((model, guide), training.source.weights)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)
     whole = WholeEpochs(Stepwise(svi, training, terms, after, shares), vae, model, guide, optim)

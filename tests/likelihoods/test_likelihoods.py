@@ -19,7 +19,7 @@ from ..tolerances import rounding, within
 from ..vaes import Given
 
 PIXELS = sorted(n for n in LIKELIHOODS if n != "Columns" and not n.startswith("Observed"))
-"""Those whose elements are all of one kind."""
+"""Those whose elements are all of one kind, and each has a formula."""
 
 
 def test_bernoulli_is_the_lectures_cross_entropy() -> None:

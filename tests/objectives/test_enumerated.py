@@ -150,6 +150,8 @@ def test_classes_that_depend_on_each_other_in_several_plates() -> None:
     assert loss == pytest.approx(-total, rel=1e-6)
 
 
+@needs_compiler
+@pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("sharp", [math.inf, 2000.0])
 def test_probabilities_of_zero_and_one(sharp: float) -> None:
     """Values of the classes that are left, and finite gradients, uncompiled and compiled."""

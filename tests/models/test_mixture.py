@@ -1,0 +1,232 @@
+"""The mixture VAE: the class in the guide or summed out of the model, and what it is worth."""
+
+import copy
+from typing import Any
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_vae import (
+    VAE,
+    elbo,
+    fit,
+    likelihoods,
+    load,
+    log_likelihood,
+    models,
+    networks,
+    objectives,
+    optim,
+    posteriors,
+    priors,
+    save,
+)
+from pyro_vae.evaluation import certify, cluster_accuracy
+
+from ..conftest import needs_compiler
+from ..tolerances import CLOSE, within
+from ..vaes import parameters
+
+CLASSES, X_DIM = 3, 4
+
+
+def mixture_vae(classifier: bool, context: int | None = None) -> models.MixtureVAE:
+    """A linear one, whose log p(x) is that of a mixture of normals."""
+    own = CLASSES if classifier else 0
+    network: nn.Module = networks.MLP(X_DIM + own, (), 2 * 2)
+    if classifier:
+        network = networks.Conditioned(network, (), classes=CLASSES)
+    likelihood: nn.Module = networks.MLP(2 + (context or 0), (), X_DIM)
+    if context:
+        likelihood = networks.Conditioned(likelihood, (context,))
+    return models.MixtureVAE(
+        priors.GaussianMixture(2, CLASSES),
+        likelihoods.Gaussian(likelihood, scale=0.5),
+        posteriors.Normal(network),
+        models.Classifier(networks.MLP(X_DIM, (), CLASSES)) if classifier else None,
+    ).double()
+
+
+def evidence(vae: models.MixtureVAE, x: Tensor) -> Tensor:
+    """log p(x) of a linear decoder in closed form."""
+    mixture, layer = vae.prior(), vae.likelihood.network.layers[0]
+    normal = mixture.component_distribution.base_dist
+    covariance = torch.diag_embed(normal.variance)
+    noise = 0.25 * torch.eye(X_DIM).double()
+    each = dist.MultivariateNormal(
+        normal.loc @ layer.weight.T + layer.bias,
+        layer.weight @ covariance @ layer.weight.T + noise,
+    )
+    return (each.log_prob(x[:, None]) + mixture.mixture_distribution.logits).logsumexp(-1)
+
+
+def clusters(count: int) -> tuple[Tensor, Tensor]:
+    """Three clusters that are far from each other, with their labels."""
+    labels = torch.arange(count) % CLASSES
+    centers = 4 * torch.eye(CLASSES, X_DIM).double()
+    return centers[labels] + 0.5 * torch.randn(count, X_DIM).double(), labels
+
+
+@pytest.mark.parametrize("classifier", [True, False])
+@pytest.mark.parametrize("estimator", ["importance", "ais:10:3"])
+def test_log_likelihood_is_that_of_the_mixture(classifier: bool, estimator: str) -> None:
+    vae, x = mixture_vae(classifier), torch.randn(6, X_DIM).double()
+    result = log_likelihood(vae, x, 500, estimator=estimator, seed=0)
+    expected = evidence(vae, x).mean().item()
+    assert abs(result.mean - result.bias - expected) < 4 * result.mc_error
+    certificate = certify(vae, x=x, num_samples=8, estimator="importance", seed=0)
+    assert -5 * certificate.gap_error <= certificate.gap
+
+
+@needs_compiler
+@pytest.mark.usefixtures("code")
+@pytest.mark.parametrize("classifier", [True, False])
+def test_it_finds_clusters(classifier: bool, tmp_path: Any) -> None:
+    """Compiled and not, the same steps; the classes are those of the data."""
+    x, labels = clusters(120)
+    runs = []
+    for compile in (False, True):
+        torch.manual_seed(2)
+        vae = mixture_vae(classifier)
+        _start_at_clusters(vae)
+        history = fit(vae, x, epochs=10, batch_size=20, seed=0, compile=compile, test=x,
+                      objective=objectives.enumerated(), optim=optim.Adam(lr=3e-2))  # fmt: skip
+        runs.append((vae, history))
+    (vae, history), (other, same) = runs
+    torch.testing.assert_close(parameters(other), parameters(vae), rtol=CLOSE, atol=CLOSE)
+    for column in ("cost", "reconstruction", "kl", "test_cost"):
+        assert same[column] == pytest.approx(history[column], rel=CLOSE)
+    assert history.test_cost[-1] < history.test_cost[0]
+    # The held-out cost is the ELBO that `elbo` samples with classes from the guide.
+    drawn = elbo(vae, x, 300, seed=0)
+    spread = 5 * (drawn.mc_error + drawn.mc_error * 300**0.5)
+    assert -history.test_cost[-1] == pytest.approx(drawn.mean, abs=spread)
+    save(vae, tmp_path)
+    again = load(tmp_path, into=mixture_vae(classifier))
+    assert torch.equal(parameters(again), parameters(vae))
+    assert cluster_accuracy(vae.classify(x), labels) > 0.95
+
+
+def _start_at_clusters(vae: models.MixtureVAE) -> None:
+    """Normals far apart, and a decoder that maps their means to the centers of the clusters."""
+    centers = 4 * torch.eye(CLASSES, X_DIM).double()
+    layer = vae.likelihood.network.layers[0]
+    with torch.no_grad():
+        vae.prior.loc.copy_(2 * torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]))
+        center = centers.mean(0)
+        layer.weight.copy_((torch.linalg.pinv(vae.prior.loc) @ (centers - center)).T)
+        layer.bias.copy_(center)
+
+
+def test_classes_follow_from_z_without_a_classifier() -> None:
+    """E_q(z|x)[p(y|z)] by quadrature over one latent."""
+    torch.manual_seed(1)
+    vae = models.MixtureVAE(
+        priors.GaussianMixture(1, 2),
+        likelihoods.Gaussian(networks.MLP(1, (), X_DIM), scale=0.5),
+        posteriors.Normal(networks.MLP(X_DIM, (), 2)),
+    ).double()
+    x = torch.randn(3, X_DIM).double()
+    found = torch.stack([vae.classify(x, num_samples=50) for _ in range(60)])
+    q_z, mixture = vae.posterior(x).base_dist, vae.prior()
+    z = torch.linspace(-12, 12, 4001).double()[:, None, None]
+    weights = q_z.log_prob(z).exp()
+    log_p = mixture.component_distribution.log_prob(z[..., None, :].expand(-1, 3, 1, 1))
+    p_y = (log_p + mixture.mixture_distribution.logits).softmax(-1)
+    exact = ((weights * p_y).sum(0) / weights.sum(0)).detach()
+    within(found, exact)
+    torch.testing.assert_close(found.sum(-1), torch.ones(60, 3).double())
+
+
+def test_point_values() -> None:
+    vae, x = mixture_vae(True), torch.randn(5, X_DIM).double()
+    q_y = vae.classifier(x).probs
+    means = torch.stack([
+        vae.posterior(x, torch.full((5,), y)).mean for y in range(CLASSES)
+    ], 1)  # fmt: skip
+    torch.testing.assert_close(vae.embed(x), (q_y[..., None] * means).sum(1).detach())
+    torch.testing.assert_close(vae.classify(x), q_y.detach())
+    torch.testing.assert_close(vae.reconstruct(x), vae.decode(vae.embed(x)))
+    assert vae.model(num_samples=4).shape == (4, X_DIM)
+
+
+def test_generated_examples_are_of_their_class() -> None:
+    vae = mixture_vae(True)
+    with torch.no_grad():
+        vae.prior.loc.copy_(100 * torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]))
+    centers = vae.decode(vae.prior.loc)
+
+    def nearest(x: Tensor) -> Tensor:
+        return torch.cdist(x, centers).argmin(1)
+
+    assert (nearest(vae.generate(20, y=2)) == 2).all()
+    y = torch.tensor([0, 2, 1, 1])
+    assert torch.equal(nearest(vae.generate(4, sample=True, y=y)), y)
+    assert set(nearest(vae.generate(100)).tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (3, ValueError, "y: got classes from 3 to 3, expected 0 to 2"),
+        (-1, ValueError, "y: got classes from -1"),
+        (torch.tensor([0, 3]), ValueError, "y: got classes from 0 to 3"),
+        (torch.tensor([0, 1, 2]), ValueError, r"y: got shape \(3,\), expected \(2,\)"),
+        (1.0, TypeError, "y: got a float"),
+        (torch.tensor([0.0, 1.0]), TypeError, "y: got torch.float32, expected integer classes"),
+    ],
+)
+def test_a_class_out_of_range_is_refused(y: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        mixture_vae(True).generate(2, y=y)
+
+
+def test_a_context_goes_to_the_parts_that_take_it() -> None:
+    vae = mixture_vae(False, context=2)
+    x, given = torch.randn(6, X_DIM).double(), torch.randn(6, 2).double()
+    fit(vae, (x, given), epochs=1, batch_size=3, objective=objectives.enumerated())
+    assert log_likelihood(vae, (x, given), 10, seed=0).values.shape == (6,)
+    assert vae.classify(x, given).shape == (6, CLASSES)
+    assert vae.reconstruct(x, given).shape == x.shape
+    assert vae.generate(3, context=given, y=1).shape == (18, X_DIM)
+    with pytest.raises(ValueError, match="context: got 1 entries, which no part takes"):
+        mixture_vae(False).classify(x, given)
+
+
+def test_a_copy_is_another_pair() -> None:
+    vae, x = mixture_vae(True), torch.randn(6, X_DIM).double()
+    other = copy.deepcopy(vae)
+    fit(other, x, epochs=1, batch_size=3, objective=objectives.enumerated())
+    assert not torch.equal(parameters(other), parameters(vae))
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    x = torch.randn(4, X_DIM)
+    decoder = likelihoods.Gaussian(networks.MLP(2, (), X_DIM), scale=1.0)
+    encoder = posteriors.Normal(networks.MLP(X_DIM, (), 4))
+    mixture = priors.GaussianMixture(2, 3)
+    for parts, error, message in (
+        ((priors.StandardNormal(2), decoder, encoder), TypeError, "prior: got Independent"),
+        ((mixture, decoder, posteriors.Normal(networks.MLP(X_DIM, (), 6))), ValueError,
+         r"posterior: got batch_shape \(4,\) and event_shape \(3,\)"),
+        ((mixture, decoder, encoder, models.Classifier(networks.MLP(X_DIM, (), 2))), ValueError,
+         "classifier: got 2 classes, expected the prior's 3"),
+        ((mixture, decoder, encoder, encoder), TypeError, "classifier: .* expected a Categorical"),
+        ((mixture, decoder, encoder, lambda x: dist.Categorical(torch.ones(3))), ValueError,
+         r"classifier: got batch_shape \(\) for x of shape"),
+    ):  # fmt: skip
+        vae = models.MixtureVAE(*parts)
+        with pytest.raises(error, match=message):
+            objectives.enumerated().loss(vae.model, vae.guide, x)
+    with pytest.raises(ValueError, match=r"network: got out_shape \(2, 3\)"):
+        models.Classifier(networks.MLP(X_DIM, (), (2, 3)))
+
+
+def test_a_plain_vae_with_the_same_prior_has_the_same_evidence() -> None:
+    torch.manual_seed(0)
+    vae, x = mixture_vae(False), torch.randn(6, X_DIM).double()
+    plain = VAE(vae.prior, vae.likelihood, vae.posterior)
+    own, other = (log_likelihood(each, x, 200, seed=0).values for each in (vae, plain))
+    torch.testing.assert_close(own, other, rtol=CLOSE, atol=CLOSE)
