@@ -242,7 +242,6 @@ RIGHT: dict[str, Callable[[], Any]] = {
         posteriors.Normal(networks.MLP(4, (3,), 4)),
     ],
     "models.SemiSupervisedVAE.classes": lambda: 3,
-    "priors.OneHotCategorical.levels": lambda: 6,
     "plots.layers.vae": layered_vae,
     "plots.layers.x": images_of,
     "networks.Observed.network": lambda: networks.MLP((2, 4), (), 4),
@@ -383,7 +382,6 @@ WRONG: dict[str, list[Any]] = {
     # Modules without an out_shape are taken, and their output is looked at.
     "networks.Joint.network": MODULE,
     "models.Classifier.network": MODULE,
-    "posteriors.OneHotCategorical.network": MODULE,
     "models.HierarchicalVAE.priors": PARTS,
     "models.HierarchicalVAE.posteriors": PARTS,
     "inference": ["sideways", 3, None],

@@ -26,7 +26,6 @@ from pyro_vae.training.arguments import (
     check_plateau,
     check_settings,
     check_shares,
-    check_size,
     described,
     set_up,
     shares_of,
@@ -44,7 +43,7 @@ from pyro_vae.training.epoch_terms import EpochTerms
 from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction
 from pyro_vae.training.history import History
 from pyro_vae.training.kinds import BATCH_SIZE, Data
-from pyro_vae.training.labelled import Labelled, check_labelled, labelled_of, weighted
+from pyro_vae.training.labelled import Labelled, weighted
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.recovery import Recovery
@@ -225,8 +224,7 @@ def fit(
     check_precision(vae, precision)
     device = device_of(vae)
     processes = processes_of(device, process_group)
-    check_shares(accumulate, processes, vae, objective)
-    check_labelled(labelled, objective, accumulate > 1 or processes is not None)
+    check_shares(accumulate, processes, vae, objective, labelled)
     check_extras(average, recovery, checkpoint, callbacks, tracker, transform)
 
     with together(processes, "fit"):
@@ -234,12 +232,10 @@ def fit(
     begin = 1 if resumption is None else resumption.first_epoch
     given, seed = seed, agreed(seed, processes)
     with together(processes, "fit"):
-        sources = sources_of(train, validation, test, batch_size, seed, epochs, device, begin)
+        given_data = train, validation, test
+        sources = sources_of(*given_data, batch_size, seed, epochs, device, begin, labelled)
         if resumption is not None:
             resumption.load_loaders(sources)
-        check_size(sources["train"], batch_size)
-        if labelled is not None:
-            sources["train"] = labelled_of(sources["train"], labelled)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
             data = _prepared(sources, vae, pixels, transform, objective)

@@ -1,5 +1,6 @@
 """Batches with a share of labelled examples: weights that leave the objective as it is."""
 
+import copy
 import math
 from typing import Any
 
@@ -136,3 +137,28 @@ def test_wrong_data_are_named() -> None:
         )
     with pytest.raises(ValueError, match="which no part takes"):
         fit(bernoulli_vae(), (binary(40), own.labels), epochs=1, batch_size=10)
+
+
+def test_one_labelled_example_in_a_batch_is_enough() -> None:
+    own = source(known=1, examples=40, size=10, share=0.1)
+    assert [int((batch < 1).sum()) for batch in own.order(1).split(10)] == [1, 1, 1, 1]
+
+
+def test_a_warm_up_may_be_inside() -> None:
+    own = case(examples=40)
+    own.labels[4:] = -1
+    objective = objectives.classified(1.0, objectives.warm_up(objectives.enumerated(), 5))
+    arguments: dict[str, Any] = {"epochs": 2, "batch_size": 10, "labelled": 0.3}
+    history = fit(own.vae, (own.x, own.labels), objective=objective, **arguments)
+    assert math.isfinite(history.cost[-1])
+
+
+def test_arrays_are_data_in_memory() -> None:
+    own = case(examples=40)
+    own.labels[4:] = -1
+    costs = []
+    for data in ((own.x, own.labels), (own.x.numpy(), own.labels.numpy())):
+        vae = copy.deepcopy(own.vae)
+        arguments: dict[str, Any] = {"epochs": 1, "batch_size": 10, "labelled": 0.3}
+        costs.append(fit(vae, data, objective=objectives.enumerated(), **arguments).cost)
+    assert costs[0] == costs[1]
