@@ -23,7 +23,7 @@ from pyro_vae.networks import (
 from pyro_vae.networks import Columns as ColumnsNetwork
 from pyro_vae.posteriors import Normal
 from pyro_vae.priors import GaussianMixture, StandardNormal
-from pyro_vae.utils.checks import kind, plain
+from pyro_vae.utils.checks import check_count, kind, plain
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
@@ -170,6 +170,7 @@ def build(
     """
     preset = get(name)
     z_dim = preset.z_dim if z_dim is None else z_dim
+    check_count("z_dim", z_dim)
     if not preset.pixels:
         return _of_table(name, z_dim, shape, pixels, table)
     if table is not None:

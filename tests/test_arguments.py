@@ -20,7 +20,18 @@ from _pytest.mark.structures import ParameterSet
 from torch import Tensor, nn
 
 import pyro_vae
-from pyro_vae import VAE, fit, flows, likelihoods, networks, objectives, posteriors, priors
+from pyro_vae import (
+    VAE,
+    fit,
+    flows,
+    likelihoods,
+    models,
+    networks,
+    objectives,
+    posteriors,
+    presets,
+    priors,
+)
 
 MODULES = (
     "pyro_vae",
@@ -39,6 +50,7 @@ MODULES = (
     "plots",
     "estimators",
     "flows",
+    "models",
 )
 
 RESULTS = {
@@ -97,6 +109,10 @@ def observing_vae() -> VAE:
     )
 
 
+def layered_vae() -> Any:
+    return presets.build("two-layers-mlp", z_dim=2, shape=(3, 3))
+
+
 def pixels_of(examples: int = 8) -> Tensor:
     return (torch.arange(examples * 4).reshape(examples, 4) % 3 == 0).float()
 
@@ -132,6 +148,10 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "num_samples": lambda: 2,
     "z_dim": lambda: 2,
     "components": lambda: 2,
+    "prior": lambda: priors.StandardNormal(1),
+    "likelihood": lambda: likelihoods.Bernoulli(networks.MLP(1, (4,), 4)),
+    "classifier": lambda: models.Classifier(networks.MLP(4, (3,), 3)),
+    "missing": lambda: likelihoods.Bernoulli(networks.MLP(4, (3,), 4)),
     "df": lambda: 4.0,
     "network": numbers(4),
     "posterior": lambda: posteriors.Normal(networks.MLP(4, (3,), 4)),
@@ -186,8 +206,6 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "path": lambda: "figure.png",
     "model": lambda: lambda x: x,
     "guide": lambda: lambda x: x,
-    "prior": lambda: priors.StandardNormal(1),
-    "likelihood": lambda: likelihoods.Bernoulli(networks.MLP(1, (4,), 4)),
     "context": lambda: 3,
     "transforms": lambda: 2,
     "draws": lambda: 50,
@@ -212,9 +230,21 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "posteriors.MultivariateNormal.network": numbers(5),
     "posteriors.Mixture.network": numbers(10),
     "posteriors.Flow.network": numbers(7),
-    "posteriors.OneHotCategorical.codes": lambda: 2,
+    "priors.OneHotCategorical.levels": lambda: 6,
     "networks.Columns.columns": lambda: ["real", "count"],
     "networks.Conditioned.network": numbers(4),
+    "networks.Joint.of_x": numbers(3),
+    "networks.Joint.of_z": numbers(3),
+    "networks.ResidualMLP.width": lambda: 4,
+    "models.Classifier.network": numbers(4),
+    "models.HierarchicalVAE.priors": lambda: [priors.StandardNormal(2)],
+    "models.HierarchicalVAE.posteriors": lambda: [
+        posteriors.Normal(networks.MLP(4, (3,), 4)),
+    ],
+    "models.SemiSupervisedVAE.classes": lambda: 3,
+    "priors.OneHotCategorical.levels": lambda: 6,
+    "plots.layers.vae": layered_vae,
+    "plots.layers.x": images_of,
     "networks.Observed.network": lambda: networks.MLP((2, 4), (), 4),
     "pyro_vae.VAE.posterior": lambda: posteriors.Normal(networks.MLP(4, (4,), 2)),
     "datasets.load.name": lambda: "mnist",
@@ -256,6 +286,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "comparison.compare.draws": lambda: 20,
 }
 
+PARTS: list[Any] = [None, 3, "parts", [], [3]]
 COUNT: list[Any] = [0, -1, 1.5, "3", True, None]
 MAYBE_COUNT: list[Any] = COUNT[:-1]
 FLAG: list[Any] = [2, "yes", None]
@@ -344,6 +375,26 @@ WRONG: dict[str, list[Any]] = {
     "in_shape": SHAPE,
     "out_shape": SHAPE,
     "activation": [*FUNCTION, None, lambda: 3],
+    "of_x": MODULE,
+    "of_z": MODULE,
+    "width": COUNT,
+    "blocks": COUNT,
+    "labelled": [0.0, 1.0, -0.5, math.nan, True, "some"],
+    # Modules without an out_shape are taken, and their output is looked at.
+    "networks.Joint.network": MODULE,
+    "models.Classifier.network": MODULE,
+    "posteriors.OneHotCategorical.network": MODULE,
+    "models.HierarchicalVAE.priors": PARTS,
+    "models.HierarchicalVAE.posteriors": PARTS,
+    "inference": ["sideways", 3, None],
+    "skip": FLAG,
+    "models.SemiSupervisedVAE.classes": COUNT,
+    "classifier": [3, "classifier"],
+    "class_prior": [3, "prior"],
+    "below": [3, nn.Linear(2, 2)],
+    "missing": [None, 3, "missing"],
+    "plots.layers.x": [*TENSOR, torch.zeros(0, 3, 3), torch.zeros(3)],
+    "plots.layers.context": [3, "context", torch.zeros(8, 2)],
     "init": FUNCTION,
     "context_shape": SHAPE,
     "classes": MAYBE_COUNT,
@@ -463,6 +514,7 @@ WRONG: dict[str, list[Any]] = {
     "posteriors.LowRankNormal.network": MODULE,
     "posteriors.MultivariateNormal.network": MODULE,
     "posteriors.Mixture.network": MODULE,
+    "posteriors.OneHotCategorical.network": MODULE,
     "presets.build.name": [*CHOICE, None],
     "presets.build.z_dim": MAYBE_COUNT,
     "presets.get.name": [*CHOICE, None],

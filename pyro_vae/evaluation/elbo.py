@@ -83,6 +83,9 @@ def elbo(
 
     .. math:: \log p(x) \ge E_{q(z|x)}[\log p(x|z)] - KL(q(z|x), p(z))
 
+    Discrete latents of the guide are drawn as all others, unlike in :func:`log_likelihood`. Those
+    of the model alone are summed out of p(z) and p(x, z), and :math:`p(x|z) = p(x, z) / p(z)`.
+
     Source: Kingma and Welling (2014), section 2.3.
 
     Arguments:
@@ -106,7 +109,8 @@ def elbo(
     Raises:
         TypeError: `vae` is not a pair, or x has another dtype.
         ValueError: x does not fit the pair or is off the likelihood's support, the KL has no
-            closed form, or an argument is out of range.
+            closed form, of which there is none for a latent that is summed out; or an argument is
+            out of range.
         FloatingPointError: A log-probability is NaN.
 
     Example:

@@ -81,8 +81,9 @@ def elbo_gap(
     the network's output: means and scales, or the inputs of a flow. For any other pair, a number
     is added to each parameter of the distribution at each guide site, in an unconstrained space;
     where a site depends on other latent sites, it still does so. The learning rate decays to zero
-    along half a cosine. Other parameters of the guide, such as a flow's own, stay fixed. Both gaps
-    are estimates: log p(x) is estimated from below, and the refinement may not converge.
+    along half a cosine. Other parameters of the guide, such as a flow's own, stay fixed. Bounds
+    are exact over the discrete latents that :func:`log_likelihood` sums out. Both gaps are
+    estimates: log p(x) is estimated from below, and the refinement may not converge.
 
     Source: Cremer, Li and Duvenaud (2018), arXiv 1801.03558, section 3.
 

@@ -79,6 +79,12 @@ def log_likelihood(
     are `model` and `guide` if they are modules or methods of modules. Other modules that they call
     keep their mode.
 
+    Discrete latents y are summed out exactly: the samples are of the other latents z, with the
+    weights :math:`w = \sum_y p(x, z, y) / \sum_y q(z, y|x)`. Without others, log p(x) is exact.
+    These are all latents of the model alone that have finitely many values, and those of the guide
+    while their values are at most 1024 together, in the plate ``"data"`` alone and without a mask.
+    The others are drawn.
+
     Samples are streamed: the memory depends on `max_bytes`, not on the number of samples or
     examples. From 2**23 draws (samples times examples), a model that is a static program is
     compiled, which changes the numbers by float rounding only. An interruption (Ctrl-C) returns
@@ -116,7 +122,8 @@ def log_likelihood(
         TypeError: Neither a VAE nor a pair was given, or both; an argument has the wrong type.
         ValueError: x does not fit or is off its support; an argument is out of range; a pair has
             a site outside the plate, a plate of a fixed size, subsampled or scaled sites, sites
-            that change between calls, or a latent site in only one of model and guide.
+            that change between calls, or a latent site in only one of model and guide, unless the
+            model has it and it can be summed out.
         FloatingPointError: A log-probability is NaN.
         RuntimeError: `shared`, and there is no process group, or another process failed.
         ConnectionError: `shared`, and another process has ended.

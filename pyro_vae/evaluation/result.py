@@ -58,7 +58,8 @@ class LogLikelihood:
             bound of log p(x) that grows with K.
         elbo: :math:`\frac1K \sum_k \log w_k`, shape ``(N,)``. For importance weights this is an
             estimate of the ELBO, for other weights one of the bound :math:`E[L_1]`. NaN for
-            ``"exact"``.
+            ``"exact"``. Where discrete latents are summed out, it is that of the others, at least
+            the ELBO of all.
         ess: The effective sample size :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, from 1 to K, shape
             ``(N,)``. It is 0 if all weights are zero, and the value is then -inf. NaN for
             ``"exact"``.

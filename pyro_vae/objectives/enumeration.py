@@ -73,8 +73,6 @@ def expected_elbo(model: Trace, guide: Trace) -> Tensor:
             continue
         costs.setdefault(ordering[name], []).append(packed.neg(site["packed"]["log_prob"]))
         factor, denominator = compute_site_dice_factor(site)
-        if is_summed(site):  # A mask hides its log-probability, but its values sum to one.
-            factor = site["packed"]["unscaled_log_prob"]
         if not is_identically_zero(factor):
             weights.append((ordering[name], factor))
         denominators.append((ordering[name], denominator))

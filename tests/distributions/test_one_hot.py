@@ -58,6 +58,8 @@ def test_probabilities_of_zero() -> None:
     p = OneHotCodes(own)
     values = p.enumerate_support()
     log_p = p.log_prob(values)
+    expected = Categorical(logits=own).log_prob(torch.arange(3)[:, None])[:, 0]
+    torch.testing.assert_close(log_p, expected)
     assert log_p[1] == -math.inf
     kl = kl_divergence(p, OneHotCodes(torch.zeros(1, 3).double()))
     (log_p[0] + log_p[2] + kl + p.mean[0]).backward()

@@ -114,39 +114,43 @@ def test_it_is_pyros_of_marked_sites(guide: str, particles: int) -> None:
     torch.testing.assert_close(own[1], theirs[1], rtol=CLOSE, atol=CLOSE)
 
 
-def chain(x: Tensor, guided: bool) -> None:
-    """Three classes that depend on each other, and a number for each pixel given the last."""
-    with pyro.plate("data", len(x), dim=-2):
-        a = pyro.sample("a", dist.Bernoulli(torch.full((len(x), 1), 0.3)))
-        b = pyro.sample("b", dist.Categorical(TABLE[a.long()]))
-        if guided:
-            return
-        with pyro.plate("pixels", 3, dim=-1):
-            c = pyro.sample("c", dist.Bernoulli(0.2 + 0.3 * b))
-            pyro.sample("x", dist.Normal(2 * c + a, 1.0), obs=x)
-
-
 TABLE = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])
 
 
+def chain(x: Tensor, guide: str | None = None) -> None:
+    """Three classes that depend on each other, and a number for each pixel given the last.
+
+    Arguments:
+        x: The data.
+        guide: The classes that the guide draws, "b" from its prior; None for the model.
+    """
+    with pyro.plate("data", len(x), dim=-2):
+        p_a = torch.full((len(x), 1), 0.3 if guide is None else 0.5)
+        a = pyro.sample("a", dist.Bernoulli(p_a))
+        b = pyro.sample("b", dist.Categorical(TABLE[a.long()]))
+        if guide == "ab":
+            return
+        with pyro.plate("pixels", 3, dim=-1):
+            c = pyro.sample("c", dist.Bernoulli(0.2 + 0.3 * b if guide is None else 0.4))
+            if guide is None:
+                pyro.sample("x", dist.Normal(2 * c + a, 1.0), obs=x)
+
+
 @pytest.mark.usefixtures("float64")
-def test_classes_that_depend_on_each_other_in_several_plates() -> None:
-    """c is in the model alone, in a plate of pixels: a sum in each pixel, for each a and b."""
-    x = torch.randn(4, 3)
-    loss = objectives.enumerated().loss(lambda x: chain(x, False), lambda x: chain(x, True), x)
-    total = 0.0
-    for n in range(4):
-        for a, p_a in enumerate((0.7, 0.3)):
-            for b in range(3):
-                c = torch.tensor(0.2 + 0.3 * b)
-                log_x = torch.logsumexp(
-                    torch.stack([
-                        (1 - c).log() + dist.Normal(float(a), 1.0).log_prob(x[n]),
-                        c.log() + dist.Normal(2.0 + a, 1.0).log_prob(x[n]),
-                    ]), 0,
-                ).sum()  # fmt: skip
-                total += p_a * TABLE[a, b].item() * log_x.item()
-    # The guide is the prior of a and b: no KL.
+@pytest.mark.parametrize("guide", ["ab", "abc"])
+def test_classes_that_depend_on_each_other_in_several_plates(guide: str) -> None:
+    """c is in a plate of pixels: a sum in each pixel, for each a and b."""
+    x, total = torch.randn(4, 3), 0.0
+    table = TABLE.double()
+    loss = objectives.enumerated().loss(chain, lambda x: chain(x, guide), x)
+    for a, p_a in enumerate((0.7, 0.3)):
+        total += 0.5 * 4 * math.log(p_a / 0.5)
+        for b in range(3):
+            c = torch.tensor([0.8 - 0.3 * b, 0.2 + 0.3 * b])[:, None, None].log()
+            log_p = c + dist.Normal(torch.tensor([a, 2.0 + a])[:, None, None], 1.0).log_prob(x)
+            q = torch.tensor([0.6, 0.4])[:, None, None]
+            terms = log_p.logsumexp(0) if guide == "ab" else (q * (log_p - q.log())).sum(0)
+            total += 0.5 * table[a, b].item() * terms.sum().item()
     assert loss == pytest.approx(-total, rel=1e-6)
 
 

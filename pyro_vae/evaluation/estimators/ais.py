@@ -26,7 +26,7 @@ class AIS:
     K samples are K chains. A first run with other noise finds a step size for each example and
     temperature, at which 65 % of the moves are accepted. The step sizes are then fixed, so that
     the weights are unbiased for p(x). Latents on bounded sets are moved in an unconstrained space.
-    All latents have to be continuous.
+    All latents have to be continuous, but for those that :func:`log_likelihood` sums out.
 
     Source: Neal (2001), Statistics and Computing 11; Wu, Burda, Salakhutdinov and Grosse (2017),
     arXiv 1611.04273, section 3.
