@@ -3,6 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -114,6 +115,9 @@ def _expected(costs: list[Tensor], factors: list[Tensor]) -> Tensor | float:
     weights = [(packed_dims(factor), factor.exp()) for factor in factors]
     marginals: dict[frozenset[str], tuple[str, Tensor]] = {}
     for cost in costs:
+        if not weights:
+            total = total + cost.sum()
+            continue
         dims = packed_dims(cost)
         kept = frozenset(d for d in dims if any(d in own for own, _ in weights))
         if kept not in marginals:
@@ -146,10 +150,7 @@ def _joined(weights: list[tuple[str, Tensor]], dim: str) -> str:
 
 
 def _product(weights: list[tuple[str, Tensor]], dims: str) -> tuple[str, Tensor]:
-    product = torch.ones(())
-    for own, weight in weights:
-        product = product * _spread(own, weight, dims)
-    return dims, product
+    return dims, reduce(torch.mul, (_spread(own, weight, dims) for own, weight in weights))
 
 
 def _spread(dims: str, value: Tensor, over: str) -> Tensor:
