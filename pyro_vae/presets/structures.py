@@ -53,6 +53,7 @@ pyro_mlps = _mlps((400,), activation=nn.Softplus)
 
 
 def convolutions(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
+    """A decoder and an encoder of convolutions."""
     return ConvDecoder(z_dim, shape), ConvEncoder(shape, 2 * z_dim)
 
 

@@ -21,6 +21,7 @@ from pyro_vae.training.held_out import is_fraction, split
 from pyro_vae.training.kinds import Data, source_of
 from pyro_vae.training.labelled import check_labelled, labelled_of
 from pyro_vae.training.recovery import Recovery
+from pyro_vae.training.resumption import Resumption
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Source
 from pyro_vae.training.trackers import check_tracker
@@ -63,11 +64,12 @@ def sources_of(
     seed: int | None,
     epochs: int,
     device: torch.device,
-    begin: int,
+    resumption: Resumption | None,
     labelled: float | None = None,
 ) -> dict[str, Source]:
     """The sources of all data, by argument."""
     given: dict[str, Any] = {"train": train, "test": test, "validation": validation}
+    begin = 1 if resumption is None else resumption.first_epoch
     for argument in ("test", "validation"):
         if getattr(train, "persistent_workers", False) and given[argument] is train:
             raise ValueError(
@@ -90,6 +92,8 @@ def sources_of(
     }
     if is_fraction(validation):
         sources |= split(sources["train"], validation, seed)
+    if resumption is not None:
+        resumption.load_loaders(sources)
     _check_size(sources["train"], batch_size)
     if labelled is not None:
         sources["train"] = labelled_of(sources["train"], labelled)

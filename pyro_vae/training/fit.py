@@ -229,13 +229,10 @@ def fit(
 
     with together(processes, "fit"):
         resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)
-    begin = 1 if resumption is None else resumption.first_epoch
     given, seed = seed, agreed(seed, processes)
     with together(processes, "fit"):
-        given_data = train, validation, test
-        sources = sources_of(*given_data, batch_size, seed, epochs, device, begin, labelled)
-        if resumption is not None:
-            resumption.load_loaders(sources)
+        given_data, how = (train, validation, test), (batch_size, seed, epochs, device)
+        sources = sources_of(*given_data, *how, resumption, labelled)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
             data = _prepared(sources, vae, pixels, transform, objective)
