@@ -231,8 +231,8 @@ def fit(
         resumption = resumption_of(checkpoint, checkpoint_every, resume, epochs, device)
     given, seed = seed, agreed(seed, processes)
     with together(processes, "fit"):
-        given_data, how = (train, validation, test), (batch_size, seed, epochs, device)
-        sources = sources_of(*given_data, *how, resumption, labelled)
+        given_data = train, validation, test
+        sources = sources_of(*given_data, batch_size, seed, epochs, device, resumption, labelled)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
             data = _prepared(sources, vae, pixels, transform, objective)
