@@ -246,16 +246,6 @@ class Columns(dist.TorchDistribution):
         """
         return self._in_order(self._each(value))
 
-    def log_prob_without(self, value: Tensor, holes: Tensor) -> Tensor:
-        """The log-density of the numbers that are not in holes, shape ``batch``.
-
-        Arguments:
-            value: Rows on the support.
-            holes: The numbers that do not count, of the shape of `value`.
-        """
-        each = torch.cat(self._each(value), -1)
-        return each.masked_fill(holes.index_select(-1, self.index[0]), 0.0).sum(-1)
-
     def _each(self, value: Tensor) -> list[Tensor]:
         """The log-densities of the numbers of each part."""
         if value.shape[-1:] != self.event_shape:
