@@ -20,7 +20,18 @@ from _pytest.mark.structures import ParameterSet
 from torch import Tensor, nn
 
 import pyro_vae
-from pyro_vae import VAE, fit, flows, likelihoods, networks, objectives, posteriors, priors
+from pyro_vae import (
+    VAE,
+    fit,
+    flows,
+    likelihoods,
+    models,
+    networks,
+    objectives,
+    posteriors,
+    presets,
+    priors,
+)
 
 MODULES = (
     "pyro_vae",
@@ -39,6 +50,7 @@ MODULES = (
     "plots",
     "estimators",
     "flows",
+    "models",
 )
 
 RESULTS = {
@@ -51,6 +63,7 @@ RESULTS = {
     "evaluation.Elbo",
     "evaluation.ElboGap",
     "evaluation.Finding",
+    "evaluation.Imputation",
     "evaluation.LogLikelihood",
     "evaluation.PredictiveCheck",
     "comparison.Comparison",
@@ -88,6 +101,18 @@ def small_vae() -> VAE:
     )
 
 
+def observing_vae() -> VAE:
+    return VAE(
+        priors.StandardNormal(1),
+        likelihoods.Observed(likelihoods.Bernoulli(networks.MLP(1, (4,), 4))),
+        posteriors.Normal(networks.Observed(networks.MLP((2, 4), (4,), 2))),
+    )
+
+
+def layered_vae() -> Any:
+    return presets.build("two-layers-mlp", z_dim=2, shape=(3, 3))
+
+
 def pixels_of(examples: int = 8) -> Tensor:
     return (torch.arange(examples * 4).reshape(examples, 4) % 3 == 0).float()
 
@@ -123,6 +148,10 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "num_samples": lambda: 2,
     "z_dim": lambda: 2,
     "components": lambda: 2,
+    "prior": lambda: priors.StandardNormal(1),
+    "likelihood": lambda: likelihoods.Bernoulli(networks.MLP(1, (4,), 4)),
+    "classifier": lambda: models.Classifier(networks.MLP(4, (3,), 3)),
+    "missing": lambda: likelihoods.Bernoulli(networks.MLP(4, (3,), 4)),
     "df": lambda: 4.0,
     "network": numbers(4),
     "posterior": lambda: posteriors.Normal(networks.MLP(4, (3,), 4)),
@@ -177,8 +206,6 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "path": lambda: "figure.png",
     "model": lambda: lambda x: x,
     "guide": lambda: lambda x: x,
-    "prior": lambda: priors.StandardNormal(1),
-    "likelihood": lambda: likelihoods.Bernoulli(networks.MLP(1, (4,), 4)),
     "context": lambda: 3,
     "transforms": lambda: 2,
     "draws": lambda: 50,
@@ -206,6 +233,18 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "priors.OneHotCategorical.levels": lambda: 6,
     "networks.Columns.columns": lambda: ["real", "count"],
     "networks.Conditioned.network": numbers(4),
+    "networks.Joint.of_x": numbers(3),
+    "networks.Joint.of_z": numbers(3),
+    "networks.ResidualMLP.width": lambda: 4,
+    "models.Classifier.network": numbers(4),
+    "models.HierarchicalVAE.priors": lambda: [priors.StandardNormal(2)],
+    "models.HierarchicalVAE.posteriors": lambda: [
+        posteriors.Normal(networks.MLP(4, (3,), 4)),
+    ],
+    "models.SemiSupervisedVAE.classes": lambda: 3,
+    "plots.layers.vae": layered_vae,
+    "plots.layers.x": images_of,
+    "networks.Observed.network": lambda: networks.MLP((2, 4), (), 4),
     "pyro_vae.VAE.posterior": lambda: posteriors.Normal(networks.MLP(4, (4,), 2)),
     "datasets.load.name": lambda: "mnist",
     "datasets.bits_per_dim.levels": lambda: 256,
@@ -229,6 +268,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "evaluation.certify.num_examples": lambda: 2,
     "evaluation.certify.context": lambda: None,
     "evaluation.calibration.context": lambda: None,
+    "evaluation.impute.vae": lambda: observing_vae(),
     "evaluation.calibration.num_samples": lambda: 20,
     "training.load_checkpoint.folder": a_checkpoint,
     "pyro_vae.log_likelihood.vae": small_vae,
@@ -245,6 +285,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "comparison.compare.draws": lambda: 20,
 }
 
+PARTS: list[Any] = [None, 3, "parts", [], [3]]
 COUNT: list[Any] = [0, -1, 1.5, "3", True, None]
 MAYBE_COUNT: list[Any] = COUNT[:-1]
 FLAG: list[Any] = [2, "yes", None]
@@ -333,6 +374,25 @@ WRONG: dict[str, list[Any]] = {
     "in_shape": SHAPE,
     "out_shape": SHAPE,
     "activation": [*FUNCTION, None, lambda: 3],
+    "of_x": MODULE,
+    "of_z": MODULE,
+    "width": COUNT,
+    "blocks": COUNT,
+    "labelled": [0.0, 1.0, -0.5, math.nan, True, "some"],
+    # Modules without an out_shape are taken, and their output is looked at.
+    "networks.Joint.network": MODULE,
+    "models.Classifier.network": MODULE,
+    "models.HierarchicalVAE.priors": PARTS,
+    "models.HierarchicalVAE.posteriors": PARTS,
+    "inference": ["sideways", 3, None],
+    "skip": FLAG,
+    "models.SemiSupervisedVAE.classes": COUNT,
+    "classifier": [3, "classifier"],
+    "class_prior": [3, "prior"],
+    "below": [3, nn.Linear(2, 2)],
+    "missing": [None, 3, "missing"],
+    "plots.layers.x": [*TENSOR, torch.zeros(0, 3, 3), torch.zeros(3)],
+    "plots.layers.context": [3, "context", torch.zeros(8, 2)],
     "init": FUNCTION,
     "context_shape": SHAPE,
     "classes": MAYBE_COUNT,
@@ -424,6 +484,9 @@ WRONG: dict[str, list[Any]] = {
     "pyro_vae.VAE.posterior": [3, "normal", None],
     "priors.VampPrior.low": [math.nan, "1", True, None, 2.0],  # the reals have no ends
     "priors.VampPrior.high": [math.nan, "1", True, None, -1.0],
+    "evaluation.impute.x": [*TENSOR, torch.zeros(0, 4), torch.zeros(8, 3)],
+    "evaluation.impute.quantiles": [0.5, "half", [], [1.5], ["half"], [math.nan], None],
+    "evaluation.impute.num_draws": [-1, 1.5, "1", True, None],
     "evaluation.calibration.x": [3, "x", [0.0], torch.zeros(0, 4), torch.zeros(8, 3)],
     "evaluation.certify.x": TENSOR[1:],
     "datasets.binarize.levels": [*TENSOR, torch.zeros(3)],
@@ -443,6 +506,7 @@ WRONG: dict[str, list[Any]] = {
     "networks.Columns.columns": [3, None, [], ["no such kind"], [0], [1.5], ["real"]],
     "likelihoods.Columns.columns": [3, None, {}, {"a": 3}, {3: likelihoods.Gaussian}],
     "networks.Folded.network": MODULE,
+    "networks.Observed.x_shape": SHAPE[:-1],
     "networks.Conditioned.network": MODULE,
     "posteriors.Normal.network": MODULE,
     "posteriors.LowRankNormal.network": MODULE,

@@ -45,7 +45,7 @@ def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
     Raises:
         FileNotFoundError: There is no such file.
         ModuleNotFoundError: pandas is not installed.
-        ValueError: The file is no table, has fewer than two rows, or has missing values.
+        ValueError: The file is no table, has or has fewer than two rows.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"data: got {path}, expected a CSV file that is there")
@@ -53,7 +53,6 @@ def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
     frame = _read(path)
     table = Table.from_frame(frame) if described is None else Table.from_dict(described)
     x = table.x if described is None else table.encode(frame)
-    _check_whole(path, x, table)
     if len(x) < 2:
         raise ValueError(f"data: got {path} with one row, expected two or more")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -61,17 +60,6 @@ def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
     none = torch.zeros(0, dtype=torch.int64)
     digest = hashlib.sha256(content).hexdigest()[:16]
     return Rows(x[order[test:]], x[order[:test]], none, none, table, digest)
-
-
-def _check_whole(path: str, x: torch.Tensor, table: Table) -> None:
-    """Raises ValueError if values are missing, for which the preset has no likelihood."""
-    holes = torch.isnan(x).any(0)
-    if holes.any():
-        name = table.names[int(holes.nonzero()[0])]
-        raise ValueError(
-            f"data: got {path} with missing values in column {name!r}, expected none: leave out "
-            "these rows, or the column"
-        )
 
 
 def _read(path: str) -> Any:

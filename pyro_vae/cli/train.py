@@ -104,15 +104,8 @@ def train(
     dataset = load_any(options["data"], root)
     named = (options[name] for name in ("pixels", "seed"))
     vae, chosen = build(options["preset"], options["z_dim"], dataset, *named)
-    settings = {
-        **{name: options[name] for name in _SETTINGS},
-        "pixels": chosen.get("pixels"),
-        "compile": "auto",
-        "processes": count(),
-        "optimizer": "optim.Adam(lr=1e-3)",
-    }
-    if isinstance(dataset, Rows):  # The file is read again to evaluate the run.
-        settings |= {"data": str(Path(options["data"]).resolve()), "data_hash": dataset.digest}
+    settings = _settings(options, chosen.get("pixels"), dataset)
+    if isinstance(dataset, Rows):
         say(f"{dataset.table}")
     decay = settings["average"]
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
@@ -138,6 +131,20 @@ def train(
         for line in _diagnosed(writer.judged(vae), dataset, settings, history):
             say(line)
         say(f"run: {folder}")
+
+
+def _settings(options: Mapping[str, Any], pixels: str | None, dataset: Dataset) -> dict[str, Any]:
+    """What repeats the training."""
+    settings = {
+        **{name: options[name] for name in _SETTINGS},
+        "pixels": pixels,
+        "compile": "auto",
+        "processes": count(),
+        "optimizer": "optim.Adam(lr=1e-3)",
+    }
+    if isinstance(dataset, Rows):  # The file is read again to evaluate the run.
+        settings |= {"data": str(Path(options["data"]).resolve()), "data_hash": dataset.digest}
+    return settings
 
 
 @dataclass

@@ -6,6 +6,7 @@ from pyro_vae.distributions.flows import FromZuko
 from pyro_vae.distributions.intervals import OntoInterval, OpenInterval
 from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
+from pyro_vae.distributions.labels import Labels
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
 from pyro_vae.distributions.mixtures import Mixture, NormalMixture
 from pyro_vae.distributions.observed import Completed, Observed, OrNaN, elementwise, inside, or_nan
@@ -41,6 +42,7 @@ __all__ = [
     "CrossEntropy",
     "DiscretizedLogistic",
     "FromZuko",
+    "Labels",
     "Levels",
     "LowRankNormal",
     "Mixture",

@@ -236,7 +236,7 @@ class Columns(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of each row, shape ``batch``."""
-        return torch.cat(self._each(value), -1).sum(-1)
+        return self.elementwise_log_prob(value).sum(-1)  # as what is observed sums them
 
     def elementwise_log_prob(self, value: Tensor) -> Tensor:
         """The log-density of each number, shape ``batch + event``.
@@ -253,7 +253,8 @@ class Columns(dist.TorchDistribution):
                 f"value: got shape {tuple(value.shape)}, expected (*batch, {len(self.names)}): a "
                 "number for each column"
             )
-        shares = value.index_select(-1, self.index[0]).split(self._sizes, -1)
+        ordered = value if self._is_ordered else value.index_select(-1, self.index[0])
+        shares = ordered.split(self._sizes, -1)
         try:
             each = [_each_of(part, own) for part, own in zip(self.parts, shares, strict=True)]
         except ValueError:
@@ -267,12 +268,23 @@ class Columns(dist.TorchDistribution):
 
     def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
         """The numbers of all parts, in the order of the columns."""
-        return torch.cat(list(parts), -1).index_select(-1, self.index[1])
+        joined = torch.cat(list(parts), -1)
+        return joined if self._is_ordered else joined.index_select(-1, self.index[1])
+
+    @property
+    def _is_ordered(self) -> bool:
+        """Whether the parts have the columns in their order."""
+        return self.places == tuple(range(len(self.places)))
 
     @property
     def mean(self) -> Tensor:
         """The point value of each column."""
         return self._in_order([p.mode if is_class(p) else point(p) for p in self.parts])
+
+    @property
+    def expectation(self) -> Tensor:
+        """The mean of each column, of classes as numbers; NaN where a distribution has none."""
+        return self._in_order([_mean_or_nan(part) for part in self.parts])
 
     @property
     def mode(self) -> Tensor:
@@ -285,6 +297,13 @@ class Columns(dist.TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             return self._in_order([part.sample(torch.Size(sample_shape)) for part in self.parts])
+
+
+def _mean_or_nan(part: dist.Distribution) -> Tensor:
+    try:
+        return part.mean
+    except NotImplementedError:
+        return torch.full_like(part.sample(), torch.nan)
 
 
 def _each_of(part: dist.Distribution, value: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.distributions.bernoulli import BernoulliEvent
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.supports import describe, scored_support
 
@@ -208,9 +207,10 @@ class Observed(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of the elements that are not NaN, shape ``batch``."""
-        if isinstance(self.base, BernoulliEvent):
+        without = getattr(self.base, "log_prob_without", None)
+        if callable(without):  # It sums as the base does, and so gives the same digits.
             holes, filled = self._filled(value)
-            return self.base.log_prob_without(filled, holes)
+            return without(filled, holes)
         return sum_rightmost(self.elementwise_log_prob(value), len(self.event_shape))
 
     def elementwise_log_prob(self, value: Tensor) -> Tensor:
@@ -231,6 +231,12 @@ class Observed(dist.TorchDistribution):
     @property
     def mean(self) -> Tensor:
         return self.base.mean
+
+    @property
+    def expectation(self) -> Tensor:
+        """The mean as a number, also where that of the base is a point value, as of classes."""
+        own = getattr(self.base, "expectation", None)
+        return self.base.mean if own is None else own
 
     @property
     def mode(self) -> Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import describe_support, takes_nan
+from pyro_vae.distributions import Observed, describe_support, takes_nan
 from pyro_vae.evaluation.blocks import Block, blocks
 from pyro_vae.evaluation.importance_weights import Weights
 from pyro_vae.evaluation.inputs import check_arguments, opened
@@ -87,10 +87,10 @@ def impute(
     .. math:: E[h(x_{mis})|x_{obs}] \approx \sum_k \bar w_k h_k, \quad
         \bar w_k \propto \frac{p(x_{obs}, z_k)}{q(z_k|x_{obs})}, \quad z_k \sim q(z|x_{obs})
 
-    The mean takes :math:`h_k = E[x_{mis}|z_k]`, and where the likelihood has no finite mean a draw
-    of :math:`p(x_{mis}|z_k)`. Quantiles are weighted quantiles of such draws, the least draw up to
-    which the weights reach the level. Joint draws are drawn among them, in proportion to the
-    weights. Where :math:`x_{mis}` is a latent itself, as in
+    The mean takes :math:`h_k = E[x_{mis}|z_k]`, of classes as numbers, and where the likelihood
+    has no finite mean a draw of :math:`p(x_{mis}|z_k)`. Quantiles are weighted quantiles of such
+    draws: the least draw up to which the weights reach the level. Joint draws are drawn among
+    them, in proportion to the weights. Where :math:`x_{mis}` is a latent itself, as in
     :class:`~pyro_vae.models.NotMissingAtRandom`, its samples take the place of draws and means.
 
     Samples are drawn and scored in two passes, and the draws of so many entries are kept at a time
@@ -139,11 +139,11 @@ def impute(
         check_number("quantiles", level, 0, 1)
     levels = tuple(float(plain(level)) for level in quantiles)
     given = check_arguments(x, seed, max_bytes)
-    # Both passes repeat the noise.
-    noise = int(torch.randint(2**32, (), device="cpu")) if seed is None else seed
     parts: list[tuple[Tensor, ...]] = []
     with opened(vae, given) as (densities, batch):
         site = _site_with_nan(densities, batch)
+        # Both passes repeat the noise.
+        noise = int(torch.randint(2**32, (), device="cpu")) if seed is None else seed
         latent = getattr(vae, "missing_site", None)
         for block in blocks(densities, batch, noise, max_bytes, "imputation", num_samples):
             pieces = partial(_pieces, block, site, latent, num_samples)
@@ -204,7 +204,7 @@ def _mean_and_draw(
     p_x = densities.distributions("model", batch, z)[site]
     drawn = p_x.sample()
     try:
-        mean = p_x.mean
+        mean = p_x.expectation if isinstance(p_x, Observed) else p_x.mean
     except NotImplementedError:
         return drawn, drawn
     return torch.where(torch.isfinite(mean), mean, drawn), drawn

@@ -145,7 +145,7 @@ class MixtureVAE(Composed):
         """
         check_count("num_samples", num_samples)
         if x is not None:
-            check_data(x)
+            check_data(x, pair=self, context=context)
             check_dtype("x", x, self)
         size = num_samples if x is None else len(x)
         if context:
@@ -179,7 +179,7 @@ class MixtureVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_data(x)
+        check_data(x, pair=self, context=context)
         check_dtype("x", x, self)
         if context:
             context = as_context(context, len(x))

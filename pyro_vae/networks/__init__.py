@@ -7,6 +7,7 @@ network and its attribute ``out_shape``, so any module with these two can take i
 from pyro_vae.networks.columns import Columns
 from pyro_vae.networks.convolutional import ConvDecoder, ConvEncoder
 from pyro_vae.networks.gated import GatedMLP, ResidualMLP
+from pyro_vae.networks.masking import SelfMasking
 from pyro_vae.networks.mlp import MLP, variance_scaling_, xavier_
 from pyro_vae.networks.observed import Observed
 from pyro_vae.networks.precision import bfloat16
@@ -25,6 +26,7 @@ __all__ = [
     "Observed",
     "ResidualMLP",
     "Scaled",
+    "SelfMasking",
     "Shape",
     "bfloat16",
     "variance_scaling_",

@@ -37,6 +37,7 @@ class Observed(nn.Module):
     def __init__(self, network: nn.Module, x_shape: Shape | None = None) -> None:
         super().__init__()
         check_module("network", network)
+        self.out_shape = out_shape(network)
         inner = getattr(network, "in_shape", None)
         if x_shape is not None:
             self.x_shape = as_shape("x_shape", x_shape)
@@ -54,7 +55,6 @@ class Observed(nn.Module):
                 "and then the mask of those that are observed"
             )
         self.network = network
-        self.out_shape = out_shape(network)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         split_shape(x, self.x_shape, self)

@@ -4,6 +4,7 @@ To add an objective, write a file with a function that returns it, and import th
 The decorator ``registry.named`` makes it known to :func:`parse` and the command line.
 """
 
+from pyro_vae.objectives.classified import classified
 from pyro_vae.objectives.compiled import Compiled as Compiled
 from pyro_vae.objectives.compiled import compiled
 from pyro_vae.objectives.description import described as described
@@ -35,6 +36,7 @@ __all__ = [
     "analytic_kl",
     "beta",
     "ciwae",
+    "classified",
     "compiled",
     "dreg",
     "enumerated",

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from pyro_vae.compat import model_factors, packed_dims
 
-__all__ = ["UNANNEALED", "expected_elbo", "expected_terms", "is_summed", "kl_weight"]
+__all__ = ["UNANNEALED", "WEIGHT", "expected_elbo", "expected_terms", "is_summed", "kl_weight"]
 
 UNANNEALED = "pyro_vae.unannealed"
 """The key of a site's ``infer`` that holds its scale without the weight of an annealed KL."""
+WEIGHT = "pyro_vae.weight"
+"""The key of a site's ``infer`` that holds that weight."""
 
 Ordinal = frozenset[Any]
 """The plates of a site, by the symbols that Pyro gives them."""
@@ -91,8 +93,8 @@ def kl_weight(traces: Iterable[Trace]) -> Tensor | float | None:
     """The weight that an annealed objective gives to the KL; None for any other."""
     for trace in traces:
         for site in trace.nodes.values():
-            if site["type"] == "sample" and UNANNEALED in site["infer"]:
-                weight: Tensor | float = site["scale"] / site["infer"][UNANNEALED]
+            if site["type"] == "sample" and WEIGHT in site["infer"]:
+                weight: Tensor | float = site["infer"][WEIGHT]
                 return weight
     return None
 

@@ -13,7 +13,7 @@ __all__ = ["named", "named_outer", "names", "parse"]
 Make = TypeVar("Make", bound=Callable[..., ELBO])
 
 _NAMED: dict[str, Callable[..., ELBO]] = {}
-_OUTER: dict[str, Callable[..., ELBO]] = {}
+_OUTER: dict[str, tuple[str, Callable[..., ELBO]]] = {}
 
 
 def named(make: Make) -> Make:
@@ -22,10 +22,19 @@ def named(make: Make) -> Make:
     return make
 
 
-def named_outer(make: Make) -> Make:
-    """Registers a function from an objective and a number of steps to another objective."""
-    _OUTER[make.__name__] = make
-    return make
+def named_outer(name: str, number: str) -> Callable[[Make], Make]:
+    """Registers a function from an objective and a number to another objective.
+
+    Arguments:
+        name: Its name.
+        number: The name of the number.
+    """
+
+    def register(make: Make) -> Make:
+        _OUTER[name] = number, make
+        return make
+
+    return register
 
 
 def names() -> list[str]:
@@ -43,7 +52,7 @@ def names() -> list[str]:
         name + "".join(map(_place, signature(make).parameters.values()))
         for name, make in _NAMED.items()
     ]
-    return [*numbers, *(f"{name}:steps:objective" for name in _OUTER)]
+    return [*numbers, *(f"{name}:{number}:objective" for name, (number, _) in _OUTER.items())]
 
 
 def _place(number: Parameter) -> str:
@@ -71,16 +80,24 @@ def parse(text: str) -> ELBO:
     """
     check_text("objective", text)
     name, *numbers = text.split(":")
-    inner = numbers[1:2]
-    if name in _OUTER and inner not in ([], [name]) and numbers[0].isdecimal():
-        return _OUTER[name](parse(":".join(numbers[1:])), int(numbers[0]))
     try:
-        make = _NAMED[name]
-        values = [float(n) if set(n) & set(".eE") else int(n) for n in numbers]
-        signature(make).bind(*values)
+        # One name alone is an error: "warm_up:5:warm_up" lacks an objective.
+        if name in _OUTER and numbers[1:2] not in ([], [name]):
+            _, outer = _OUTER[name]
+            number = _number(numbers[0])
+        else:
+            outer, make = None, _NAMED[name]
+            values = [_number(text) for text in numbers]
+            signature(make).bind(*values)
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"objective: got {text!r}, expected one of {', '.join(names())} with numbers for "
             "the arguments"
         ) from None
+    if outer is not None:
+        return outer(parse(":".join(numbers[1:])), number)
     return make(*values)
+
+
+def _number(text: str) -> float:
+    return float(text) if set(text) & set(".eE") else int(text)

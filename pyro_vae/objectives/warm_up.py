@@ -17,7 +17,6 @@ from pyro_vae.utils.checks import check_count, check_mapping, check_number, kind
 __all__ = ["Annealed", "schedule_of", "warm_up"]
 
 
-@named_outer
 def warm_up(
     objective: ELBO,
     steps: int | Mapping[str, int],
@@ -98,6 +97,11 @@ def warm_up(
         )
     by_site = {name: plain(count) for name, count in steps.items()}
     return Annealed(objective, by_site, float(plain(start)), float(plain(end)))
+
+
+@named_outer("warm_up", "steps")
+def _named(objective: ELBO, steps: int) -> "Annealed":
+    return warm_up(objective, steps)
 
 
 class Annealed(Weighted):

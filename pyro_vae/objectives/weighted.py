@@ -10,7 +10,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.objectives.elbo import trace_elbo
-from pyro_vae.objectives.enumeration import UNANNEALED
+from pyro_vae.objectives.enumeration import UNANNEALED, WEIGHT
 from pyro_vae.objectives.registry import named
 from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.wrapper import Wrapper
@@ -111,8 +111,9 @@ class _Scaled(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if not (msg["is_observed"] or site_is_subsample(msg)):
-            msg["infer"] = {**msg["infer"], UNANNEALED: msg["scale"]}
             name = msg["name"]
             if name not in self.weights:  # one for model and guide
                 self.weights[name] = self.weight_of(name)
+            kept = {UNANNEALED: msg["scale"], WEIGHT: self.weights[name]}
+            msg["infer"] = {**msg["infer"], **kept}
             msg["scale"] = self.weights[name] * msg["scale"]

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from pyro_vae.plots.axes import check_axes
-from pyro_vae.plots.pictures import side_by_side
+from pyro_vae.plots.pictures import check_images, side_by_side
 from pyro_vae.utils.checks import check_count, kind
+from pyro_vae.utils.context import as_context
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,11 +72,9 @@ def layers(
     count = getattr(vae, "layers", None)
     if not isinstance(count, int):
         raise TypeError(f"vae: got {kind(vae)}, expected a models.HierarchicalVAE, with layers")
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: got {kind(x)}, expected a torch.Tensor of images")
+    check_images("x", x)
+    given = tuple(entry[:columns] for entry in as_context(context, len(x))) or None
     x = x[:columns]
-    entries = (context,) if isinstance(context, Tensor) else tuple(context or ())
-    given = tuple(entry[:columns] for entry in entries) or None
     z = vae.embed(x, given)
     rows = {"x": x}
     for level in range(count + 1):

@@ -270,6 +270,11 @@ def manifold(
     return ax
 
 
+def check_images(argument: str, x: object) -> None:
+    """Raises TypeError or ValueError unless x has images of a shape that :func:`images` takes."""
+    _as_images(argument, _checked(argument, x)[:1] if getattr(x, "ndim", 0) else x)
+
+
 def _checked(argument: str, x: object) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"{argument}: got {kind(x)}, expected a torch.Tensor of images")

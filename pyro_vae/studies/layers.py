@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from pyro_vae import likelihoods, models, networks, posteriors, priors
+from pyro_vae import likelihoods, models, networks, posteriors, presets, priors
 from pyro_vae.studies.engine import (
     Document,
     Entry,
@@ -24,20 +24,10 @@ from pyro_vae.studies.engine import (
     table,
 )
 
-_TANH = partial(networks.MLP, activation=nn.Tanh, init=networks.xavier_)
-
 
 def _two_layers(train: Tensor) -> models.HierarchicalVAE:
     """The IWAE paper's: 100 and 50 latents, 200-200 and 100-100 tanh networks each way."""
-    shape = train.shape[1:]
-    return models.HierarchicalVAE(
-        [posteriors.Normal(_TANH(50, (100, 100), 2 * 100)), priors.StandardNormal(50)],
-        likelihoods.Bernoulli(_TANH(100, (200, 200), shape)),
-        [
-            posteriors.Normal(_TANH(shape, (200, 200), 2 * 100)),
-            posteriors.Normal(_TANH(100, (100, 100), 2 * 50)),
-        ],
-    )
+    return presets.build("two-layers-mlp", shape=tuple(train.shape[1:]))
 
 
 def _ladder(train: Tensor) -> models.HierarchicalVAE:

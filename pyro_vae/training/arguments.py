@@ -19,6 +19,7 @@ from pyro_vae.training.data import Transform, as_given
 from pyro_vae.training.early_stopping import EarlyStopping
 from pyro_vae.training.held_out import is_fraction, split
 from pyro_vae.training.kinds import Data, source_of
+from pyro_vae.training.labelled import check_labelled, labelled_of
 from pyro_vae.training.recovery import Recovery
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import Source
@@ -44,7 +45,6 @@ __all__ = [
     "check_plateau",
     "check_settings",
     "check_shares",
-    "check_size",
     "check_trained",
     "described",
     "set_up",
@@ -64,6 +64,7 @@ def sources_of(
     epochs: int,
     device: torch.device,
     begin: int,
+    labelled: float | None = None,
 ) -> dict[str, Source]:
     """The sources of all data, by argument."""
     given: dict[str, Any] = {"train": train, "test": test, "validation": validation}
@@ -89,6 +90,9 @@ def sources_of(
     }
     if is_fraction(validation):
         sources |= split(sources["train"], validation, seed)
+    _check_size(sources["train"], batch_size)
+    if labelled is not None:
+        sources["train"] = labelled_of(sources["train"], labelled)
     return sources
 
 
@@ -132,11 +136,16 @@ def set_up(
 
 
 def check_shares(
-    accumulate: Any, processes: Processes | None, pair: Pair, objective: ELBO
+    accumulate: Any,
+    processes: Processes | None,
+    pair: Pair,
+    objective: ELBO,
+    labelled: float | None = None,
 ) -> None:
     """Raises TypeError or ValueError unless the gradients of shares of a batch can be added."""
     check_count("accumulate", accumulate)
     count = 1 if processes is None else processes.size
+    check_labelled(labelled, objective, accumulate * count > 1)
     if accumulate * count == 1:
         return
     got = f"accumulate: got {accumulate}" if count == 1 else f"fit: runs in {count} processes"
@@ -206,6 +215,7 @@ def described(
     shares: Shares | None,
     average: Averaging | None,
     recovery: Recovery | None,
+    labelled: float | None,
 ) -> dict[str, object]:
     """Arguments that decide the numbers of a training, as values of JSON."""
     return {
@@ -216,6 +226,7 @@ def described(
         "accumulate (times processes)": 1 if shares is None else shares.count,
         "average": None if average is None else [average.decay, average.evaluate],
         "recovery": None if recovery is None else str(recovery),
+        "labelled": None if labelled is None else float(labelled),
     }
 
 
@@ -263,7 +274,7 @@ def check_plateau(optim: pyro.optim.PyroOptim, held_out: object) -> None:
         )
 
 
-def check_size(source: Source, batch_size: int) -> None:
+def _check_size(source: Source, batch_size: int) -> None:
     """Warns if an epoch has less than one batch of the size that was asked for."""
     examples = source.examples
     if examples is not None and examples < batch_size:

@@ -26,7 +26,6 @@ from pyro_vae.training.arguments import (
     check_plateau,
     check_settings,
     check_shares,
-    check_size,
     described,
     set_up,
     shares_of,
@@ -44,6 +43,7 @@ from pyro_vae.training.epoch_terms import EpochTerms
 from pyro_vae.training.held_out import COLUMN_OF, HeldOut, check_fraction
 from pyro_vae.training.history import History
 from pyro_vae.training.kinds import BATCH_SIZE, Data
+from pyro_vae.training.labelled import Labelled, weighted
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.precision import check_precision, program
 from pyro_vae.training.recovery import Recovery
@@ -82,6 +82,7 @@ def fit(
     epochs: int,
     batch_size: int = BATCH_SIZE,
     accumulate: int = 1,
+    labelled: float | None = None,
     objective: ELBO | None = None,
     optim: Optimizer | None = None,
     pixels: Pixels | None = None,
@@ -131,6 +132,9 @@ def fit(
         accumulate: Cuts each batch into so many shares, and adds their gradients before the step:
             large batches in small memory. The step is that of the whole batch, but that each
             share has a random stream of its own, and steps are taken one by one.
+        labelled: The share of labelled examples in each batch, for data ``(x, labels)`` in memory
+            of which few have a label, and the others -1. Labelled examples are repeated; weights
+            in the objective undo it, so that it is that of all data in the mean.
         objective: A Pyro ELBO. None takes ``objectives.trace_elbo()``.
         optim: A Pyro optimizer, or an optimizer of torch: a class, used with its default options,
             or an instance that holds the pair's parameters. None takes ``optim.Adam(lr=1e-3)``. A
@@ -220,7 +224,7 @@ def fit(
     check_precision(vae, precision)
     device = device_of(vae)
     processes = processes_of(device, process_group)
-    check_shares(accumulate, processes, vae, objective)
+    check_shares(accumulate, processes, vae, objective, labelled)
     check_extras(average, recovery, checkpoint, callbacks, tracker, transform)
 
     with together(processes, "fit"):
@@ -228,17 +232,17 @@ def fit(
     begin = 1 if resumption is None else resumption.first_epoch
     given, seed = seed, agreed(seed, processes)
     with together(processes, "fit"):
-        sources = sources_of(train, validation, test, batch_size, seed, epochs, device, begin)
+        given_data = train, validation, test
+        sources = sources_of(*given_data, batch_size, seed, epochs, device, begin, labelled)
         if resumption is not None:
             resumption.load_loaders(sources)
-        check_size(sources["train"], batch_size)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
         with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
             data = _prepared(sources, vae, pixels, transform, objective)
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
-        plain = described(pixels, given, compile, precision, shares, average, recovery)
+        plain = described(pixels, given, compile, precision, shares, average, recovery, labelled)
         own = Settings.of(vae, sources, objective, chosen, transform, callbacks, plain)
         before = _checked(own, vae, sources, objective, chosen, epochs, processes, resumption)
     total = None if (steps := data["train"].source.steps) is None else epochs * steps
@@ -300,6 +304,8 @@ def _loop(
     training, device = data["train"], data["train"].device
     test_loss, terms = _test_loss(objective, device), EpochTerms(objective, training.sites)
     model, guide = program(vae, precision)
+    if isinstance(training.source, Labelled):
+        model, guide = weighted((model, guide), training.source.weights)
     svi = SVI(model, guide, optim, loss=objective.loss, loss_and_grads=terms.loss_and_grads)
     after = begun(average, vae)
     whole = WholeEpochs(Stepwise(svi, training, terms, after, shares), vae, model, guide, optim)

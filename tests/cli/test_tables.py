@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_vae import load, storage
+from pyro_vae import likelihoods, load, storage
 from pyro_vae.cli import tables
 from pyro_vae.datasets import Table
 
@@ -73,6 +73,25 @@ def test_rows_are_shuffled_apart(file: Path) -> None:
     assert torch.equal(again.test, rows.test)
 
 
+def test_missing_values_are_holes(file: Path, run: Run) -> None:
+    """The likelihood is that of what is observed; rows without holes have the same columns."""
+    holed = pd.read_csv(file).convert_dtypes()
+    for place, name in enumerate(holed.columns):
+        holed.loc[place::7, name] = None
+    holed.to_csv(file, index=False)
+    folder = file.parent / "run"
+    assert run("train", "--data", file, "--batch-size", 60, "--epochs", 1, "--out", folder) == 0
+    vae = load(folder)
+    assert isinstance(vae.likelihood, likelihoods.Observed)
+    assert vae.generate(3).isfinite().all()
+    described = Table.from_dict(vae.preset["table"])
+    assert described.holes
+    assert described.encode(holed).isnan().sum() == holed.isna().sum().sum() > 100
+    assert run("evaluate", folder, "--num-samples", 30) == 0
+    assert np.isfinite(storage.evaluations(folder)[-1]["log-likelihood"]["mean"])
+    assert run("plot", folder) == 0
+
+
 def test_files_that_are_refused(
     file: Path, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -81,10 +100,6 @@ def test_files_that_are_refused(
         assert message in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
 
-    holed = pd.read_csv(file)
-    holed.loc[3, "visits"] = None
-    holed.to_csv(tmp_path / "holes.csv", index=False)
-    refused("missing values in column 'visits'", "--data", tmp_path / "holes.csv")
     refused("expected a CSV file that is there", "--data", tmp_path / "none.csv")
     (tmp_path / "empty.csv").write_text("")
     refused("expected a CSV file with a header", "--data", tmp_path / "empty.csv")

@@ -20,8 +20,8 @@ from pyro_vae.distributions import (
 )
 
 from ..likelihoods.test_columns import EVERY, TAKES, numbers_of
-from ..models import Given
 from ..tolerances import within
+from ..vaes import Given
 
 
 def every() -> Columns:

@@ -1,6 +1,7 @@
 """Imputation against closed forms: what is missing of a linear-Gaussian x is normal."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -137,6 +138,25 @@ def test_a_binary_pixel_has_the_probability_of_its_decoder() -> None:
     assert result.quantiles[:, 1].tolist() == [[0.0, 0.0, 1.0], [1.0, 1.0, 1.0]]
     error = 5 * (expected * (1 - expected) * (1 / 2000 + 1 / result.ess.min())).sqrt()
     assert ((result.draws[:, 1].mean(0) - expected[1]).abs() < error[1]).all()
+
+
+def test_the_mean_of_columns_is_that_of_numbers_and_no_class() -> None:
+    """The point value of a class is its most probable one, whose average is no probability."""
+    columns = {
+        "real": likelihoods.Gaussian,
+        "flag": likelihoods.Bernoulli,
+        "other": likelihoods.Gaussian,
+        "class": partial(likelihoods.Categorical, levels=3),
+    }
+    network = networks.MLP(2, (8,), likelihoods.Columns.numbers(columns))
+    vae = observed_vae(likelihoods.Columns(network, columns), x_dim=4)
+    x = torch.tensor([[0.3, NAN, NAN, NAN], [NAN, 1.0, -0.5, 2.0]])
+    result = impute(vae, x, 2000, num_draws=4000, seed=0)
+    holes, draws = torch.isnan(x), result.draws.double()
+    error = 5 * (draws.var(0) * (1 / 4000 + 1 / result.ess[:, None])).sqrt()
+    assert ((result.mean - draws.mean(0)).abs() < error)[holes].all()
+    assert 0.05 < result.mean[0, 1] < 0.95
+    assert vae.likelihood.likelihood(torch.zeros(2)).support.check(result.draws).all()
 
 
 def test_a_mean_that_is_not_finite_is_that_of_draws() -> None:

@@ -24,11 +24,12 @@ from pyro_vae import (
     priors,
     save,
 )
+from pyro_vae.distributions import check_on_support
 from pyro_vae.likelihoods import Column, Columns
 
 from ..conftest import needs_compiler
-from ..models import Given
 from ..tolerances import CLOSE, assert_rounded
+from ..vaes import Given
 
 EVERY: dict[str, Column] = {
     "gaussian": likelihoods.Gaussian,
@@ -225,6 +226,30 @@ def test_the_context_reaches_the_network_and_the_columns() -> None:
     assert math.isfinite(log_likelihood(vae, (x, label, time), 30, seed=0).mean)
     with pytest.raises(ValueError, match="exposure of -1"):
         log_likelihood(vae, (x, label, -torch.ones(4)), 30)
+
+
+def test_what_is_observed_of_a_row_is_the_sum_of_its_columns() -> None:
+    """By the protocol of ``likelihoods.Observed``; the calls have another order of columns."""
+    likelihood = Columns(Given(sum(TAKES)), EVERY).double()
+    observed = likelihoods.Observed(likelihood)
+    numbers = numbers_of().requires_grad_()
+    complete = likelihood(numbers).sample()
+    assert torch.equal(
+        observed(numbers).log_prob(complete), likelihood(numbers).log_prob(complete)
+    )
+    holes = torch.rand(complete.shape) < 0.4
+    x = complete.masked_fill(holes, math.nan)
+    p_x = observed(numbers)
+    expected = likelihood(numbers).elementwise_log_prob(complete).masked_fill(holes, 0.0).sum(-1)
+    assert torch.equal(p_x.log_prob(x), expected)
+    (gradient,) = torch.autograd.grad(p_x.log_prob(x).sum(), numbers)
+    for place, own in enumerate(gradient.split(TAKES, -1)):
+        assert own.isfinite().all()
+        assert not own[holes[:, place]].any()
+    check_on_support("x", x, p_x.support)
+    x[3, 5], x[2, 3] = math.nan, 0.5
+    with pytest.raises(ValueError, match=r"x, column 'bernoulli': got 0\.5 at 1 of 6 places"):
+        check_on_support("x", x, p_x.support)
 
 
 @pytest.mark.parametrize("batch", [(), (4,), (3, 4), (2, 3, 4)])

@@ -64,6 +64,23 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(lambda z: observed(z).log_prob(x), z)
 
 
+def test_many_columns_of_several_kinds_are_scored_as_without_it() -> None:
+    kinds = [likelihoods.Gaussian, likelihoods.Poisson, likelihoods.Bernoulli]
+    columns = {f"column {n}": kinds[n % 3] for n in range(30)}
+    network = networks.MLP(2, (8,), likelihoods.Columns.numbers(columns))
+    likelihood = likelihoods.Columns(network, columns)
+    z = torch.randn(50, 2)
+    p_x, observed = likelihood(z), likelihoods.Observed(likelihood)(z)
+    x = p_x.sample()
+    assert torch.equal(p_x.log_prob(x), observed.log_prob(x))
+    holed_x = holed(x)
+    expected = p_x.elementwise_log_prob(x).masked_fill(holed_x.isnan(), 0.0).sum(-1)
+    assert torch.allclose(observed.log_prob(holed_x), expected, rtol=1e-5, atol=1e-5)
+    assert observed.support.check(holed_x).all()
+    with pytest.raises(ValueError, match="column 1"):
+        observed.log_prob(torch.full((50, 30), 0.5))
+
+
 def test_a_relaxed_bernoulli_scores_the_grey_pixels_that_are_observed() -> None:
     likelihood = likelihoods.Bernoulli(mlp(2, 3), relaxed=True)
     z, grey = torch.randn(4, 2), torch.rand(4, 3)

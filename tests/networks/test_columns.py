@@ -8,7 +8,7 @@ import torch
 
 from pyro_vae import networks
 
-from ..models import Given
+from ..vaes import Given
 
 COLUMNS = [3, "real", "count", 2, "real"]
 X = torch.tensor([[2.0, 0.5, 7.0, 0.0, -1.5], [0.0, 1.0, 0.0, 1.0, 2.5]])

@@ -1,41 +1,21 @@
 """Named VAEs: the lecture's structures, those of papers and of Pyro's example, and of tables."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, overload
-
-from torch import nn
 
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Pixels, Table, check_pixels
-from pyro_vae.likelihoods import Bernoulli, Columns, Gaussian
-from pyro_vae.models import Classifier, HierarchicalVAE, MixtureVAE
-from pyro_vae.networks import (
-    MLP,
-    Conditioned,
-    ConvDecoder,
-    ConvEncoder,
-    variance_scaling_,
-    xavier_,
-)
-from pyro_vae.networks import Columns as ColumnsNetwork
+from pyro_vae.likelihoods import Bernoulli, Gaussian
+from pyro_vae.models import HierarchicalVAE, MixtureVAE, NotMissingAtRandom, SemiSupervisedVAE
 from pyro_vae.posteriors import Normal
-from pyro_vae.priors import GaussianMixture, StandardNormal
-from pyro_vae.utils.checks import kind, plain
+from pyro_vae.presets import structures
+from pyro_vae.priors import StandardNormal
+from pyro_vae.utils.checks import check_count, kind, plain
 from pyro_vae.utils.shapes import Shape, as_shape
 from pyro_vae.vae import VAE
 
-__all__ = ["CLASSES", "Preset", "build", "get", "names"]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-CLASSES = 10
-"""The number of class labels that a conditional preset takes."""
+__all__ = ["Preset", "build", "get", "names"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +30,7 @@ class Preset:
             and the table.
         conditional: Whether it takes the class label of x as context.
         objective: The objective that suits it, a name of ``objectives.parse``.
+        labelled: Whether class labels are data of it, of which some may be missing.
 
     Example:
         >>> preset = presets.get("pyro-mlp")
@@ -63,6 +44,7 @@ class Preset:
     build: Callable[..., Composed] = field(repr=False)
     conditional: bool = False
     objective: str = "trace_elbo"
+    labelled: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -130,6 +112,22 @@ def build(
 ) -> MixtureVAE: ...
 @overload
 def build(
+    name: Literal["semi-supervised-mlp"],
+    *,
+    z_dim: int | None = None,
+    shape: Shape,
+    pixels: Pixels | None = None,
+) -> SemiSupervisedVAE: ...
+@overload
+def build(
+    name: Literal["not-missing-at-random-mlp"],
+    *,
+    z_dim: int | None = None,
+    shape: Shape,
+    pixels: Pixels | None = None,
+) -> NotMissingAtRandom: ...
+@overload
+def build(
     name: str,
     *,
     z_dim: int | None = None,
@@ -170,6 +168,7 @@ def build(
     """
     preset = get(name)
     z_dim = preset.z_dim if z_dim is None else z_dim
+    check_count("z_dim", z_dim)
     if not preset.pixels:
         return _of_table(name, z_dim, shape, pixels, table)
     if table is not None:
@@ -212,35 +211,6 @@ def _of_table(
     return vae
 
 
-def _mlps(
-    hidden: tuple[int, ...], **options: Any
-) -> Callable[[int, tuple[int, ...], int], tuple[nn.Module, nn.Module]]:
-    """A decoder that gives k numbers a pixel, and an encoder with the same hidden layers."""
-
-    def make(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
-        out_shape = shape if k == 1 else (k, *shape)
-        return MLP(z_dim, hidden, out_shape, **options), MLP(shape, hidden, 2 * z_dim, **options)
-
-    return make
-
-
-_lecture_mlps = _mlps((500, 500), activation=nn.Sigmoid, init=variance_scaling_)
-_iwae_mlps = _mlps((200, 200), activation=nn.Tanh, init=xavier_)
-_pyro_mlps = _mlps((400,), activation=nn.Softplus)
-
-
-def _convolutions(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
-    return ConvDecoder(z_dim, shape), ConvEncoder(shape, 2 * z_dim)
-
-
-def _labelled_mlps(z_dim: int, shape: tuple[int, ...], k: int) -> tuple[nn.Module, nn.Module]:
-    """A decoder and an encoder whose inputs are joined by a one-hot label."""
-    hidden = (500, 500)
-    decoder = MLP(z_dim + CLASSES, hidden, shape if k == 1 else (k, *shape))
-    encoder = MLP(math.prod(shape) + CLASSES, hidden, 2 * z_dim)
-    return Conditioned(decoder, (), classes=CLASSES), Conditioned(encoder, (), classes=CLASSES)
-
-
 def _bernoulli(
     about: str, z_dim: int, networks: Callable[..., Any], conditional: bool = False
 ) -> Preset:
@@ -260,87 +230,71 @@ def _gaussian(about: str, z_dim: int, networks: Callable[..., Any], scale: Any) 
     return Preset(about, z_dim, ("dequantized", "grey"), build)
 
 
-def _two_layers(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> HierarchicalVAE:
-    """The IWAE paper's: the lower layer has twice the latents of the upper one."""
-    mlp = partial(MLP, activation=nn.Tanh, init=xavier_)
-    return HierarchicalVAE(
-        [Normal(mlp(z_dim, (100, 100), 4 * z_dim)), StandardNormal(z_dim)],
-        Bernoulli(mlp(2 * z_dim, (200, 200), shape), relaxed=pixels == "grey"),
-        [
-            Normal(mlp(shape, (200, 200), 4 * z_dim)),
-            Normal(mlp(2 * z_dim, (100, 100), 2 * z_dim)),
-        ],
-    )
-
-
-def _mixture(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> MixtureVAE:
-    """A normal for each of ten classes, and a classifier with a network of its own."""
-    hidden = (500, 500)
-    encoder = MLP(math.prod(shape) + CLASSES, hidden, 2 * z_dim)
-    return MixtureVAE(
-        GaussianMixture(z_dim, CLASSES),
-        Bernoulli(MLP(z_dim, hidden, shape), relaxed=pixels == "grey"),
-        Normal(Conditioned(encoder, (), classes=CLASSES)),
-        Classifier(MLP(shape, hidden, CLASSES)),
-    )
-
-
-def _table_mlps(z_dim: int, table: Table) -> VAE:
-    """A decoder to the numbers of all columns, and an encoder of them with one-hot classes."""
-    hidden, inputs = (256, 256), table.inputs
-    encoder = MLP(ColumnsNetwork.numbers(inputs, table.holes), hidden, 2 * z_dim)
-    likelihood = Columns(MLP(z_dim, hidden, table.numbers), table.likelihoods)
-    posterior = Normal(ColumnsNetwork(encoder, inputs, table.holes))
-    return VAE(StandardNormal(z_dim), likelihood, posterior)
-
-
 _PRESETS = {
     "bernoulli-mlp": _bernoulli(
-        "the lecture's structure 1: Bernoulli pixels, 500-500 sigmoid", 2, _lecture_mlps
+        "the lecture's structure 1: Bernoulli pixels, 500-500 sigmoid", 2, structures.lecture_mlps
     ),
     "gaussian-mlp": _gaussian(
         "the lecture's structure 2: Gaussian pixels, mean and scale from the network, 500-500 "
         "sigmoid",
         2,
-        _lecture_mlps,
+        structures.lecture_mlps,
         "pixel",
     ),
     "gaussian-unit-mlp": _gaussian(
         "the lecture's structure 3: Gaussian pixels of unit variance, 500-500 sigmoid",
         2,
-        _lecture_mlps,
+        structures.lecture_mlps,
         1.0,
     ),
     "iwae-mlp": _bernoulli(
-        "the one-layer network of the IWAE paper: 200-200 tanh, 50 latents", 50, _iwae_mlps
+        "the one-layer network of the IWAE paper: 200-200 tanh, 50 latents",
+        50,
+        structures.iwae_mlps,
     ),
     "pyro-mlp": _bernoulli(
-        "the network of Pyro's VAE example: 400 softplus, 50 latents", 50, _pyro_mlps
+        "the network of Pyro's VAE example: 400 softplus, 50 latents", 50, structures.pyro_mlps
     ),
     "conditional-mlp": _bernoulli(
         "Bernoulli pixels given one of 10 class labels, 500-500 ReLU",
         5,  # More latents fit better, and leave more room between the digits of the prior's draws.
-        _labelled_mlps,
+        structures.labelled_mlps,
         conditional=True,
     ),
-    "conv": _bernoulli("two 3 x 3 convolutions of stride 2 each way, ReLU", 20, _convolutions),
+    "conv": _bernoulli(
+        "two 3 x 3 convolutions of stride 2 each way, ReLU", 20, structures.convolutions
+    ),
     "two-layers-mlp": Preset(
         "the two-layer network of the IWAE paper: 200-200 and 100-100 tanh, 100 and 50 latents",
         50,
         ("binary", "grey"),
-        _two_layers,
+        structures.two_layers,
     ),
     "mixture-mlp": Preset(
         "a normal for each of 10 classes that no label names, 500-500 ReLU",
         10,
         ("binary", "grey"),
-        _mixture,
+        structures.mixture,
         objective="enumerated",
+    ),
+    "semi-supervised-mlp": Preset(
+        "Bernoulli pixels given one of 10 classes, which are labels or latent, 500-500 ReLU",
+        20,
+        ("binary", "grey"),
+        structures.semi_supervised,
+        objective="classified:1:enumerated",
+        labelled=True,
+    ),
+    "not-missing-at-random-mlp": Preset(
+        "Gaussian numbers, each missing with a probability that its value decides, 128-128 ReLU",
+        8,
+        ("dequantized", "grey"),
+        structures.not_missing_at_random,
     ),
     "table-mlp": Preset(
         "the columns of a table, each with a likelihood of its own, 256-256 ReLU",
         8,
         (),
-        _table_mlps,
+        structures.table_mlps,
     ),
 }
