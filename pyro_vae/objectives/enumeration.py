@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import reduce
 from typing import Any
 
+import pyro.ops.einsum.torch_log  # noqa: F401  which a first contraction would import, not a graph
 import torch
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer.util import compute_site_dice_factor

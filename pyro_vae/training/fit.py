@@ -234,8 +234,7 @@ def fit(
         given_data = train, validation, test
         sources = sources_of(*given_data, batch_size, seed, epochs, device, resumption, labelled)
         set_up(vae, sources["train"], chosen, seed, pixels, transform)
-        with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
-            data = _prepared(sources, vae, pixels, transform, objective)
+        data = _prepared(sources, vae, pixels, transform, objective)
     shares = shares_of(accumulate, seed, processes)
     before = None
     if resumption is not None or processes is not None:
@@ -259,7 +258,8 @@ def _prepared(
 ) -> dict[str, Prepared]:
     """All data, checked against the pair and the objective, by argument."""
     how = vae, pixels, transform, traits(objective).sums_out
-    return {name: Prepared(source, *how) for name, source in sources.items()}
+    with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
+        return {name: Prepared(source, *how) for name, source in sources.items()}
 
 
 def _checked(
