@@ -77,17 +77,17 @@ ONE = "one layer"
 """The row that the others are compared with."""
 # fmt: off
 ENTRIES: dict[str, Entry] = {
-    ONE: Entry(bernoulli_vae, (Stage("trace_elbo", 800, 3e-3), Stage("iwae:50", 130, 1e-3)),
+    ONE: Entry(bernoulli_vae, (Stage("trace_elbo", 1000, 3e-3), Stage("iwae:50", 360, 1e-3)),
                84.78, source="arXiv 1509.00519"),
     "two layers": Entry(
-        _two_layers, (Stage("trace_elbo", 800, 3e-3), Stage("iwae:50", 110, 1e-3)),
+        _two_layers, (Stage("trace_elbo", 1000, 3e-3), Stage("iwae:50", 235, 1e-3)),
         82.90, source="arXiv 1509.00519"),
     "ladder of five": Entry(
-        _ladder, (Stage("warm_up:93800:trace_elbo", 400, 1e-3), Stage("iwae:10", 100, 5e-4)),
+        _ladder, (Stage("warm_up:93800:trace_elbo", 450, 1e-3), Stage("iwae:10", 150, 5e-4)),
         81.74, source="arXiv 1602.02282"),
     "two layers, VampPrior": Entry(
-        _vamp, (Stage("warm_up:23450:trace_elbo", 10, 1e-3, plain=True),
-                Stage("warm_up:23450:trace_elbo", 400, 1e-3)),
+        _vamp, (Stage("trace_elbo", 5, 1e-3, plain=True),
+                Stage("warm_up:46900:trace_elbo", 860, 1e-3)),
         81.24, source="arXiv 1705.07120"),
 }
 """The rows, with the published numbers."""
@@ -100,6 +100,7 @@ class Layers(PublishedStudy):
 
     folder, text = "layers", "layers.md"
     entries = ENTRIES
+    precision = "bf16"  # twice as fast for many samples
 
     def table(self, rows: Mapping[str, Result | None]) -> str:
         """Returns a line for each model: negative log-likelihoods in nats, as in the papers."""
@@ -121,7 +122,8 @@ class Layers(PublishedStudy):
         return Document(
             "What several layers are worth",
             f"dynamically binarized pixels, Adam, batch {self.batch_size}, one seed, one cycle of "
-            "the learning rate in each stage of training. The first row is the IWAE paper's "
+            f"the learning rate in each stage of training, networks in {self.precision} for "
+            "training and in float32 for evaluation. The first row is the IWAE paper's "
             "one-layer network, and the second its two-layer network with the same objectives. "
             "The ladder has the sizes of its paper, without batch norm. The last row has the "
             "VampPrior paper's two layers, gated networks and 500 pseudo-inputs; the first epochs "
