@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
-SLOW = ("00", "01", "02", "03", "04", "05")  # make test-slow runs them
+SLOW = ("00", "01", "02", "03", "04", "05", "06", "07")  # make test-slow runs them
 RUNS = [
     pytest.param(
         path, id=path.stem, marks=[pytest.mark.slow] if path.stem.startswith(SLOW) else []
