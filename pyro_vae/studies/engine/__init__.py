@@ -1,5 +1,6 @@
 """What studies share: declaring and running rows, keeping them, training, and writing up."""
 
+from pyro_vae.studies.engine.classifying import Right, few_labels, right_table
 from pyro_vae.studies.engine.document import (
     Csv,
     Document,
@@ -58,6 +59,7 @@ __all__ = [
     "Measured",
     "PublishedStudy",
     "Result",
+    "Right",
     "Row",
     "Say",
     "Stage",
@@ -71,6 +73,7 @@ __all__ = [
     "differences",
     "distance_curves",
     "distance_table",
+    "few_labels",
     "file_of",
     "gains",
     "gap_table",
@@ -90,6 +93,7 @@ __all__ = [
     "pseudo_inputs",
     "published",
     "reproduce",
+    "right_table",
     "scored",
     "signal_curves",
     "signal_table",
