@@ -61,7 +61,7 @@ class Classes(Study[Right]):
         kind, _, _ = name.rpartition(", seed ")
         settings = self.settings(name)
         began, seed = time.perf_counter(), settings["seed"]
-        x, y = binarize(self.test, seed=0), self.dataset.test_labels
+        x, y = binarize(self.test, seed=0), self.dataset.test_labels[: len(self.test)]
         if kind == CLUSTERS:
             mixture = self._clusters(seed, name)
             right = evaluation.cluster_accuracy(mixture.classify(x), y)
@@ -92,7 +92,10 @@ class Classes(Study[Right]):
         self, alpha: float, epochs: int, seed: int, name: str
     ) -> models.SemiSupervisedVAE:
         """M2 of the images that are not held out, with few labels."""
-        x, y = self.train[self.held_out :], self.dataset.train_labels[self.held_out :]
+        x, y = (
+            self.train[self.held_out :],
+            self.dataset.train_labels[self.held_out : len(self.train)],
+        )
         shape = tuple(x.shape[1:])
         vae = built(lambda: presets.build("semi-supervised-mlp", z_dim=50, shape=shape), seed)
         bound = objectives.enumerated()
