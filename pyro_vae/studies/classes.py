@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pyro_vae import elbo, evaluation, fit, models, objectives, presets
@@ -72,24 +73,22 @@ class Classes(Study[Right]):
         if kind == M2:
             tried = {f"{a:g}": self._held_out(a, seed, say) for a in self.alphas}
             alpha = float(max(tried, key=lambda a: tried[a]))
-        vae = self._trained(alpha, self.epochs, seed, name)
+        vae = self._trained(alpha, self.epochs, seed, self.runs(name) / "whole")
         right = (vae.classify(x).argmax(1) == y).double().mean().item()
         bound = elbo(vae, (x, y), num_samples=10, seed=seed).mean
         return Right(name, settings, right, bound, time.perf_counter() - began, tried)
 
     def _held_out(self, alpha: float, seed: int, say: Say) -> float:
         """The share of held-out images that is right after a short training."""
-        vae = self._trained(alpha, self.short_epochs, seed, f"alpha {alpha:g}, seed {seed}")
-        x, y = (
-            binarize(self.train[: self.held_out], seed=0),
-            self.dataset.train_labels[: self.held_out],
-        )
-        right = (vae.classify(x).argmax(1) == y).double().mean().item()
+        folder = self.runs(f"{M2}, seed {seed}") / f"alpha-{alpha:g}"
+        vae = self._trained(alpha, self.short_epochs, seed, folder)
+        x, y = (data[: self.held_out] for data in (self.train, self.dataset.train_labels))
+        right = (vae.classify(binarize(x, seed=0)).argmax(1) == y).double().mean().item()
         say(f"alpha {alpha:g}, seed {seed}: {100 * right:.1f} % of held-out images right")
         return right
 
     def _trained(
-        self, alpha: float, epochs: int, seed: int, name: str
+        self, alpha: float, epochs: int, seed: int, folder: Path
     ) -> models.SemiSupervisedVAE:
         """M2 of the images that are not held out, with few labels."""
         x, y = (
@@ -104,7 +103,7 @@ class Classes(Study[Right]):
             (x, few_labels(y, self.labels, seed)),
             epochs,
             seed,
-            name,
+            folder,
             labelled=0.125,
             objective=objectives.classified(alpha, bound) if alpha else bound,
         )
@@ -114,15 +113,11 @@ class Classes(Study[Right]):
         shape = tuple(self.train.shape[1:])
         vae = built(lambda: presets.build("mixture-mlp", shape=shape), seed)
         bound = objectives.enumerated()
-        self._fit(vae, self.train, self.cluster_epochs, seed, name, objective=bound)
+        self._fit(vae, self.train, self.cluster_epochs, seed, self.runs(name), objective=bound)
         return vae
 
-    def _fit(self, vae: Any, train: Any, epochs: int, seed: int, name: str, **how: Any) -> None:
-        kept: dict[str, Any] = {
-            "checkpoint": self.runs(name),
-            "checkpoint_every": "10 min",
-            "resume": True,
-        }
+    def _fit(self, vae: Any, train: Any, epochs: int, seed: int, folder: Path, **how: Any) -> None:
+        kept: dict[str, Any] = {"checkpoint": folder, "checkpoint_every": "10 min", "resume": True}
         history = fit(vae, train, epochs=epochs, pixels="binary", seed=seed, **kept, **how)
         if history.ended == "interrupted":
             raise KeyboardInterrupt
