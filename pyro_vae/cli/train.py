@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vae import objectives, presets, storage
+from pyro_vae import datasets, objectives, presets, storage
 from pyro_vae.cli.options import (
     BatchOption,
     EpochsOption,
@@ -17,9 +17,9 @@ from pyro_vae.cli.options import (
     TableOption,
     ZDimOption,
     build,
-    labelled,
     load_any,
     say,
+    with_labels,
 )
 from pyro_vae.cli.processes import count, is_first, joined
 from pyro_vae.cli.tables import PRESET, Rows, is_table
@@ -28,15 +28,31 @@ from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
 from pyro_vae.training import Averaging, History, TensorBoard, fit
+from pyro_vae.utils.context import Batch
 
 CHECKPOINTS = "checkpoints"
 
 _DIAGNOSED = 1000  # test images
-_SETTINGS = "data", "epochs", "batch_size", "objective", "seed", "precision", "average"
+_SETTINGS = (
+    "data", "epochs", "batch_size", "objective", "seed", "precision", "average", "labels",
+    "labelled",
+)  # fmt: skip
+
+_GIVEN = "epochs", "batch_size", "pixels", "seed", "precision", "labelled"
 
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(help=f"One of {', '.join(objectives.names())}. Default: the preset's own."),
+]
+LabelsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Keep so many labels of the training images, as many of each class, for a preset "
+        "whose labels may be missing. Default: all."
+    ),
+]
+LabelledOption = Annotated[
+    float | None, typer.Option(help="Share of labelled images in each batch, such as 0.125.")
 ]
 SeedOption = Annotated[
     int, typer.Option(help="Fixes the initial parameters, the order of examples and the noise.")
@@ -79,6 +95,8 @@ def train(
     batch_size: BatchOption = 128,
     z_dim: ZDimOption = None,
     objective: ObjectiveOption = None,
+    labels: LabelsOption = None,
+    labelled: LabelledOption = None,
     pixels: PixelsOption = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "float32",
@@ -110,12 +128,13 @@ def train(
     decay = settings["average"]
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
     writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
-    given = {n: settings[n] for n in ("epochs", "batch_size", "pixels", "seed", "precision")}
+    given = {name: settings[name] for name in _GIVEN}
+    images, test = _data(vae, dataset, options)
     with joined():
         history = fit(
             vae,
-            labelled(vae, dataset.train, dataset.train_labels),
-            test=labelled(vae, dataset.test, dataset.test_labels),
+            images,
+            test=test,
             **given,
             objective=loss,
             callbacks=[writer],
@@ -131,6 +150,20 @@ def train(
         for line in _diagnosed(writer.judged(vae), dataset, settings, history):
             say(line)
         say(f"run: {folder}")
+
+
+def _data(vae: Composed, dataset: Dataset, options: Mapping[str, Any]) -> tuple[Batch, Batch]:
+    """The training and test data, with labels if the preset takes them, all or some."""
+    labels, test = dataset.train_labels, with_labels(vae, dataset.test, dataset.test_labels)
+    if options["labels"] is None:
+        return with_labels(vae, dataset.train, labels), test
+    if not presets.get(options["preset"]).labelled:
+        raise ValueError(
+            f"labels: got {options['labels']} with preset {options['preset']!r}, expected none: "
+            "it has no labels that may be missing"
+        )
+    kept = datasets.keep_labels(labels, options["labels"], options["seed"])
+    return with_labels(vae, dataset.train, kept), test
 
 
 def _settings(options: Mapping[str, Any], pixels: str | None, dataset: Dataset) -> dict[str, Any]:
@@ -192,9 +225,9 @@ def _diagnosed(
     pixels, seed = settings["pixels"], settings["seed"]
     try:
         images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels
-        given = labelled(vae, images, labels)
+        given = with_labels(vae, images, labels)
         if pixels is not None:
-            given = labelled(vae, density_draw(vae, given, pixels, seed)[0], labels)
+            given = with_labels(vae, density_draw(vae, given, pixels, seed)[0], labels)
         found = diagnose(vae, given, history=history, seed=seed)
     except (ValueError, FloatingPointError) as error:  # The run is written, and is whole.
         return [f"not diagnosed: {error}"]

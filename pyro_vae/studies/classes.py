@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pyro_vae import elbo, evaluation, fit, models, objectives, presets
-from pyro_vae.datasets import binarize
-from pyro_vae.studies.engine import Document, Right, Say, Study, built, few_labels, right_table
+from pyro_vae.datasets import binarize, keep_labels
+from pyro_vae.studies.engine import Document, Right, Say, Study, built, right_table
 
 M2, CLUSTERS = "M2", "clusters"
 _KINDS = {
@@ -100,7 +100,7 @@ class Classes(Study[Right]):
         bound = objectives.enumerated()
         self._fit(
             vae,
-            (x, few_labels(y, self.labels, seed)),
+            (x, keep_labels(y, self.labels, seed)),
             epochs,
             seed,
             folder,

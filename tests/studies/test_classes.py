@@ -3,21 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from pyro_vae.studies.classes import Classes
-from pyro_vae.studies.engine import Right, few_labels, right_table
+from pyro_vae.studies.engine import Right, right_table
 from tests.studies.conftest import Command
-
-
-def test_few_labels_are_of_each_class() -> None:
-    labels = torch.randint(5, (400,))
-    kept = few_labels(labels, 20, seed=0)
-    known = kept >= 0
-    assert kept[known].bincount().tolist() == [4] * 5
-    assert torch.equal(kept[known], labels[known])
-    assert torch.equal(kept, few_labels(labels, 20, seed=0))
-    assert not torch.equal(kept, few_labels(labels, 20, seed=1))
 
 
 def test_a_line_has_the_mean_and_the_best_bound() -> None:

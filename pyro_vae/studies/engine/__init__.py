@@ -1,6 +1,6 @@
 """What studies share: declaring and running rows, keeping them, training, and writing up."""
 
-from pyro_vae.studies.engine.classifying import Right, few_labels, right_table
+from pyro_vae.studies.engine.classifying import Right, right_table
 from pyro_vae.studies.engine.document import (
     Csv,
     Document,
@@ -73,7 +73,6 @@ __all__ = [
     "differences",
     "distance_curves",
     "distance_table",
-    "few_labels",
     "file_of",
     "gains",
     "gap_table",

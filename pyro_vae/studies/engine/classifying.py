@@ -6,14 +6,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from pyro_vae.studies.engine.document import table
 from pyro_vae.studies.engine.rows import Row
 from pyro_vae.utils.files import number
-from pyro_vae.utils.random import seeded
 
-__all__ = ["Right", "few_labels", "right_table"]
+__all__ = ["Right", "right_table"]
 
 
 @dataclass(frozen=True)
@@ -52,24 +50,6 @@ class Right(Row):
         for key in ("accuracy", "elbo", "seconds"):
             record[key] = number(record[key])
         return cls(**record)
-
-
-def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Returns labels of which so many are kept, as many of each class, and -1 for the others.
-
-    Arguments:
-        labels: Class labels of shape ``(N,)``.
-        count: The number of labels to keep, a multiple of the number of classes.
-        seed: Decides which.
-    """
-    classes = labels.unique()
-    kept = torch.full_like(labels, -1)
-    with seeded(seed):
-        for label in classes:
-            places = (labels == label).nonzero().flatten()
-            own = places[torch.randperm(len(places))[: count // len(classes)]]
-            kept[own] = label
-    return kept
 
 
 def right_table(kinds: Mapping[str, str], rows: Mapping[str, Right | None]) -> str:
