@@ -538,6 +538,7 @@ WRONG: dict[str, list[Any]] = {
 }
 
 NAMED_AS = {
+    "datasets.keep_labels.labels": "labels|count",  # of which there are too few of a class
     "networks.Columns.columns": "columns|network",  # whose in_shape does not fit them
     "plots.columns.real": "real|generated",  # one of which has other columns than the other
     "optim.as_pyro.optimizer": "optim",  # what its argument `argument` says

@@ -120,8 +120,7 @@ def train(
     options["objective"] = options["objective"] or presets.get(options["preset"]).objective
     loss = objectives.parse(options["objective"])
     dataset = load_any(options["data"], root)
-    named = (options[name] for name in ("pixels", "seed"))
-    vae, chosen = build(options["preset"], options["z_dim"], dataset, *named)
+    vae, chosen = _built(options, dataset)
     settings = _settings(options, chosen.get("pixels"), dataset)
     if isinstance(dataset, Rows):
         say(f"{dataset.table}")
@@ -150,6 +149,12 @@ def train(
         for line in _diagnosed(writer.judged(vae), dataset, settings, history):
             say(line)
         say(f"run: {folder}")
+
+
+def _built(options: Mapping[str, Any], dataset: Dataset) -> tuple[Composed, dict[str, Any]]:
+    """The preset's pair for a data set, and what rebuilds it."""
+    named = (options[name] for name in ("pixels", "seed"))
+    return build(options["preset"], options["z_dim"], dataset, *named)
 
 
 def _data(vae: Composed, dataset: Dataset, options: Mapping[str, Any]) -> tuple[Batch, Batch]:
