@@ -110,8 +110,7 @@ def train(
     options = dict(context.params)
     if is_table(data) and source_of(context, "preset") == "DEFAULT":
         options["preset"] = PRESET
-    name = Path(data).stem if is_table(data) else data
-    folder = out or Path("runs") / f"{options['preset']}-{name}"
+    folder = out or _default_folder(options["preset"], data)
     begun = resume and (folder / storage.CONFIG).exists()
     if begun:
         options |= _kept(context, folder)
@@ -124,9 +123,8 @@ def train(
     settings = _settings(options, chosen.get("pixels"), dataset)
     if isinstance(dataset, Rows):
         say(f"{dataset.table}")
-    decay = settings["average"]
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
-    writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
+    writer = _Writer(folder, settings, begun, _average(settings["average"]))
     given = {name: settings[name] for name in _GIVEN}
     images, test = _data(vae, dataset, options)
     with joined():
@@ -149,6 +147,14 @@ def train(
         for line in _diagnosed(writer.judged(vae), dataset, settings, history):
             say(line)
         say(f"run: {folder}")
+
+
+def _default_folder(preset: str, data: str) -> Path:
+    return Path("runs") / f"{preset}-{Path(data).stem if is_table(data) else data}"
+
+
+def _average(decay: float | None) -> Averaging | None:
+    return None if decay is None else Averaging(decay)
 
 
 def _built(options: Mapping[str, Any], dataset: Dataset) -> tuple[Composed, dict[str, Any]]:
