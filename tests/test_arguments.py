@@ -242,6 +242,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
         posteriors.Normal(networks.MLP(4, (3,), 4)),
     ],
     "models.SemiSupervisedVAE.classes": lambda: 3,
+    "datasets.keep_labels.count": lambda: 4,
     "plots.layers.vae": layered_vae,
     "plots.layers.x": images_of,
     "networks.Observed.network": lambda: networks.MLP((2, 4), (), 4),
@@ -389,6 +390,7 @@ WRONG: dict[str, list[Any]] = {
     "models.SemiSupervisedVAE.classes": COUNT,
     "classifier": [3, "classifier"],
     "class_prior": [3, "prior"],
+    "datasets.keep_labels.count": [*COUNT, 3],
     "below": [3, nn.Linear(2, 2)],
     "missing": [None, 3, "missing"],
     "plots.layers.x": [*TENSOR, torch.zeros(0, 3, 3), torch.zeros(3)],
@@ -536,6 +538,7 @@ WRONG: dict[str, list[Any]] = {
 }
 
 NAMED_AS = {
+    "datasets.keep_labels.labels": "labels|count",  # of which there are too few of a class
     "networks.Columns.columns": "columns|network",  # whose in_shape does not fit them
     "plots.columns.real": "real|generated",  # one of which has other columns than the other
     "optim.as_pyro.optimizer": "optim",  # what its argument `argument` says

@@ -25,7 +25,7 @@ from .swaps import (
     vae_of,
 )
 from .tolerances import CLOSE
-from .vaes import IMAGE_PRESETS, Given, given
+from .vaes import VAE_PRESETS, Given, given
 
 
 @pytest.mark.parametrize("batch", [(), (2,), (3, 2)])
@@ -92,7 +92,7 @@ def test_no_draw_is_kept() -> None:
 
 
 def test_parts_follow_dtype() -> None:
-    for name in IMAGE_PRESETS:
+    for name in VAE_PRESETS:
         vae = presets.build(name, z_dim=2, shape=(4, 4)).double()
         z = vae.prior().sample((3,))
         assert z.dtype == torch.float64

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_vae import VAE, likelihoods, networks, objectives, posteriors, presets, priors
 
 from .swaps import X_DIM, vae_of
-from .vaes import IMAGE_PRESETS, bernoulli_vae, binary, common_noise, given, linear_gaussian
+from .vaes import VAE_PRESETS, bernoulli_vae, binary, common_noise, given, linear_gaussian
 
 
 class UniformPrior(nn.Module):
@@ -50,7 +50,7 @@ def test_a_users_own_parts_are_full_citizens() -> None:
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 def test_parts_and_point_values_take_any_batch(batch: tuple[int, ...]) -> None:
-    for name in IMAGE_PRESETS:
+    for name in VAE_PRESETS:
         vae = presets.build(name, z_dim=3, shape=(7, 6))
         x, c = torch.rand(*batch, 7, 6), given(name, batch)
         q_z = vae.posterior(x, *c)

@@ -108,6 +108,8 @@ def bernoulli_vae(z_dim: int = 1, x_dim: int = 6, hidden: int = 8) -> VAE:
 
 IMAGE_PRESETS = [name for name in presets.names() if presets.get(name).pixels]
 """The presets of images."""
+VAE_PRESETS = [n for n in IMAGE_PRESETS if isinstance(presets.build(n, shape=(2, 2)), VAE)]
+"""Those that are a VAE, with three parts."""
 
 
 def small(pixels: Pixels = "binary", name: str = "pyro-mlp") -> VAE:

@@ -19,9 +19,9 @@ from pyro_vae.cli.options import (
     ZDimOption,
     build,
     first_of,
-    labelled,
     load_data,
     say,
+    with_labels,
 )
 from pyro_vae.comparison import Comparison
 from pyro_vae.evaluation import LogLikelihood
@@ -98,8 +98,8 @@ def compare(
     try:
         result = comparison.compare(
             lambda: presets.build(**chosen),
-            labelled(vae, dataset.train, dataset.train_labels),
-            labelled(vae, test, dataset.test_labels),
+            with_labels(vae, dataset.train, dataset.train_labels),
+            with_labels(vae, test, dataset.test_labels),
             losses,
             range(seeds),
             epochs=epochs,

@@ -14,9 +14,9 @@ from pyro_vae.cli.options import (
     RunArgument,
     SamplesOption,
     first_of,
-    labelled,
     open_run,
     say,
+    with_labels,
 )
 from pyro_vae.cli.processes import count, is_first, joined
 from pyro_vae.cli.tables import Rows
@@ -53,7 +53,7 @@ def evaluate(
     vae, settings, dataset = open_run(run, root)
     digest = storage.weights_hash(run)
     images = first_of("examples", dataset.test, examples)
-    levels = labelled(vae, images, dataset.test_labels)
+    levels = with_labels(vae, images, dataset.test_labels)
     x, pixels = images, settings["pixels"]
     if pixels is not None:
         x, pixels = density_draw(vae, levels, pixels, pixels_seed)
@@ -62,7 +62,7 @@ def evaluate(
             f"trained on {settings['pixels']} pixels, for which the model has no density: scored "
             f"on a {pixels} draw of the test set, seed {pixels_seed}"
         )
-    given = labelled(vae, x, dataset.test_labels)
+    given = with_labels(vae, x, dataset.test_labels)
     with joined():
         result, bound = _scores(vae, given, num_samples, estimator, seed)
     if not is_first():

@@ -85,14 +85,16 @@ def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
 
 
 def is_conditional(vae: Composed) -> bool:
-    """Whether the VAE of a run takes class labels."""
+    """Whether the VAE of a run takes class labels as its context."""
     assert vae.preset is not None
     return presets.get(vae.preset["name"]).conditional
 
 
-def labelled(vae: Composed, images: Tensor, labels: Tensor) -> Batch:
-    """Images, or for a conditional preset a tuple of them and their class labels."""
-    return (images, labels[: len(images)]) if is_conditional(vae) else images
+def with_labels(vae: Composed, images: Tensor, labels: Tensor) -> Batch:
+    """Images, or a tuple of them and their class labels, for a preset that takes labels."""
+    assert vae.preset is not None
+    takes = is_conditional(vae) or presets.get(vae.preset["name"]).labelled
+    return (images, labels[: len(images)]) if takes else images
 
 
 def build(

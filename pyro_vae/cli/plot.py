@@ -88,7 +88,7 @@ def _figures(
     if isinstance(vae, HierarchicalVAE):
         with seeded(seed):
             figures["layers"] = plots.layers(vae, x[shown], context=own)
-    elif z.shape[1] == 2 and not conditional:
+    elif z.shape[1] == 2 and isinstance(vae, VAE) and not conditional:
         quantile = vae.prior().base_dist.icdf if quantiles else None
         figures["manifold"] = plots.manifold(vae.decode, quantile=quantile)
     if z.shape[1] >= 2:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pyro_vae import objectives, presets, storage
+from pyro_vae import datasets, objectives, presets, storage
 from pyro_vae.cli.options import (
     BatchOption,
     EpochsOption,
@@ -17,9 +17,9 @@ from pyro_vae.cli.options import (
     TableOption,
     ZDimOption,
     build,
-    labelled,
     load_any,
     say,
+    with_labels,
 )
 from pyro_vae.cli.processes import count, is_first, joined
 from pyro_vae.cli.tables import PRESET, Rows, is_table
@@ -28,15 +28,31 @@ from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
 from pyro_vae.training import Averaging, History, TensorBoard, fit
+from pyro_vae.utils.context import Batch
 
 CHECKPOINTS = "checkpoints"
 
 _DIAGNOSED = 1000  # test images
-_SETTINGS = "data", "epochs", "batch_size", "objective", "seed", "precision", "average"
+_SETTINGS = (
+    "data", "epochs", "batch_size", "objective", "seed", "precision", "average", "labels",
+    "labelled",
+)  # fmt: skip
+
+_GIVEN = "epochs", "batch_size", "pixels", "seed", "precision", "labelled"
 
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(help=f"One of {', '.join(objectives.names())}. Default: the preset's own."),
+]
+LabelsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Keep so many labels of the training images, as many of each class, for a preset "
+        "whose labels may be missing. Default: all."
+    ),
+]
+LabelledOption = Annotated[
+    float | None, typer.Option(help="Share of labelled images in each batch, such as 0.125.")
 ]
 SeedOption = Annotated[
     int, typer.Option(help="Fixes the initial parameters, the order of examples and the noise.")
@@ -79,6 +95,8 @@ def train(
     batch_size: BatchOption = 128,
     z_dim: ZDimOption = None,
     objective: ObjectiveOption = None,
+    labels: LabelsOption = None,
+    labelled: LabelledOption = None,
     pixels: PixelsOption = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "float32",
@@ -92,8 +110,7 @@ def train(
     options = dict(context.params)
     if is_table(data) and source_of(context, "preset") == "DEFAULT":
         options["preset"] = PRESET
-    name = Path(data).stem if is_table(data) else data
-    folder = out or Path("runs") / f"{options['preset']}-{name}"
+    folder = out or _default_folder(options["preset"], data)
     begun = resume and (folder / storage.CONFIG).exists()
     if begun:
         options |= _kept(context, folder)
@@ -102,20 +119,19 @@ def train(
     options["objective"] = options["objective"] or presets.get(options["preset"]).objective
     loss = objectives.parse(options["objective"])
     dataset = load_any(options["data"], root)
-    named = (options[name] for name in ("pixels", "seed"))
-    vae, chosen = build(options["preset"], options["z_dim"], dataset, *named)
+    vae, chosen = _built(options, dataset)
     settings = _settings(options, chosen.get("pixels"), dataset)
     if isinstance(dataset, Rows):
         say(f"{dataset.table}")
-    decay = settings["average"]
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
-    writer = _Writer(folder, settings, begun, None if decay is None else Averaging(decay))
-    given = {n: settings[n] for n in ("epochs", "batch_size", "pixels", "seed", "precision")}
+    writer = _Writer(folder, settings, begun, _average(settings["average"]))
+    given = {name: settings[name] for name in _GIVEN}
+    images, test = _data(vae, dataset, options)
     with joined():
         history = fit(
             vae,
-            labelled(vae, dataset.train, dataset.train_labels),
-            test=labelled(vae, dataset.test, dataset.test_labels),
+            images,
+            test=test,
             **given,
             objective=loss,
             callbacks=[writer],
@@ -131,6 +147,34 @@ def train(
         for line in _diagnosed(writer.judged(vae), dataset, settings, history):
             say(line)
         say(f"run: {folder}")
+
+
+def _default_folder(preset: str, data: str) -> Path:
+    return Path("runs") / f"{preset}-{Path(data).stem if is_table(data) else data}"
+
+
+def _average(decay: float | None) -> Averaging | None:
+    return None if decay is None else Averaging(decay)
+
+
+def _built(options: Mapping[str, Any], dataset: Dataset) -> tuple[Composed, dict[str, Any]]:
+    """The preset's pair for a data set, and what rebuilds it."""
+    named = (options[name] for name in ("pixels", "seed"))
+    return build(options["preset"], options["z_dim"], dataset, *named)
+
+
+def _data(vae: Composed, dataset: Dataset, options: Mapping[str, Any]) -> tuple[Batch, Batch]:
+    """The training and test data, with labels if the preset takes them, all or some."""
+    labels, test = dataset.train_labels, with_labels(vae, dataset.test, dataset.test_labels)
+    if options["labels"] is None:
+        return with_labels(vae, dataset.train, labels), test
+    if not presets.get(options["preset"]).labelled:
+        raise ValueError(
+            f"labels: got {options['labels']} with preset {options['preset']!r}, expected none: "
+            "it has no labels that may be missing"
+        )
+    kept = datasets.keep_labels(labels, options["labels"], options["seed"])
+    return with_labels(vae, dataset.train, kept), test
 
 
 def _settings(options: Mapping[str, Any], pixels: str | None, dataset: Dataset) -> dict[str, Any]:
@@ -192,9 +236,9 @@ def _diagnosed(
     pixels, seed = settings["pixels"], settings["seed"]
     try:
         images, labels = dataset.test[:_DIAGNOSED], dataset.test_labels
-        given = labelled(vae, images, labels)
+        given = with_labels(vae, images, labels)
         if pixels is not None:
-            given = labelled(vae, density_draw(vae, given, pixels, seed)[0], labels)
+            given = with_labels(vae, density_draw(vae, given, pixels, seed)[0], labels)
         found = diagnose(vae, given, history=history, seed=seed)
     except (ValueError, FloatingPointError) as error:  # The run is written, and is whole.
         return [f"not diagnosed: {error}"]

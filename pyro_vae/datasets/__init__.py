@@ -13,6 +13,7 @@ from pyro_vae.datasets.images import (
     to_pixels,
 )
 from pyro_vae.datasets.images import fresh_pixels as fresh_pixels
+from pyro_vae.datasets.labels import keep_labels
 from pyro_vae.datasets.tables import Table
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "bits_per_dim",
     "check_pixels",
     "dequantize",
+    "keep_labels",
     "load",
     "names",
     "to_pixels",

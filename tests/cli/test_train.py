@@ -30,6 +30,8 @@ def test_a_run_says_how_it_was_made(trained: Path, run: Run, tmp_path: Path) -> 
         "seed": 3,
         "precision": "float32",
         "average": None,
+        "labels": None,
+        "labelled": None,
         "compile": "auto",
         "processes": 1,
         "optimizer": "optim.Adam(lr=1e-3)",
@@ -194,3 +196,22 @@ def test_an_average_is_evaluated_and_written(tmp_path: Path, run: Run, short: No
     assert histories[0].test_cost != histories[1].test_cost
     assert run("train", "--resume", "--epochs", 3, "--out", folders[1]) == 0
     assert run("train", "--resume", "--average", 0.8, "--epochs", 4, "--out", folders[1]) == 2
+
+
+def test_a_run_with_few_labels(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It keeps some labels, is evaluated with those of the test images, and is drawn."""
+    folder = tmp_path / "labelled"
+    options = ("--preset", "semi-supervised-mlp", "--epochs", 1, "--batch-size", 250)
+    few = ("--labels", 50, "--labelled", 0.1, "--out", folder)
+    assert run("train", *options, *few) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config["training"]["labels"] == 50
+    assert config["training"]["objective"] == "classified:1:enumerated"
+    assert run("evaluate", folder, "--num-samples", 5) == 0
+    assert "log-likelihood" in capsys.readouterr().out
+    assert run("plot", folder) == 0
+    assert load(folder).classify(torch.zeros(3, 28, 28)).shape == (3, 10)
+    assert run("train", "--labels", 50, "--out", tmp_path / "none") == 2
+    assert "labels: got 50 with preset 'bernoulli-mlp'" in capsys.readouterr().err

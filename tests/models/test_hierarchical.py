@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
@@ -30,8 +31,10 @@ from pyro_vae import (
 )
 from pyro_vae.evaluation import active_units, calibration, certify, elbo_gap
 from pyro_vae.models.layers import Inference
+from pyro_vae.objectives import Compiled
 
 from ..conftest import needs_compiler
+from ..tolerances import CLOSE
 from ..vaes import binary, parameters
 
 KINDS: tuple[Inference, ...] = ("bottom-up", "ladder", "top-down")
@@ -318,6 +321,73 @@ def test_the_history_has_the_kl_of_each_layer(inference: Inference, compile: boo
         spread = (q.log_prob(z) - vae.priors[1]().log_prob(z)).std().item()
     error = 2 * spread / math.sqrt(many * len(x))  # at most two independent estimates
     assert history.kl_z2[-1] == pytest.approx(kl, abs=4 * error)
+
+
+OBJECTIVES: dict[str, Callable[[], ELBO]] = {
+    "trace_elbo": lambda: objectives.trace_elbo(2),
+    "sticking_the_landing": lambda: objectives.sticking_the_landing(),
+    "iwae": lambda: objectives.iwae(3),
+    "dreg": lambda: objectives.dreg(3),
+    "piwae": lambda: objectives.piwae(2, 2),
+    "free_bits": lambda: objectives.free_bits({"z1": 0.1, "z2": 0.3}),
+    "warm_up": lambda: objectives.warm_up(objectives.trace_elbo(), {"z1": 2, "z2": 4}),
+}
+
+
+FAST = "dreg", "free_bits"
+
+
+@pytest.mark.parametrize("skip", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inference", KINDS)
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in OBJECTIVES]
+)
+def test_compiled_steps_are_the_uncompiled_ones(
+    name: str, inference: Inference, skip: bool
+) -> None:
+    """By the graph that is compiled; the code generator is tested elsewhere."""
+
+    def run(objective: ELBO) -> tuple[list[float], Tensor]:
+        torch.manual_seed(5)
+        vae, x = bernoulli(inference, skip).double(), binary(8).double()
+        objective.loss(vae.model, vae.guide, x)  # Pyro counts the plates.
+        torch.manual_seed(6)
+        svi = SVI(vae.model, vae.guide, optim.Adam(lr=1e-2), objective)
+        return [svi.step(x) for _ in range(5)], parameters(vae)
+
+    compiled = Compiled(OBJECTIVES[name](), by_inductor=False)
+    (losses, own), (expected, theirs) = run(compiled), run(OBJECTIVES[name]())
+    assert losses == pytest.approx(expected, rel=CLOSE)
+    torch.testing.assert_close(own, theirs, rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("name", ["sticking_the_landing", "dreg"])
+@pytest.mark.parametrize("inference", ["ladder", "top-down", "bottom-up"])
+def test_pathwise_gradients_have_the_mean_of_the_plain_ones(
+    name: str, inference: Inference
+) -> None:
+    """Also where the guide takes the parameters of priors, as a ladder does."""
+    torch.manual_seed(0)
+    vae, x = bernoulli(inference).double(), binary(3).double()
+    pair: tuple[ELBO, ELBO] = (objectives.sticking_the_landing(), objectives.trace_elbo())
+    if name == "dreg":
+        pair = (objectives.dreg(2), objectives.iwae(2))
+    batch = x.repeat_interleave(1000, 0)
+    means, errors = [], []
+    for objective in pair:
+        draws = []
+        for seed in range(40):
+            torch.manual_seed(seed)
+            vae.zero_grad()
+            objective.loss_and_grads(vae.model, vae.guide, batch)
+            grads = [p.grad.flatten() for p in vae.parameters() if p.grad is not None]
+            draws.append(torch.cat(grads) / len(batch))
+        stacked = torch.stack(draws)
+        means.append(stacked.mean(0))
+        errors.append(stacked.std(0) / math.sqrt(len(draws)))
+    error = (errors[0].square() + errors[1].square()).sqrt()
+    # Of 300 numbers, the largest of so many t-values is below 5 but once in 10^4.
+    assert ((means[0] - means[1]).abs() <= 5 * error + 1e-9).all()
 
 
 def test_a_vamp_prior_at_the_top() -> None:

@@ -17,10 +17,10 @@ from pyro_vae.datasets import Dataset, to_pixels
 
 from ..losses import COPIES, exact_elbo_gradient, gradients, program_of
 from ..tolerances import rounding, within
-from ..vaes import IMAGE_PRESETS, bernoulli_vae, binary, given, linear_gaussian
+from ..vaes import VAE_PRESETS, bernoulli_vae, binary, given, linear_gaussian
 
 
-@pytest.mark.parametrize("preset", IMAGE_PRESETS)
+@pytest.mark.parametrize("preset", VAE_PRESETS)
 def test_sampled_and_analytic_kl_agree_for_every_preset(preset: str, digits: Dataset) -> None:
     vae = presets.build(preset, shape=digits.shape)
     assert vae.preset is not None

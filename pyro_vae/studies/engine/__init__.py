@@ -1,5 +1,6 @@
 """What studies share: declaring and running rows, keeping them, training, and writing up."""
 
+from pyro_vae.studies.engine.classifying import Right, right_table
 from pyro_vae.studies.engine.document import (
     Csv,
     Document,
@@ -58,6 +59,7 @@ __all__ = [
     "Measured",
     "PublishedStudy",
     "Result",
+    "Right",
     "Row",
     "Say",
     "Stage",
@@ -90,6 +92,7 @@ __all__ = [
     "pseudo_inputs",
     "published",
     "reproduce",
+    "right_table",
     "scored",
     "signal_curves",
     "signal_table",
