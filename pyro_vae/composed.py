@@ -33,7 +33,6 @@ class Composed(Pair):
     A subclass gives its parts to :meth:`_start_parts`, and has ``model`` and ``guide`` as methods.
 
     Attributes:
-        inputs: The number of inputs of each part besides the context, by its path.
         read_by: The parts that each program calls, by ``"model"`` and ``"guide"``.
 
     Example:
@@ -45,7 +44,7 @@ class Composed(Pair):
     def _start_parts(
         self,
         name: str,
-        parts: Mapping[str, Part | list[Part]],
+        parts: Mapping[str, Part | list[Part] | None],
         inputs: Mapping[str, int],
         read_by: Mapping[str, Sequence[str]],
     ) -> None:
@@ -53,7 +52,8 @@ class Composed(Pair):
 
         Arguments:
             name: Prefix of the parameters' names in Pyro's store.
-            parts: The parts by name. A function becomes a module that calls it.
+            parts: The parts by name, None for an optional one that may be set later. A function
+                becomes a module that calls it.
             inputs: The number of inputs of each part besides the context, by its path.
             read_by: The parts that each program calls, by ``"model"`` and ``"guide"``.
 
@@ -64,10 +64,12 @@ class Composed(Pair):
         nn.Module.__init__(self)  # Its programs are methods, so Pair has nothing to take.
         self._start(name)
         self._parts = tuple(parts)
-        self.inputs = dict(inputs)
+        self._inputs_by_path = dict(inputs)
         self.read_by = dict(read_by)
         for part, given in parts.items():
-            if isinstance(given, list):
+            if given is None:
+                self.register_module(part, None)
+            elif isinstance(given, list):
                 own = [as_part(f"{part}[{index}]", module) for index, module in enumerate(given)]
                 self.add_module(part, nn.ModuleList(own))
             else:
@@ -75,6 +77,20 @@ class Composed(Pair):
         # Parts that passed the check of latents; with a public name, so that it is put back with
         # the rest of the state if the first runs are those of a program with no graph.
         self.checked: tuple[nn.Module, ...] = ()
+
+    @property
+    def inputs(self) -> Mapping[str, int]:
+        """The number of inputs of each part besides the context, by its path."""
+        own = self._inputs_by_path.items()
+        return {path: count for path, count in own if self._has(path.partition(".")[0])}
+
+    def _has(self, part: str) -> bool:
+        """Whether an optional part is there."""
+        return getattr(self, part) is not None
+
+    def drawing(self, *context: Tensor) -> Any:
+        """The model that draws an example, or one for each row of a context."""
+        return self.model(None, *context)
 
     @abstractmethod
     def model(self, x: Tensor | None = None, *context: Tensor, num_samples: int = 1) -> Any:
@@ -125,7 +141,7 @@ class Composed(Pair):
         return [p for p in own if p.requires_grad]
 
     def _called(self, program: str) -> list[nn.Module]:
-        return [getattr(self, part) for part in self.read_by[program]]
+        return [getattr(self, part) for part in self.read_by[program] if self._has(part)]
 
     def _given(self, context: Context | None, points: bool = True) -> tuple[Tensor, ...]:
         entries = as_context(context, points=points)
@@ -138,7 +154,7 @@ class Composed(Pair):
         return tuple(e.to(device, dtype if e.is_floating_point() else e.dtype) for e in entries)
 
     def extra_repr(self) -> str:
-        parts = {part: getattr(self, part) for part in self._parts}
+        parts = {part: getattr(self, part) for part in self._parts if self._has(part)}
         lines = [f"name={self.name!r}, parameters:"]
         for part, module in parts.items():
             own = list(module.parameters())

@@ -47,7 +47,7 @@ def takes_holes(pair: Any, context: Sequence[Tensor] = ()) -> bool:
     unchanged afterwards.
 
     Arguments:
-        pair: A pair whose model draws x if it is None.
+        pair: A pair that draws an example for each row of a context, ``drawing(*context)``.
         context: What is given with x, with one row or more.
     """
     parts, known = getattr(pair, "holes", ((), False))
@@ -57,7 +57,7 @@ def takes_holes(pair: Any, context: Sequence[Tensor] = ()) -> bool:
     device = device_of(pair)
     with poutine.block(), evaluating(pair), seeded(0, device=device):
         given = [entry[:1].to(device) for entry in context]
-        drawn = poutine.trace(pair.model).get_trace(None, *given)
+        drawn = poutine.trace(pair.drawing).get_trace(*given)
     pair.holes = now, takes_nan(scored_support(drawn.nodes["x"]["fn"]))
     return pair.holes[1]
 

@@ -16,6 +16,7 @@ from pyro_vae.contracts.sites import (
     Refused,
     check_latent_sites,
     check_observed,
+    check_order,
     explained,
     unchanged,
 )
@@ -29,7 +30,11 @@ __all__ = ["check_observations", "check_programs", "check_training"]
 
 @torch.no_grad()
 def check_programs(
-    pair: nn.Module, batch: Sequence[Tensor], whole: bool, sums_out: bool = False
+    pair: nn.Module,
+    batch: Sequence[Tensor],
+    whole: bool,
+    sums_out: bool | str = False,
+    in_order: bool = False,
 ) -> Trace:
     """Raises ValueError unless a model and guide can be trained on batches of examples.
 
@@ -39,7 +44,8 @@ def check_programs(
         pair: A module with the methods ``model`` and ``guide``.
         batch: The first batch, ``(x, *context)``.
         whole: Whether an epoch is one batch, which then may have sites outside of the plate.
-        sums_out: Whether latents of the model alone are summed out.
+        sums_out: Whether latents of the model alone are summed out, see `check_latent_sites`.
+        in_order: Whether the guide has to draw its sites in the model's order.
 
     Returns:
         A trace of the guide, for one example.
@@ -54,6 +60,8 @@ def check_programs(
                 drawn = prune_subsample_sites(poutine.trace(pair.model).get_trace(*part))
                 guide, model = _traced(pair, part)
             check_latent_sites(drawn, guide, model, densities=False, sums_out=sums_out)
+            if in_order:
+                check_order(guide.stochastic_nodes, drawn.stochastic_nodes)
             for name in guide.stochastic_nodes:
                 _check_baseline(pair, name, guide.nodes[name]["infer"].get("baseline", {}))
             for program, trace in (("guide", guide), ("model", model)):

@@ -199,7 +199,7 @@ def _mask(site: Mapping[str, Any]) -> Tensor:
 
 
 def check_latent_sites(
-    drawn: Trace, guide: Trace, model: Trace, densities: bool = True, sums_out: bool = True
+    drawn: Trace, guide: Trace, model: Trace, densities: bool = True, sums_out: bool | str = True
 ) -> None:
     """Raises ValueError unless model and guide have the same latents, on the same supports.
 
@@ -210,7 +210,8 @@ def check_latent_sites(
         guide: A trace of the guide.
         model: A trace of the model that is conditioned on the guide's latents.
         densities: Whether the guide's distributions have to be densities, and no point masses.
-        sums_out: Whether latents of the model alone are summed out.
+        sums_out: Whether latents of the model alone are summed out; ``"marked"`` for those that
+            are marked for it.
     """
     names = set(drawn.stochastic_nodes)
     latents = tuple(  # An autoguide has auxiliary sites of its own.
@@ -221,7 +222,8 @@ def check_latent_sites(
     for name in sorted(names ^ set(latents)):
         here, there = ("model", "guide") if name in names else ("guide", "model")
         countable = name in names and drawn.nodes[name]["fn"].has_enumerate_support
-        if countable and sums_out:
+        marked = countable and drawn.nodes[name]["infer"].get("enumerate")
+        if countable and sums_out and (sums_out != "marked" or marked):
             continue
         hint = ", or objectives.enumerated(), which sums it out" if countable else ""
         raise ValueError(

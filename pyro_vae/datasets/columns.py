@@ -139,7 +139,9 @@ class TableColumn:
                 f"{own}: got {wide[(whole < ends.min) | (whole > ends.max)][0]:g}, expected a "
                 f"number from {ends.min} to {ends.max}, as {self.dtype} has"
             )
-        return pd.Series(pd.array(whole, dtype="Float64"), name=self.name).astype(dtype)
+        series = pd.Series(pd.array(whole, dtype="Float64"), name=self.name)
+        # An object column gets integers, and not floats of their values.
+        return (series.astype("Int64") if dtype == "object" else series).astype(dtype)
 
     def _of_classes(self, codes: np.ndarray, missing: np.ndarray, own: str) -> "pd.Series":
         import pandas as pd

@@ -201,7 +201,7 @@ def _mean_and_draw(
     densities: LogDensities, site: str, batch: Examples, z: Latents
 ) -> tuple[Tensor, Tensor]:
     """The mean of x at each sample, and a draw, which stands for a mean that is not finite."""
-    p_x = densities.distributions("model", batch, z)[site]
+    p_x = densities.distributions("model", batch, z, densities.drawn(batch, z))[site]
     drawn = p_x.sample()
     try:
         mean = p_x.expectation if isinstance(p_x, Observed) else p_x.mean

@@ -239,12 +239,12 @@ class LogDensities(TracedPair):
         """
         program = poutine.uncondition(self.programs["model"])
         if z is not None:
-            data = {**self._drawn(batch, z), **z}
+            data = {**self.drawn(batch, z), **z}
             program, count = poutine.condition(program, data=data), size_of(z)
         trace = self._traced("model", program, batch, count)
         return self._values(trace, batch, count), self._by_example(trace)
 
-    def _drawn(self, batch: Examples, z: Latents) -> Latents:
+    def drawn(self, batch: Examples, z: Latents) -> Latents:
         """Draws of what is summed out of the model, given x and z, by site."""
         if not self._summed.model:
             return {}
@@ -253,7 +253,7 @@ class LogDensities(TracedPair):
         return drawn_from(trace, log_joint, -self._sample_dim)
 
     def distributions(
-        self, program: str, batch: Examples, z: Latents
+        self, program: str, batch: Examples, z: Latents, drawn: Latents | None = None
     ) -> dict[str, TorchDistributionMixin]:
         """Returns the distributions of a program's sites by name, given samples of the latents.
 
@@ -261,8 +261,14 @@ class LogDensities(TracedPair):
             program: ``"model"`` or ``"guide"``.
             batch: The examples.
             z: Samples of the latents.
+            drawn: Draws of what is summed out of the model, see :meth:`drawn`, in whose place
+                there are else all its values.
         """
-        trace = self._conditioned(program, batch, z)
+        if drawn:
+            given = poutine.condition(self.programs[program], data={**drawn, **z})
+            trace = self._traced(program, given, batch, size_of(z))
+        else:
+            trace = self._conditioned(program, batch, z)
         return {name: site["fn"] for name, site in trace.nodes.items()}
 
     def observations(self, batch: Examples) -> Latents:

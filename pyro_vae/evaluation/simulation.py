@@ -108,14 +108,15 @@ def simulated(
     densities = LogDensities(pair.model, pair.guide, batch)
     site = observed_site(densities, batch)
     latents, values = densities.simulated(batch)
-    drawn = values[site]
-    complete = drawn
-    if callable(as_observed := getattr(pair, "as_observed", None)):
-        drawn = as_observed(values)  # which has NaN where another site says so
+    complete = values[site]
+    made = (complete, *batch[1:])
+    if callable(joined := getattr(pair, "as_batch", None)):
+        made = joined(values, batch)  # other sites say what is missing, and which label x has
+    drawn = made[0]
     if drawn.shape != batch[0].shape:
         raise ValueError(
             f'model: observes values of shape {tuple(drawn.shape)} at the site "{site}" for x of '
             f"shape {tuple(batch[0].shape)}, expected x itself, which is simulated"
         )
     check_simulates(densities, site, batch, latents, complete)
-    return (drawn.to(batch[0].dtype), *batch[1:]), latents
+    return (drawn.to(batch[0].dtype), *made[1:]), latents

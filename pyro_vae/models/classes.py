@@ -59,16 +59,20 @@ def check_categorical(part: str, p_y: object, classes: int) -> None:
         raise ValueError(f"{part}: got {own} classes, expected {classes}")
 
 
-def check_labels(labels: object, size: int, classes: int) -> None:
-    """Raises TypeError or ValueError unless labels are classes or -1, one for each example."""
+def check_labels(labels: object, size: int, classes: int, values: bool = False) -> None:
+    """Raises TypeError or ValueError unless labels are classes or -1, one for each example.
+
+    Values are read while Pyro validates, or if `values` is True.
+    """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: got {kind(labels)}, expected a torch.Tensor")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels: got {labels.dtype}, expected integers, -1 where one is missing")
+    if labels.dtype == torch.uint8:
+        raise TypeError("labels: got torch.uint8, which has no -1, expected labels.long()")
     if labels.shape != (size,):
         raise ValueError(f"labels: got shape {tuple(labels.shape)}, expected ({size},)")
-    if is_validation_enabled() and labels.numel():
-        # It reads values, so Pyro's switch for such checks applies.
+    if (values or is_validation_enabled()) and labels.numel():
         least, greatest = (end.item() for end in labels.aminmax())
         if least < -1 or greatest >= classes:
             raise ValueError(
@@ -82,6 +86,7 @@ def given_labels(q_y: dist.Categorical, labels: Tensor) -> dist.Categorical:
     every = torch.arange(q_y.logits.shape[-1], device=labels.device)
     other = (labels >= 0).unsqueeze(-1) & (labels.unsqueeze(-1) != every)
     zero = torch.zeros((), dtype=q_y.logits.dtype, device=labels.device)
-    known = torch.where(other, zero.new_tensor(-torch.inf), zero)
+    # Its exponential is 0, and its product with a weight of 0 is no NaN, as that of -inf.
+    known = torch.where(other, zero.new_tensor(-1e30), zero)
     logits = torch.where((labels >= 0).unsqueeze(-1), known, q_y.logits)
     return dist.Categorical(logits=logits)

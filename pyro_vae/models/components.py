@@ -77,8 +77,10 @@ def component(mixture: MixtureSameFamily, y: Tensor) -> dist.Distribution:
     normal = components.base_dist
     moments = normal.loc, normal.scale
     if mixture.batch_shape:
-        index = y[..., None, None]
-        loc, scale = (torch.take_along_dim(each, index, -2).squeeze(-2) for each in moments)
+        both = torch.broadcast_shapes(y.shape, mixture.batch_shape)
+        index = y.expand(both)[..., None, None]
+        wide = (each.expand(*both, *each.shape[-2:]) for each in moments)
+        loc, scale = (torch.take_along_dim(each, index, -2).squeeze(-2) for each in wide)
     else:
         loc, scale = (each[y] for each in moments)
     return dist.Normal(loc, scale).to_event(1)

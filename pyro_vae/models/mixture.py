@@ -109,23 +109,23 @@ class MixtureVAE(Composed):
         classifier: Part | None = None,
         name: str = "vae",
     ) -> None:
-        parts = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
-        with_class = classifier is not None
-        if classifier is not None:
-            parts["classifier"] = classifier
         self._start_parts(
             name,
-            parts,
-            inputs={"prior": 0, "likelihood": 1, "posterior": 1 + with_class, "classifier": 1}
-            if with_class
-            else {"prior": 0, "likelihood": 1, "posterior": 1},
-            read_by={
-                "model": ("prior", "likelihood"),
-                "guide": ("classifier", "posterior") if with_class else ("posterior",),
+            {
+                "prior": prior,
+                "likelihood": likelihood,
+                "posterior": posterior,
+                "classifier": classifier,
             },
+            inputs={"prior": 0, "likelihood": 1, "posterior": 1, "classifier": 1},
+            read_by={"model": ("prior", "likelihood"), "guide": ("classifier", "posterior")},
         )
-        if not with_class:
-            self.classifier = None
+
+    @property
+    def inputs(self) -> Mapping[str, int]:
+        """The number of inputs of each part besides the context, by its path."""
+        with_class = self.classifier is not None
+        return {**super().inputs, "posterior": 1 + with_class}
 
     # The generative model and the guide.
 

@@ -27,7 +27,7 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.distributions import Completed, Observed, latent_point, point
 from pyro_vae.utils.checks import check_count, check_flag
-from pyro_vae.utils.context import Context, as_context, expanded
+from pyro_vae.utils.context import Context, Examples, as_context, expanded
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import one_at_a_time
@@ -167,6 +167,15 @@ class NotMissingAtRandom(Composed):
             values: Complete x, and the mask.
         """
         return values["x"].masked_fill(values["mask"] == 0, math.nan)
+
+    def as_batch(self, values: Mapping[str, Tensor], batch: Sequence[Tensor]) -> Examples:
+        """Simulated values as a batch of the same context.
+
+        Arguments:
+            values: Those of the observed sites, by name.
+            batch: The batch whose context they have.
+        """
+        return (self.as_observed(values), *batch[1:])
 
     def guide(self, x: Tensor, *context: Tensor) -> Tensor:
         r"""The Pyro guide :math:`\prod_n q(z_n|x_{obs,n})\, p(x_{mis,n}|z_n)`.

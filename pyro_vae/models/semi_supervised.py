@@ -1,6 +1,6 @@
 """Labels for some of the data: a class that is observed in some examples, and latent in others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -26,7 +26,7 @@ from pyro_vae.distributions import Labels
 from pyro_vae.models.classes import check_labels, given_class, given_labels
 from pyro_vae.models.with_class import WithClass
 from pyro_vae.utils.checks import check_count, kind, plain
-from pyro_vae.utils.context import as_context, expanded
+from pyro_vae.utils.context import Examples, as_context, expanded
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -116,33 +116,29 @@ class SemiSupervisedVAE(WithClass):
         name: str = "vae",
     ) -> None:
         check_count("classes", classes)
+        if below is not None and not isinstance(below, VAE):
+            raise TypeError(f"below: got {kind(below)}, expected a VAE, or None")
         parts: dict[str, Any] = {
             "prior": prior,
             "likelihood": likelihood,
             "posterior": posterior,
             "classifier": classifier,
+            "class_prior": class_prior,
+            "below_likelihood": None if below is None else below.likelihood,
+            "below_posterior": None if below is None else below.posterior,
         }
-        model, guide = ["prior", "likelihood"], ["posterior", "classifier"]
-        if class_prior is not None:
-            parts["class_prior"] = class_prior
-            model.append("class_prior")
-        if below is not None:
-            if not isinstance(below, VAE):
-                raise TypeError(f"below: got {kind(below)}, expected a VAE, or None")
-            parts |= {"below_likelihood": below.likelihood, "below_posterior": below.posterior}
-            model.append("below_likelihood")
-            guide.append("below_posterior")
         inputs = {"prior": 0, "class_prior": 0, "likelihood": 2, "posterior": 2}
         self._start_parts(
             name,
             parts,
             inputs={part: inputs.get(part, 1) for part in parts},
-            read_by={"model": model, "guide": guide},
+            read_by={
+                "model": ("prior", "likelihood", "class_prior", "below_likelihood"),
+                "guide": ("posterior", "classifier", "below_posterior"),
+            },
         )
         self.classes = plain(classes)
         self.is_stacked = below is not None
-        if class_prior is None:
-            self.class_prior = None
 
     # The generative model and the guide.
 
@@ -224,6 +220,27 @@ class SemiSupervisedVAE(WithClass):
             check_layer("posterior", q_z, batch)
             self._check_parts(x, q_z, q_1, h, context)
             return pyro.sample("z2" if self.is_stacked else "z", q_z)
+
+    def as_batch(self, values: Mapping[str, Tensor], batch: Sequence[Tensor]) -> Examples:
+        """Simulated values as a batch, with labels where the given one has them.
+
+        Arguments:
+            values: Those of the observed sites, by name.
+            batch: The batch whose context they have.
+        """
+        if len(batch) == 1:
+            return (values["x"],)
+        labels = torch.where(batch[1] < 0, batch[1], values["label"].to(batch[1].dtype))
+        return (values["x"], labels, *batch[2:])
+
+    def check_batch(self, *batch: Tensor) -> None:
+        """Raises TypeError or ValueError unless the labels of a batch are classes, or -1."""
+        if len(batch) > 1:
+            check_labels(batch[1], len(batch[0]), self.classes, values=True)
+
+    def drawing(self, *context: Tensor) -> Tensor:
+        """The model that draws an example for each row of a context, without labels."""
+        return self.model(None, None, *context)
 
     def _size(
         self, x: Tensor | None, context: Sequence[Tensor], num_samples: int

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae.utils.autocast import autocast_dtype
 from pyro_vae.utils.checks import check_count, check_index, check_module, check_number, plain
-from pyro_vae.utils.context import entry_of, given
+from pyro_vae.utils.context import entry_of, given, takes_context
 from pyro_vae.utils.shapes import Shape, as_shape, out_shape, split_shape
 
 __all__ = ["Conditioned", "Folded", "Joint", "Scaled"]
@@ -61,6 +61,14 @@ class Conditioned(nn.Module):
         self.entry = plain(entry)
         if hasattr(network, "out_shape"):
             self.out_shape = out_shape(network)
+
+    @property
+    def entries(self) -> int | None:
+        """The number of entries that it reads, with the network inside; None if unknown."""
+        if not takes_context(self.network):
+            return self.entry + 1
+        inner = getattr(self.network, "entries", None)
+        return None if inner is None else max(inner, self.entry + 1)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
         value = self._entry(context)
@@ -154,6 +162,7 @@ class Joint(nn.Module):
     """
 
     takes_context = True
+    entries = 1
     broadcasts = True
 
     def __init__(self, of_x: nn.Module, of_z: nn.Module, network: nn.Module) -> None:

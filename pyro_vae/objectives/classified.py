@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
@@ -123,7 +124,8 @@ def _loss(guide: Trace) -> Tensor:
         known = labels >= 0
         log_q = q_y.log_prob(torch.where(known, labels, torch.zeros_like(labels)))
         log_q = torch.where(known, log_q, torch.zeros_like(log_q))
+        log_q = scale_and_mask(log_q, site["infer"].get(UNANNEALED, site["scale"]), site["mask"])
         # A classifier of x is the same for all particles; one of a draw has them on the left.
         log_q = log_q.flatten(0, -2).mean(0) if log_q.dim() > 1 else log_q
-        total = total - (log_q * site["infer"].get(UNANNEALED, site["scale"])).sum()
+        total = total - log_q.sum()
     return total

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae.compat import UnloggedELBO
 from pyro_vae.contracts import is_scaled
-from pyro_vae.distributions import describe_distribution
+from pyro_vae.distributions import RelaxedOneHotCodes, describe_distribution
 from pyro_vae.objectives.traits import Traits
 from pyro_vae.utils.traces import log_prob_sum
 
@@ -119,6 +119,11 @@ class ImportanceWeightedELBO(UnloggedELBO):
                 raise ValueError(
                     f'site "{name}": the guide\'s {describe_distribution(q)} has no rsample, '
                     "expected a reparameterized guide; use objectives.trace_elbo() instead"
+                )
+            if isinstance(q, RelaxedOneHotCodes):
+                raise ValueError(
+                    f'site "{name}": the guide has relaxed one-hot codes, whose score is no '
+                    "density, expected objectives.trace_elbo() or analytic_kl(), which train them"
                 )
         for name in model_trace.stochastic_nodes:
             if name not in guide_trace.nodes:

@@ -1,6 +1,7 @@
 """Traits of objectives, on which fit, compilation and annealing depend."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pyro.infer import (
     ELBO,
@@ -8,6 +9,7 @@ from pyro.infer import (
     RenyiELBO,
     Trace_ELBO,
     TraceEnum_ELBO,
+    TraceMeanField_ELBO,
     TraceTailAdaptive_ELBO,
 )
 
@@ -30,8 +32,10 @@ class Traits:
         is_static: The objective can be compiled if the model and guide are static.
         is_sum: The loss of a batch is the sum of those of its parts, so a step can take them one
             by one.
-        sums_out: Latents of the model alone are summed out if they have finitely many values.
-            Any other objective is wrong for them, because the guide has to draw them.
+        sums_out: Latents of the model alone are summed out if they have finitely many values, all
+            of them or those that are ``"marked"``. Any other objective is wrong for them, because
+            the guide has to draw them.
+        in_order: The guide has to draw its sites in the model's order.
 
     Example:
         >>> objectives.Traits(is_static=True).is_linear is None
@@ -42,7 +46,8 @@ class Traits:
     is_linear: bool | None = None
     is_static: bool = False
     is_sum: bool = True
-    sums_out: bool = False
+    sums_out: bool | Literal["marked"] = False
+    in_order: bool = False
 
 
 def traits(objective: object) -> Traits:
@@ -67,9 +72,11 @@ def traits(objective: object) -> Traits:
         return Traits(kl_by_difference=True, is_static=True, is_sum=is_sum)
     if isinstance(objective, Trace_ELBO):  # and its subclass TraceMeanField_ELBO
         known = _has_the_loss_of_pyro(objective)
-        return Traits(known, is_linear=True if known else None, is_static=True)
+        in_order = isinstance(objective, TraceMeanField_ELBO)
+        linear = True if known else None
+        return Traits(known, is_linear=linear, is_static=True, in_order=in_order)
     if isinstance(objective, TraceEnum_ELBO):
-        return Traits(_has_the_loss_of_pyro(objective), sums_out=True)
+        return Traits(_has_the_loss_of_pyro(objective), sums_out="marked")
     return Traits()
 
 

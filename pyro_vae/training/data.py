@@ -19,7 +19,7 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
-from pyro_vae.objectives import parts_of
+from pyro_vae.objectives import Traits, parts_of
 from pyro_vae.pair import Pair
 from pyro_vae.training.shares import Shares
 from pyro_vae.training.sources import START, InMemory, Parts, Place, Source
@@ -79,7 +79,7 @@ class Prepared:
         pair: The pair to train.
         pixels: How uint8 levels become x, see :func:`datasets.to_pixels`.
         transform: Turns a batch, on the pair's device, into one that the pair takes.
-        sums_out: Whether the objective sums out latents of the model alone.
+        needs: What the objective asks of the programs.
 
     Attributes:
         sites: The latent sites that have a part of the KL each, if there are several.
@@ -95,14 +95,14 @@ class Prepared:
         pair: Pair,
         pixels: Pixels | None,
         transform: Transform | None,
-        sums_out: bool = False,
+        needs: Traits | None = None,
     ) -> None:
         self.source = source
         self.argument = source.argument
         self.pair = pair
         self.pixels = pixels
         self.transform = transform
-        self.sums_out = sums_out
+        self.needs = Traits() if needs is None else needs
         self.device = device_of(pair)
         self._support: Constraint
         self._kept: Examples | None = None  # test data in memory, as x
@@ -234,11 +234,14 @@ class Prepared:
         all_here = isinstance(source, InMemory) and self.transform is None
         data = source.data if isinstance(source, InMemory) else batch
         if not isinstance(self.pair, VAE):
-            guide = check_programs(self.pair, batch, whole, self.sums_out)
-            self.sites = () if self.sums_out else tuple(parts_of(guide))
+            needs = self.needs.sums_out, self.needs.in_order
+            guide = check_programs(self.pair, batch, whole, *needs)
+            self.sites = () if self.needs.sums_out else tuple(parts_of(guide))
             if all_here and self.pixels is None:
                 self._check_observed(data)
                 self._is_checked = True
+            elif all_here and callable(checked := getattr(self.pair, "check_batch", None)):
+                checked(*data)
             return
         if not all_here:
             self._support = check(self.pair, batch, self.argument).scored_support
@@ -259,6 +262,8 @@ class Prepared:
         """Checks a batch of a stream; those of a pair that is no VAE in the first epoch only."""
         if isinstance(self.source, InMemory) and self._is_checked:
             return
+        if callable(checked := getattr(self.pair, "check_batch", None)):
+            checked(*batch)
         if isinstance(self.pair, VAE):
             check_data(batch[0], self.argument, self.pair, batch[1:])
             check_dtype(self.argument, batch[0], self.pair)

@@ -257,7 +257,7 @@ def _prepared(
     objective: ELBO,
 ) -> dict[str, Prepared]:
     """All data, checked against the pair and the objective, by argument."""
-    how = vae, pixels, transform, traits(objective).sums_out
+    how = vae, pixels, transform, traits(objective)
     with Interruption():  # Workers of loaders begin here, and are not to end by Ctrl-C.
         return {name: Prepared(source, *how) for name, source in sources.items()}
 

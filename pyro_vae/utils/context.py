@@ -211,11 +211,13 @@ def takes_context(module: nn.Module, inputs: int = 1) -> bool:
 
     It does if it has further positional parameters without a default, or ``*context``. A part with
     ``*context`` and a ``network`` hands the context on, and takes it only if the network does. An
-    attribute ``takes_context`` of the module decides in place of all this.
+    attribute ``takes_context`` of the module decides in place of all this; its attribute
+    ``entries`` is then the number of entries after x that it reads.
 
     Arguments:
         module: A part or a network.
-        inputs: The number of its own inputs: 0 for a prior, else 1.
+        inputs: The number of its own inputs: 0 for a prior, 1 for most, 2 with a class or a layer
+            above.
 
     Example:
         >>> from pyro_vae.utils.context import takes_context
@@ -227,7 +229,9 @@ def takes_context(module: nn.Module, inputs: int = 1) -> bool:
     """
     own = getattr(module, "takes_context", None)
     if isinstance(own, bool):
-        return own
+        # A network that reads so many entries may read inputs of the part alone.
+        entries = getattr(module, "entries", None)
+        return own and (entries is None or entries >= inputs)
     forward = module.function if isinstance(module, Function) else module.forward
     required, rest = _positional(forward)
     if required > inputs:
@@ -235,7 +239,7 @@ def takes_context(module: nn.Module, inputs: int = 1) -> bool:
     if not rest:
         return False
     inner = [getattr(module, name) for name in _INNER if hasattr(module, name)]
-    return not inner or takes_context(inner[0])
+    return not inner or takes_context(inner[0], inputs)
 
 
 def broadcasts(module: nn.Module) -> bool:

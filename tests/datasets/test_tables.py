@@ -351,3 +351,11 @@ def test_the_description_needs_no_pandas(monkeypatch: pytest.MonkeyPatch) -> Non
                  lambda: table.to_frame(x)):  # fmt: skip
         with pytest.raises(ImportError, match=r"pip install 'pyro_vae\[tables\]'"):
             call()
+
+
+def test_objects_that_are_integers_stay_integers() -> None:
+    frame = pd.DataFrame({"a": pd.Series(list(range(0, 300, 3)), dtype=object)})
+    table = Table.from_frame(frame)
+    back = table.to_frame(table.x)
+    assert all(type(value) is int for value in back["a"].tolist())
+    assert back["a"].tolist() == frame["a"].tolist()

@@ -19,6 +19,7 @@ from pyro_vae import (
     posteriors,
     priors,
 )
+from pyro_vae.distributions import Observed
 from pyro_vae.evaluation import UnreliableWeights, impute
 from pyro_vae.evaluation.imputation import _quantiles
 
@@ -283,3 +284,27 @@ def test_what_cannot_be_imputed_is_named() -> None:
 
     with pytest.raises(ValueError, match=r"values of shape \(1, 2\) .* expected x itself"):
         impute(Pair(model, guide), torch.zeros(4, 3))
+
+
+def test_x_may_depend_on_a_class_of_the_model_alone() -> None:
+    """The class is drawn given what is observed, so a hole is beside its neighbour."""
+    loc = torch.tensor([-3.0, 3.0])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=torch.zeros(2)))
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            normal = dist.Normal(loc[y][..., None].expand(*y.shape, 2), torch.ones(2))
+            pyro.sample("x", Observed(normal.to_event(1)), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+
+    x = torch.tensor([[3.0, NAN], [-3.0, NAN]])
+    found = impute(Pair(model, guide), x, 4000, seed=0)
+    # Means are those of the class, whose probability is 1 - e^-18.
+    torch.testing.assert_close(found.mean[:, 1], torch.tensor([3.0, -3.0]), atol=0.01, rtol=0)
+    error = 5 * 2.11 / 4000**0.5  # of a quantile of a normal: sqrt(p (1 - p)) / density / sqrt(K)
+    ends = torch.tensor([[3 - 1.645, -3 - 1.645], [3 + 1.645, -3 + 1.645]])
+    assert ((found.quantiles[[0, 2], :, 1] - ends).abs() < error).all()

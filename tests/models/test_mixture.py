@@ -1,6 +1,7 @@
 """The mixture VAE: the class in the guide or summed out of the model, and what it is worth."""
 
 import copy
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -230,3 +231,52 @@ def test_a_plain_vae_with_the_same_prior_has_the_same_evidence() -> None:
     plain = VAE(vae.prior, vae.likelihood, vae.posterior)
     own, other = (log_likelihood(each, x, 200, seed=0).values for each in (vae, plain))
     torch.testing.assert_close(own, other, rtol=CLOSE, atol=CLOSE)
+
+
+class ByContext(nn.Module):
+    """A prior of three normals, whose means depend on the context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = nn.Linear(2, 6)
+
+    def forward(self, c: Tensor) -> dist.Distribution:
+        weights = dist.Categorical(logits=c.new_zeros(len(c), 3))
+        normal = dist.Normal(self.loc(c).unflatten(-1, (3, 2)), 0.7).to_event(1)
+        return dist.MixtureSameFamily(weights, normal)
+
+
+def test_a_prior_may_take_the_context() -> None:
+    """Its evidence is the mean over classes, each example with components of its own."""
+    decoder = networks.MLP(2, (), 4)
+    vae = models.MixtureVAE(
+        ByContext(),
+        likelihoods.Gaussian(decoder, scale=0.5),
+        posteriors.Normal(networks.MLP(4, (), 4)),
+    ).double()
+    x, c = torch.randn(8, 4).double(), torch.randn(8, 2).double()
+    fit(vae, (x, c), epochs=100, batch_size=8, objective=objectives.enumerated())
+    weight, bias = (p.detach() for p in decoder.parameters())
+    loc = vae.prior.loc(c).detach().unflatten(-1, (3, 2)) @ weight.T + bias
+    covariance = 0.49 * weight @ weight.T + 0.25 * torch.eye(4).double()
+    normal = torch.distributions.MultivariateNormal(loc, covariance)
+    exact = normal.log_prob(x.unsqueeze(1)).logsumexp(1) - math.log(3)
+    result = log_likelihood(vae, (x, c), 20_000, seed=0)
+    assert abs(result.mean - exact.mean().item()) < 3 * result.mc_error
+
+
+def test_a_classifier_that_is_set_later_is_trained() -> None:
+    vae = mixture_vae(classifier=False)
+    other = mixture_vae(classifier=True)
+    vae.posterior, vae.classifier = other.posterior, other.classifier
+    before = parameters(vae.classifier)
+    x, _ = clusters(60)
+    fit(vae, x, epochs=1, batch_size=20, objective=objectives.enumerated())
+    assert not torch.equal(parameters(vae.classifier), before)
+
+
+def test_a_context_beside_the_class_is_refused() -> None:
+    """The posterior's network reads one entry, which is the class."""
+    x, _ = clusters(20)
+    with pytest.raises(ValueError, match="context: got 1 entries, which no part takes"):
+        mixture_vae(classifier=True).guide(x, torch.zeros(20, dtype=torch.long))

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -26,7 +27,7 @@ from pyro_vae import (
     priors,
     save,
 )
-from pyro_vae.evaluation import elbo_gap
+from pyro_vae.evaluation import calibration, certify, elbo_gap
 
 from ..conftest import needs_compiler
 from ..vaes import parameters
@@ -351,3 +352,114 @@ def test_classified_needs_a_classifier() -> None:
         objectives.classified(-1.0)
     with pytest.raises(TypeError, match="objective: got a compiled objective"):
         objectives.classified(1.0, objectives.compiled(objectives.trace_elbo()))
+
+
+class Blind(nn.Module):
+    """A part whose distribution depends on nothing, so that the prior is the posterior."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(size))
+
+    def forward(self, value: Tensor, y: Tensor) -> dist.Distribution:
+        return dist.Normal(self.loc.expand(*y.shape, len(self.loc)), 1.0).to_event(1)
+
+
+def blind() -> models.SemiSupervisedVAE:
+    classifier = models.Classifier(networks.MLP(X, (), K))
+    nn.init.zeros_(classifier.network.layers[0].weight)
+    nn.init.zeros_(classifier.network.layers[0].bias)
+    prior = priors.StandardNormal(Z)
+    return models.SemiSupervisedVAE(prior, Blind(X), Blind(Z), classifier, classes=K)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_simulated_data_have_labels_of_their_own(labelled: bool) -> None:
+    """The guide is exact, so ranks are uniform only if x and its label are of one draw."""
+    labels = torch.arange(60) % K if labelled else torch.full((60,), -1)
+    x = torch.randn(60, X)
+    ranks = calibration(blind(), 400, 19, x=(x, labels), seed=1)
+    assert min(ranks.p_values) > 1e-3
+    own = case()
+    sides = certify(own.vae, x=(own.x, own.labels), num_samples=3, estimator="importance", seed=0)
+    torch.testing.assert_close(sides.lower, sides.upper)  # exact posteriors of what was simulated
+
+
+def test_a_masked_example_has_no_classifiers_loss() -> None:
+    own, mask = case(off=0.3), torch.arange(12) < 6
+    programs = [pyro.poutine.mask(each, mask=mask) for each in (own.vae.model, own.vae.guide)]
+    losses = []
+    for label in (0, 1):
+        labels = torch.where(mask, own.labels, label)
+        torch.manual_seed(0)
+        objective = objectives.classified(1.0, objectives.enumerated())
+        objective.loss(*programs, own.x, labels)
+        torch.manual_seed(0)
+        losses.append(objective.loss(*programs, own.x, labels))
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_context_that_no_part_takes_is_refused() -> None:
+    """The one entry that the networks read is the class, or the layer above."""
+    own = stacked()
+    x, y = torch.randn(5, X).double(), torch.arange(5) % K
+    with pytest.raises(ValueError, match="context: got 1 entries, which no part takes"):
+        own.guide(x, y, torch.randn(5, 2).double())
+    with pytest.raises(ValueError, match="context: got 1 entries, which no part takes"):
+        own.classify(x, y)
+
+
+def test_a_class_prior_that_is_set_later_is_trained() -> None:
+    class Learned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Parameter(torch.zeros(K))
+
+        def forward(self) -> dist.Distribution:
+            return dist.Categorical(logits=self.logits)
+
+    vae = blind()
+    vae.class_prior = Learned()
+    x, labels = torch.randn(40, X), torch.zeros(40, dtype=torch.long)
+    rate = optim.Adam(lr=0.1)
+    fit(vae, (x, labels), epochs=5, batch_size=20, objective=objectives.enumerated(), optim=rate)
+    assert vae.class_prior.logits.argmax() == 0
+    assert vae.class_prior.logits.max() > 0.1
+    vae.class_prior = None
+    assert vae.generate(5).shape == (5, X)
+
+
+def test_holes_labels_and_a_context_go_together() -> None:
+    joined: dict[str, Any] = {"context_shape": (), "classes": K}
+    down = networks.Conditioned(
+        networks.Conditioned(networks.MLP(Z + K + 2, (), X), (2,), entry=1), **joined
+    )
+    encoder = networks.Observed(networks.MLP((2, X), (), 2 * Z))
+    vae = models.SemiSupervisedVAE(
+        priors.StandardNormal(Z),
+        likelihoods.Observed(likelihoods.Gaussian(down, scale=1.0)),
+        posteriors.Normal(encoder),
+        models.Classifier(networks.Observed(networks.MLP((2, X), (), K))),
+        classes=K,
+    )
+    x = torch.randn(40, X).masked_fill(torch.rand(40, X) < 0.3, math.nan)
+    labels, context = torch.arange(40) % K, torch.randn(40, 2)
+    objective = objectives.enumerated()
+    history = fit(vae, (x, labels, context), epochs=1, batch_size=20, objective=objective)
+    assert math.isfinite(history.cost[0])
+
+
+def test_labels_without_minus_one_and_later_batches_are_named() -> None:
+    own = case(examples=40)
+    with pytest.raises(TypeError, match=r"labels: got torch\.uint8, which has no -1"):
+        fit(
+            own.vae,
+            (own.x, own.labels.clamp(min=0).to(torch.uint8)),
+            epochs=1,
+            batch_size=20,
+            objective=objectives.enumerated(),
+        )
+    for wrong in (K, -2):
+        batches = [(own.x, own.labels), (own.x, torch.full_like(own.labels, wrong))]
+        with pytest.raises(ValueError, match=f"labels: got values from {wrong} to {wrong}"):
+            fit(own.vae, batches, epochs=1, objective=objectives.enumerated())

@@ -188,3 +188,17 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         posteriors.OneHotCategorical(networks.MLP(X_DIM, (), (2, 3)))
     with pytest.raises(ValueError, match="temperature: got 0"):
         posteriors.OneHotCategorical(network, temperature=0.0)
+
+
+@pytest.mark.parametrize("name", ["iwae", "dreg"])
+def test_relaxed_codes_have_no_importance_weights(name: str) -> None:
+    """Their score is no density; trace_elbo and analytic_kl train them."""
+    network = networks.MLP(6, (4,), 3)
+    vae = VAE(
+        priors.OneHotCategorical(3),
+        likelihoods.Bernoulli(networks.MLP(3, (4,), 6)),
+        posteriors.OneHotCategorical(network, temperature=0.5),
+    )
+    objective = getattr(objectives, name)(3)
+    with pytest.raises(ValueError, match="relaxed one-hot codes, whose score is no density"):
+        fit(vae, binary(8), epochs=1, batch_size=8, objective=objective)

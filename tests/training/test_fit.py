@@ -10,7 +10,14 @@ import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
-from pyro.infer import ELBO, SVI, ReweightedWakeSleep, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    ELBO,
+    SVI,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+)
 from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -21,6 +28,7 @@ from pyro_vae.datasets import Dataset, binarize
 from pyro_vae.pair import Pair
 from pyro_vae.training import History, NonFiniteLoss
 
+from ..pairs import two_layers, two_layers_evidence, two_layers_guide
 from ..tolerances import CLOSE
 from ..vaes import bernoulli_vae, binary, parameters, small
 
@@ -423,3 +431,32 @@ def test_a_cost_out_of_all_proportion_is_warned_of() -> None:
         fit(vae, levels, epochs=3, batch_size=20)
     assert len(seen) == 1
     fit(vae, levels / 255, epochs=1, batch_size=20)
+
+
+def test_pyros_enumeration_takes_marked_latents_alone() -> None:
+    """An unmarked one of the model alone would be drawn, and its density stay in the loss."""
+
+    def programs(infer: dict[str, str]) -> Pair:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", dist.Categorical(logits=torch.zeros(2)), infer=infer)
+                z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+                pyro.sample("x", dist.Normal(y + z, 1.0), obs=x)
+
+        return Pair(model, guide, net=nn.Linear(1, 1), name=f"marked{len(infer)}")
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x * pyro.param("w", torch.tensor(0.5)), 1.0))
+
+    x = torch.randn(8)
+    fit(programs({"enumerate": "parallel"}), x, epochs=1, batch_size=8, objective=TraceEnum_ELBO())
+    with pytest.raises(ValueError, match=r'site "y": .*objectives\.enumerated\(\)'):
+        fit(programs({}), x, epochs=1, batch_size=8, objective=TraceEnum_ELBO())
+
+
+def test_pyros_mean_field_needs_the_order_of_the_model() -> None:
+    x = two_layers_evidence().sample((8,))
+    pair = Pair(two_layers, two_layers_guide, net=nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="the guide draws its sites in the order z1, z2"):
+        fit(pair, x, epochs=1, batch_size=8, objective=TraceMeanField_ELBO())
