@@ -1,8 +1,8 @@
 """A pair that is composed of parts: modules whose ``forward`` returns a distribution."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NoReturn, cast
 
 import pyro.distributions as dist
 import torch
@@ -47,6 +47,7 @@ class Composed(Pair):
         parts: Mapping[str, Part | list[Part] | None],
         inputs: Mapping[str, int],
         read_by: Mapping[str, Sequence[str]],
+        optional: Collection[str] = (),
     ) -> None:
         """Sets the parts as attributes: a module, or a list of them.
 
@@ -56,6 +57,7 @@ class Composed(Pair):
                 becomes a module that calls it.
             inputs: The number of inputs of each part besides the context, by its path.
             read_by: The parts that each program calls, by ``"model"`` and ``"guide"``.
+            optional: The parts that may be None.
 
         Raises:
             TypeError: A part is neither a module nor a function, or holds a ``PyroModule``; `name`
@@ -67,13 +69,13 @@ class Composed(Pair):
         self._inputs_by_path = dict(inputs)
         self.read_by = dict(read_by)
         for part, given in parts.items():
-            if given is None:
+            if given is None and part in optional:
                 self.register_module(part, None)
             elif isinstance(given, list):
                 own = [as_part(f"{part}[{index}]", module) for index, module in enumerate(given)]
                 self.add_module(part, nn.ModuleList(own))
             else:
-                self.add_module(part, as_part(part, given))
+                self.add_module(part, as_part(part, cast(Part, given)))
         # Parts that passed the check of latents; with a public name, so that it is put back with
         # the rest of the state if the first runs are those of a program with no graph.
         self.checked: tuple[nn.Module, ...] = ()

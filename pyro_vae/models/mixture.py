@@ -119,6 +119,7 @@ class MixtureVAE(Composed):
             },
             inputs={"prior": 0, "likelihood": 1, "posterior": 1, "classifier": 1},
             read_by={"model": ("prior", "likelihood"), "guide": ("classifier", "posterior")},
+            optional=("classifier",),
         )
 
     @property

@@ -136,6 +136,7 @@ class SemiSupervisedVAE(WithClass):
                 "model": ("prior", "likelihood", "class_prior", "below_likelihood"),
                 "guide": ("posterior", "classifier", "below_posterior"),
             },
+            optional=("class_prior", "below_likelihood", "below_posterior"),
         )
         self.classes = plain(classes)
         self.is_stacked = below is not None
