@@ -10,9 +10,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.contracts import check_context
+from pyro_vae.contracts import check_context, check_data, check_dtype
 from pyro_vae.pair import Pair
-from pyro_vae.utils.checks import kind
+from pyro_vae.utils.checks import check_count, kind
 from pyro_vae.utils.context import Context, as_context
 from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of
 
@@ -107,8 +107,28 @@ class Composed(Pair):
         """The latent point of each x, or the points of several layers."""
 
     @abstractmethod
+    def decode(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The point value of x at latent points."""
+
     def reconstruct(self, x: Tensor, context: Context | None = None) -> Tensor:
-        """The point value of each x at its own latent point."""
+        """The point value of each x at its own latent point, ``decode(embed(x))``.
+
+        Arguments:
+            x: A floating-point tensor of shape ``(*batch, *x_shape)``.
+            context: What is given with each x.
+
+        Returns:
+            The reconstructions, of the shape of x.
+
+        Raises:
+            TypeError, ValueError: x is not a floating-point tensor, or has no examples.
+
+        Example:
+            >>> vae = presets.build("bernoulli-mlp", z_dim=2, shape=(28, 28))
+            >>> vae.reconstruct(torch.zeros(7, 28, 28)).shape
+            torch.Size([7, 28, 28])
+        """
+        return self.decode(self.embed(x, context), context)
 
     @abstractmethod
     def generate(
@@ -141,6 +161,30 @@ class Composed(Pair):
         """
         own = dict.fromkeys(p for part in self._called(program) for p in part.parameters())
         return [p for p in own if p.requires_grad]
+
+    def _checked(
+        self, x: Tensor | None, context: Sequence[Tensor], num_samples: int | None = None
+    ) -> tuple[int, tuple[Tensor, ...]]:
+        """The number of examples, and the context with a row for each, after checks of both.
+
+        Arguments:
+            x: Data, or None for so many draws for each row of the context.
+            context: What is given.
+            num_samples: The number of draws; None for a program that needs data.
+        """
+        if num_samples is not None:
+            check_count("num_samples", num_samples)
+        if x is not None or num_samples is None:
+            x = cast(Tensor, x)
+            check_data(x, pair=self, context=context)
+            check_dtype("x", x, self)
+            own = as_context(tuple(context), len(x))
+            check_context(self, own)
+            return len(x), own
+        own = as_context(tuple(context))
+        check_context(self, own)
+        own = tuple(entry.repeat_interleave(num_samples, 0) for entry in own)
+        return (len(own[0]) if own else num_samples), own
 
     def _called(self, program: str) -> list[nn.Module]:
         return [getattr(self, part) for part in self.read_by[program] if self._has(part)]

@@ -13,9 +13,6 @@ from pyro_vae.composed import Composed, Part, as_list
 from pyro_vae.contracts import (
     PLATE,
     call,
-    check_context,
-    check_data,
-    check_dtype,
     check_float,
     check_layer,
     check_likelihood,
@@ -25,7 +22,7 @@ from pyro_vae.contracts import (
 from pyro_vae.distributions import latent_point, point
 from pyro_vae.models.layers import Inference, posterior_of, prior_of
 from pyro_vae.utils.checks import check_count, check_examples, check_flag, check_index, plain
-from pyro_vae.utils.context import Context, as_context, expanded
+from pyro_vae.utils.context import Context, expanded
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import one_at_a_time
@@ -156,17 +153,7 @@ class HierarchicalVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_count("num_samples", num_samples)
-        if x is not None:
-            check_data(x, pair=self, context=context)
-            check_dtype("x", x, self)
-        size = num_samples if x is None else len(x)
-        if context:
-            context = as_context(context, None if x is None else size)
-            if x is None:
-                context = tuple(c.repeat_interleave(num_samples, 0) for c in context)
-                size = len(context[0])
-            check_context(self, context)
+        size, context = self._checked(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         z: list[Tensor] = []
         with pyro.plate(PLATE, size, dim=-1):
@@ -194,11 +181,7 @@ class HierarchicalVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_data(x, pair=self, context=context)
-        check_dtype("x", x, self)
-        if context:
-            context = as_context(context, len(x))
-            check_context(self, context)
+        _, context = self._checked(x, context)
         swapped = self._bind(*self._called("guide"))
         z: dict[int, Tensor] = {}
         q: dict[int, dist.Distribution] = {}
@@ -292,21 +275,6 @@ class HierarchicalVAE(Composed):
         with evaluating(self):
             taken = self._taken(self._values(z, given))
             return point(call(self, "likelihood", taken, context=given))
-
-    def reconstruct(self, x: Tensor, context: Context | None = None) -> Tensor:
-        """The point value of each x at its own latent points, ``decode(embed(x))``.
-
-        Arguments:
-            x: A floating-point tensor of shape ``(N, *x_shape)``.
-            context: What is given with each x.
-
-        Returns:
-            The reconstructions, of the shape of x.
-
-        Raises:
-            TypeError, ValueError: x is not a floating-point tensor, or has no examples.
-        """
-        return self.decode(self.embed(x, context), context)
 
     @one_at_a_time
     @torch.no_grad()

@@ -14,9 +14,6 @@ from pyro_vae.composed import Composed, Part
 from pyro_vae.contracts import (
     PLATE,
     call,
-    check_context,
-    check_data,
-    check_dtype,
     check_float,
     check_layer,
     check_likelihood,
@@ -32,7 +29,7 @@ from pyro_vae.models.components import (
     posterior_of,
 )
 from pyro_vae.utils.checks import check_count, check_examples, check_flag, plain
-from pyro_vae.utils.context import Context, as_context, expanded
+from pyro_vae.utils.context import Context, expanded
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import one_at_a_time
@@ -144,17 +141,7 @@ class MixtureVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_count("num_samples", num_samples)
-        if x is not None:
-            check_data(x, pair=self, context=context)
-            check_dtype("x", x, self)
-        size = num_samples if x is None else len(x)
-        if context:
-            context = as_context(context, None if x is None else size)
-            if x is None:
-                context = tuple(c.repeat_interleave(num_samples, 0) for c in context)
-                size = len(context[0])
-            check_context(self, context)
+        size, context = self._checked(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         with pyro.plate(PLATE, size, dim=-1):
             mixture = self._mixture(context, swapped)
@@ -180,11 +167,7 @@ class MixtureVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_data(x, pair=self, context=context)
-        check_dtype("x", x, self)
-        if context:
-            context = as_context(context, len(x))
-            check_context(self, context)
+        _, context = self._checked(x, context)
         swapped = self._bind(*self._called("guide"))
         with pyro.plate(PLATE, len(x), dim=-1):
             y = None
@@ -333,21 +316,6 @@ class MixtureVAE(Composed):
         with evaluating(self):
             z = z.to(device_of(self), dtype_of(self))
             return point(call(self, "likelihood", z, context=given))
-
-    def reconstruct(self, x: Tensor, context: Context | None = None) -> Tensor:
-        """The point value of each x at its own latent point, ``decode(embed(x))``.
-
-        Arguments:
-            x: A floating-point tensor of shape ``(N, *x_shape)``.
-            context: What is given with each x.
-
-        Returns:
-            The reconstructions, of the shape of x.
-
-        Raises:
-            TypeError, ValueError: x is not a floating-point tensor, or has no examples.
-        """
-        return self.decode(self.embed(x, context), context)
 
     @one_at_a_time
     @torch.no_grad()

@@ -14,9 +14,6 @@ from pyro_vae.composed import Composed, Part
 from pyro_vae.contracts import (
     PLATE,
     call,
-    check_context,
-    check_data,
-    check_dtype,
     check_float,
     check_latents,
     check_likelihood,
@@ -27,7 +24,7 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.distributions import Completed, Observed, latent_point, point
 from pyro_vae.utils.checks import check_count, check_flag
-from pyro_vae.utils.context import Context, Examples, as_context, expanded
+from pyro_vae.utils.context import Context, Examples, expanded
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import one_at_a_time
@@ -129,17 +126,7 @@ class NotMissingAtRandom(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_count("num_samples", num_samples)
-        if x is not None:
-            check_data(x, pair=self, context=context)
-            check_dtype("x", x, self)
-        size = num_samples if x is None else len(x)
-        if context:
-            context = as_context(context, None if x is None else size)
-            if x is None:
-                context = tuple(c.repeat_interleave(num_samples, 0) for c in context)
-                size = len(context[0])
-            check_context(self, context)
+        size, context = self._checked(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         with pyro.plate(PLATE, size, dim=-1):
             p_z = call(self, "prior", context=context, swapped=swapped)
@@ -190,11 +177,7 @@ class NotMissingAtRandom(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_data(x, pair=self, context=context)
-        check_dtype("x", x, self)
-        if context:
-            context = as_context(context, len(x))
-            check_context(self, context)
+        _, context = self._checked(x, context)
         swapped = self._bind(*self._called("guide"))
         with holes_named(x, "posterior"):
             q_z = call(self, "posterior", x, context=context, swapped=swapped)
@@ -264,21 +247,6 @@ class NotMissingAtRandom(Composed):
         given = self._given(context)
         with evaluating(self):
             return point(self._likelihood(z.to(device_of(self), dtype_of(self)), given))
-
-    def reconstruct(self, x: Tensor, context: Context | None = None) -> Tensor:
-        """The point value of complete x at the latent point of each x, ``decode(embed(x))``.
-
-        Arguments:
-            x: A floating-point tensor of shape ``(*batch, *x_shape)``, with NaN.
-            context: What is given with each x.
-
-        Returns:
-            The reconstructions, of the shape of x.
-
-        Raises:
-            TypeError, ValueError: x is not a floating-point tensor, or has no examples.
-        """
-        return self.decode(self.embed(x, context), context)
 
     @one_at_a_time
     @torch.no_grad()

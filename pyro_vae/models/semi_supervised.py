@@ -13,9 +13,6 @@ from pyro_vae.composed import Part
 from pyro_vae.contracts import (
     PLATE,
     call,
-    check_context,
-    check_data,
-    check_dtype,
     check_layer,
     check_likelihood,
     check_prior,
@@ -26,7 +23,7 @@ from pyro_vae.distributions import Labels
 from pyro_vae.models.classes import check_labels, given_class, given_labels
 from pyro_vae.models.with_class import WithClass
 from pyro_vae.utils.checks import check_count, kind, plain
-from pyro_vae.utils.context import Examples, as_context, expanded
+from pyro_vae.utils.context import Examples, expanded
 from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -164,8 +161,7 @@ class SemiSupervisedVAE(WithClass):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        check_count("num_samples", num_samples)
-        size, context = self._size(x, context, num_samples)
+        size, context = self._checked(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         with pyro.plate(PLATE, size, dim=-1):
             p_y = self._class_prior(context, swapped)
@@ -202,7 +198,7 @@ class SemiSupervisedVAE(WithClass):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        _, context = self._size(x, context, 1)
+        _, context = self._checked(x, context)
         swapped = self._bind(*self._called("guide"))
         with pyro.plate(PLATE, len(x), dim=-1):
             h, q_1 = x, None
@@ -242,19 +238,6 @@ class SemiSupervisedVAE(WithClass):
     def drawing(self, *context: Tensor) -> Tensor:
         """The model that draws an example for each row of a context, without labels."""
         return self.model(None, None, *context)
-
-    def _size(
-        self, x: Tensor | None, context: Sequence[Tensor], num_samples: int
-    ) -> tuple[int, tuple[Tensor, ...]]:
-        """The number of examples, and the context with a row for each, after checks."""
-        if x is not None:
-            check_data(x, pair=self, context=context)
-            check_dtype("x", x, self)
-        own = as_context(tuple(context), None if x is None else len(x)) if context else ()
-        if x is None:
-            own = tuple(c.repeat_interleave(num_samples, 0) for c in own)
-        check_context(self, own)
-        return (len(x) if x is not None else len(own[0]) if own else num_samples), own
 
     def _check_parts(
         self,
