@@ -162,28 +162,24 @@ class Composed(Pair):
         own = dict.fromkeys(p for part in self._called(program) for p in part.parameters())
         return [p for p in own if p.requires_grad]
 
-    def _checked(
-        self, x: Tensor | None, context: Sequence[Tensor], num_samples: int | None = None
-    ) -> tuple[int, tuple[Tensor, ...]]:
-        """The number of examples, and the context with a row for each, after checks of both.
-
-        Arguments:
-            x: Data, or None for so many draws for each row of the context.
-            context: What is given.
-            num_samples: The number of draws; None for a program that needs data.
-        """
-        if num_samples is not None:
-            check_count("num_samples", num_samples)
-        if x is not None or num_samples is None:
-            x = cast(Tensor, x)
-            check_data(x, pair=self, context=context)
-            check_dtype("x", x, self)
-            own = as_context(tuple(context), len(x))
-            check_context(self, own)
-            return len(x), own
-        own = as_context(tuple(context))
+    def _checked(self, x: Tensor, context: Sequence[Tensor]) -> tuple[int, tuple[Tensor, ...]]:
+        """The number of examples and their context, after checks of both."""
+        check_data(x, pair=self, context=context)
+        check_dtype("x", x, self)
+        own = as_context(tuple(context), len(x))
         check_context(self, own)
-        own = tuple(entry.repeat_interleave(num_samples, 0) for entry in own)
+        return len(x), own
+
+    def _sized(
+        self, x: Tensor | None, context: Sequence[Tensor], num_samples: int
+    ) -> tuple[int, tuple[Tensor, ...]]:
+        """The same, or for draws in place of x, so many for each row of the context."""
+        check_count("num_samples", num_samples)
+        if x is not None:
+            return self._checked(x, context)
+        rows = as_context(tuple(context))
+        check_context(self, rows)
+        own = tuple(entry.repeat_interleave(num_samples, 0) for entry in rows)
         return (len(own[0]) if own else num_samples), own
 
     def _called(self, program: str) -> list[nn.Module]:

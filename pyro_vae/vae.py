@@ -121,7 +121,7 @@ class VAE(Composed):
             >>> vae.model(num_samples=7).shape
             torch.Size([7, 28, 28])
         """
-        size, context = self._checked(x, context, num_samples)
+        size, context = self._sized(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         with pyro.plate(PLATE, size, dim=-1):
             p_z = call(self, "prior", context=context, swapped=swapped)

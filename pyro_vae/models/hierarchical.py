@@ -153,7 +153,7 @@ class HierarchicalVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        size, context = self._checked(x, context, num_samples)
+        size, context = self._sized(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         z: list[Tensor] = []
         with pyro.plate(PLATE, size, dim=-1):

@@ -141,7 +141,7 @@ class MixtureVAE(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        size, context = self._checked(x, context, num_samples)
+        size, context = self._sized(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         with pyro.plate(PLATE, size, dim=-1):
             mixture = self._mixture(context, swapped)

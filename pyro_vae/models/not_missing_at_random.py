@@ -126,7 +126,7 @@ class NotMissingAtRandom(Composed):
         Raises:
             TypeError, ValueError: x does not fit the parts, or these do not fit each other.
         """
-        size, context = self._checked(x, context, num_samples)
+        size, context = self._sized(x, context, num_samples)
         swapped = self._bind(*self._called("model"))
         with pyro.plate(PLATE, size, dim=-1):
             p_z = call(self, "prior", context=context, swapped=swapped)
