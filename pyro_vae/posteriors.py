@@ -158,10 +158,7 @@ class MultivariateNormal(nn.Module):
 
     def forward(self, x: Tensor, *context: Tensor) -> dist.Distribution:
         loc, raw_scale, below = self._split(given(self.network, x, context))
-        z_dim = loc.shape[-1]
-        tril = torch.diag_embed(_scale(raw_scale))
-        rows, columns = torch.tril_indices(z_dim, z_dim, -1, device=x.device)
-        tril[..., rows, columns] = below
+        tril = distributions.lower_triangular(_scale(raw_scale), below)
         return dist.MultivariateNormal(loc, scale_tril=tril)
 
     def _split(self, numbers: Tensor) -> Sequence[Tensor]:

@@ -7,7 +7,7 @@ The distribution has ``batch_shape ()`` and ``event_shape (z_dim,)``. Any module
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
@@ -179,18 +179,21 @@ class StudentT(_Standard):
 class GaussianMixture(nn.Module):
     r"""A trained mixture, :math:`p(z) = \sum_k w_k \mathcal{N}(z; \mu_k, diag(\sigma_k^2))`.
 
-    It starts near the standard normal: with equal weights, means drawn from
-    :math:`\mathcal{N}(0, 1/2)`, and variances of 1/2. The scales are
-    :math:`\sigma = \mathrm{softplus}(s) + 10^{-4}`.
+    With full covariance, the components are :math:`\mathcal{N}(z; \mu_k, L_k L_k^\top)`, where
+    :math:`\sigma_k` is the diagonal of the lower triangular :math:`L_k`. It starts near the
+    standard normal: with equal weights, means drawn from :math:`\mathcal{N}(0, 1/2)`, and
+    variances of 1/2. The scales are :math:`\sigma = \mathrm{softplus}(s) + 10^{-4}`.
 
     Source: the baseline of Tomczak and Welling (2018), arXiv 1705.07120, section 3.
 
     Arguments:
         z_dim: Number of latent dimensions.
         components: Number of components K.
+        covariance: ``"diagonal"`` or ``"full"``.
 
     Raises:
-        ValueError: `z_dim` or `components` is not a positive integer.
+        ValueError: `z_dim` or `components` is not a positive integer, or `covariance` is another
+            word.
 
     Example:
         >>> prior = priors.GaussianMixture(20, components=10)
@@ -198,23 +201,40 @@ class GaussianMixture(nn.Module):
         torch.Size([7, 20])
     """
 
-    def __init__(self, z_dim: int, components: int) -> None:
+    below: nn.Parameter | None
+
+    def __init__(
+        self,
+        z_dim: int,
+        components: int,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+    ) -> None:
         super().__init__()
         check_count("z_dim", z_dim)
         check_count("components", components)
+        if covariance not in ("diagonal", "full"):
+            raise ValueError(f"covariance: got {covariance!r}, expected 'diagonal' or 'full'")
         start = math.log(math.expm1(math.sqrt(0.5) - SCALE_FLOOR))
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, z_dim) * math.sqrt(0.5))
         self.raw_scale = nn.Parameter(torch.full((components, z_dim), start))
+        below = torch.zeros(components, z_dim * (z_dim - 1) // 2)
+        self.below = nn.Parameter(below) if covariance == "full" else None
 
     def forward(self) -> dist.Distribution:
-        return distributions.NormalMixture(
-            self.logits, self.loc, F.softplus(self.raw_scale) + SCALE_FLOOR
+        scale = F.softplus(self.raw_scale) + SCALE_FLOOR
+        if self.below is None:
+            return distributions.NormalMixture(self.logits, self.loc, scale)
+        tril = distributions.lower_triangular(scale, self.below)
+        return distributions.Mixture(
+            dist.Categorical(logits=self.logits),
+            dist.MultivariateNormal(self.loc, scale_tril=tril),
         )
 
     def extra_repr(self) -> str:
         components, z_dim = self.loc.shape
-        return f"z_dim={z_dim}, components={components}"
+        covariance = "diagonal" if self.below is None else "full"
+        return f"z_dim={z_dim}, components={components}, covariance={covariance}"
 
 
 class VampPrior(nn.Module):
@@ -308,9 +328,9 @@ class VampPrior(nn.Module):
     def pseudo_inputs(self) -> Tensor:
         """The pseudo-inputs u, shape ``(K, *x_shape)``, inside the range of x."""
         if not self._finite:
-            return _Clamp.apply(self.raw, self.low, self.high)
+            return distributions.clamp_inwards(self.raw, self.low, self.high)
         low, high = self.raw.new_tensor(self.low), self.raw.new_tensor(self.high)
-        return torch.lerp(low, high, _Clamp.apply(self.raw, 0.0, 1.0))
+        return torch.lerp(low, high, distributions.clamp_inwards(self.raw, 0.0, 1.0))
 
     def forward(self) -> dist.Distribution:
         components = self.posterior(self.pseudo_inputs)
@@ -322,30 +342,6 @@ class VampPrior(nn.Module):
 
     def extra_repr(self) -> str:
         return f"pseudo_inputs={tuple(self.raw.shape)}, low={self.low}, high={self.high}"
-
-
-class _Clamp(torch.autograd.Function):
-    """A clamp that lets gradients through, unless they lead further out of the range.
-
-    With the gradient of ``torch.clamp``, a value that left the range could never return.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(value: Tensor, low: float, high: float) -> Tensor:
-        return value.clamp(low, high)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
-        value, ctx.low, ctx.high = inputs
-        ctx.save_for_backward(value)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (value,) = ctx.saved_tensors
-        outwards = (value < ctx.low) & (gradient > 0) | (value > ctx.high) & (gradient < 0)
-        return gradient.masked_fill(outwards, 0.0), None, None
 
 
 class Flow(nn.Module):

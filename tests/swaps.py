@@ -41,6 +41,7 @@ PRIORS: dict[str, Callable[[int, nn.Module], nn.Module]] = {
     "Laplace": lambda d, q: priors.Laplace(d),
     "StudentT": lambda d, q: priors.StudentT(d, df=5.0),
     "GaussianMixture": lambda d, q: priors.GaussianMixture(d, components=3),
+    "GaussianMixture-full": lambda d, q: priors.GaussianMixture(d, 3, covariance="full"),
     "VampPrior": lambda d, q: priors.VampPrior(q, torch.rand(4, X_DIM)),
     "Flow": lambda d, q: priors.Flow(d, transforms=2, hidden=(8,)),
 }

@@ -386,6 +386,7 @@ WRONG: dict[str, list[Any]] = {
     "models.HierarchicalVAE.priors": PARTS,
     "models.HierarchicalVAE.posteriors": PARTS,
     "inference": ["sideways", 3, None],
+    "priors.GaussianMixture.covariance": CHOICE,
     "skip": FLAG,
     "models.SemiSupervisedVAE.classes": COUNT,
     "classifier": [3, "classifier"],

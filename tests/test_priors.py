@@ -50,6 +50,27 @@ def test_a_gaussian_mixture_is_the_weighted_sum_of_its_components() -> None:
     torch.testing.assert_close(prior().log_prob(z), (weights * each.exp()).sum(-1).log())
 
 
+def test_a_mixture_of_full_covariance_has_what_is_below_the_diagonal() -> None:
+    prior = priors.GaussianMixture(3, components=2, covariance="full").double()
+    start = priors.GaussianMixture(3, components=2).double()
+    assert prior.below is not None
+    start.load_state_dict({k: v for k, v in prior.state_dict().items() if k != "below"})
+    z = torch.randn(7, 3).double()
+    torch.testing.assert_close(prior().log_prob(z), start().log_prob(z))
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    weights, each = prior.logits.softmax(-1), []
+    for k in range(2):
+        tril = torch.diag(F.softplus(prior.raw_scale[k]) + priors.SCALE_FLOOR)
+        tril = tril.index_put((torch.tensor([1, 2, 2]), torch.tensor([0, 0, 1])), prior.below[k])
+        each.append(dist.MultivariateNormal(prior.loc[k], tril @ tril.T).log_prob(z))
+    expected = (weights * torch.stack(each, -1).exp()).sum(-1).log()
+    torch.testing.assert_close(prior().log_prob(z), expected)
+    expected.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in prior.parameters())
+
+
 @pytest.mark.parametrize("name", sorted(set(POSTERIORS) - {"Flow"}))
 def test_vamp_prior_is_the_average_posterior(name: str) -> None:
     posterior = POSTERIORS[name](2).double()

@@ -297,6 +297,10 @@ def normal_pools(d: int) -> list[Pool]:
     return [LOC] * d + [RAW] * d
 
 
+def triangular_pools(d: int) -> list[Pool]:
+    return [CLOSE_LOC] * d + [RAW] * d + [SLOPE[1:4]] * (d * (d - 1) // 2)
+
+
 POSTERIORS: dict[str, Part] = {
     "Normal": latents(lambda d: posteriors.Normal(Given(2 * d)), normal_pools),
     "LowRankNormal": latents(
@@ -305,7 +309,7 @@ POSTERIORS: dict[str, Part] = {
     ),
     "MultivariateNormal": latents(
         lambda d: posteriors.MultivariateNormal(Given(d * (d + 3) // 2)),
-        lambda d: [CLOSE_LOC] * d + [RAW] * d + [SLOPE[1:4]] * (d * (d - 1) // 2),
+        triangular_pools,
         NEAR,
     ),
     "Mixture": latents(
@@ -339,6 +343,16 @@ def gaussian_mixture(numbers: Tensor, event: tuple[int, ...]) -> Any:
     return functional_call(priors.GaussianMixture(d, components=3), parameters, ())
 
 
+def full_mixture(numbers: Tensor, event: tuple[int, ...]) -> Any:
+    (d,) = event
+    sizes = (1, d, d, d * (d - 1) // 2)
+    logits, *others = numbers.unflatten(-1, (3, sum(sizes))).split(sizes, -1)
+    names = "loc", "raw_scale", "below"
+    parameters = {"logits": logits.squeeze(-1), **dict(zip(names, others, strict=True))}
+    prior = priors.GaussianMixture(d, components=3, covariance="full")
+    return functional_call(prior, parameters, ())
+
+
 def vamp_prior(numbers: Tensor, event: tuple[int, ...]) -> Any:
     (d,) = event
     start = torch.zeros(3, 2 * d)
@@ -356,6 +370,13 @@ PRIORS: dict[str, Part] = {
         lambda event: 3 * [LOGIT, *normal_pools(*event)],
         LATENT,
         batched=False,
+    ),
+    "GaussianMixture-full": Part(
+        full_mixture,
+        lambda event: 3 * [LOGIT, *triangular_pools(*event)],
+        NEAR,
+        batched=False,
+        mixed=True,
     ),
     "VampPrior": Part(vamp_prior, lambda event: 3 * normal_pools(*event), LATENT, batched=False),
     "Flow": constant(flow_prior, NEAR),

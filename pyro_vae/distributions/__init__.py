@@ -3,12 +3,12 @@
 from pyro_vae.distributions.bernoulli import BernoulliEvent, ContinuousBernoulli, CrossEntropy
 from pyro_vae.distributions.columns import Columns, OnColumns, by_element, index_of, is_class
 from pyro_vae.distributions.flows import FromZuko
-from pyro_vae.distributions.intervals import OntoInterval, OpenInterval
+from pyro_vae.distributions.intervals import OntoInterval, OpenInterval, clamp_inwards
 from pyro_vae.distributions.kl import check_analytic_kl
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.labels import Labels
 from pyro_vae.distributions.low_rank_normal import LowRankNormal
-from pyro_vae.distributions.mixtures import Mixture, NormalMixture
+from pyro_vae.distributions.mixtures import Mixture, NormalMixture, lower_triangular
 from pyro_vae.distributions.observed import Completed, Observed, OrNaN, elementwise, inside, or_nan
 from pyro_vae.distributions.one_hot import OneHotCodes, RelaxedOneHotCodes
 from pyro_vae.distributions.pixels import (
@@ -61,6 +61,7 @@ __all__ = [
     "check_analytic_kl",
     "check_finite",
     "check_on_support",
+    "clamp_inwards",
     "describe_distribution",
     "describe_support",
     "elementwise",
@@ -70,6 +71,7 @@ __all__ = [
     "is_class",
     "is_real",
     "latent_point",
+    "lower_triangular",
     "or_nan",
     "point",
     "same_support",

@@ -1,4 +1,6 @@
-"""Intervals without their end points, and the transform of the reals onto one."""
+"""Intervals without their end points, the transform of the reals onto one, and a clamp."""
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch.distributions import Transform, biject_to, constraints, transform_to
 from pyro_vae.compat import changes
 from pyro_vae.distributions.versions import is_unchanged
 
-__all__ = ["OntoInterval", "OpenInterval"]
+__all__ = ["OntoInterval", "OpenInterval", "clamp_inwards"]
 
 
 class OpenInterval(type(constraints.unit_interval)):  # type: ignore[misc]
@@ -91,3 +93,40 @@ class OntoInterval(Transform):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The logarithm of the derivative at x, where y is the transformed x."""
         return (self.high - self.low).log() - F.softplus(x) - F.softplus(-x)
+
+
+def clamp_inwards(value: Tensor, low: float, high: float) -> Tensor:
+    """A clamp that lets gradients through, unless they lead further out of the range.
+
+    With the gradient of ``torch.clamp``, a value that left the range could never return.
+
+    Example:
+        >>> from pyro_vae.distributions import clamp_inwards
+        >>> raw = torch.tensor([1.5], requires_grad=True)
+        >>> clamp_inwards(raw, 0.0, 1.0).sum().backward()  # a descent leads back inside
+        >>> raw.grad
+        tensor([1.])
+    """
+    clamped: Tensor = _Clamp.apply(value, low, high)
+    return clamped
+
+
+class _Clamp(torch.autograd.Function):
+    """The clamp and its gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, low: float, high: float) -> Tensor:
+        return value.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        value, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (value,) = ctx.saved_tensors
+        outwards = (value < ctx.low) & (gradient > 0) | (value > ctx.high) & (gradient < 0)
+        return gradient.masked_fill(outwards, 0.0), None, None

@@ -9,10 +9,25 @@ import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
 
-__all__ = ["Mixture", "NormalMixture"]
+__all__ = ["Mixture", "NormalMixture", "lower_triangular"]
 
 _FARTHEST = 2.0**20
 """Distances of means over scales, whose squares are resolved in float64 to 1e-3 nats."""
+
+
+def lower_triangular(diagonal: Tensor, below: Tensor) -> Tensor:
+    """Matrices of a diagonal, ``(*batch, d)``, and the rows below it, ``(*batch, d(d-1)/2)``.
+
+    Example:
+        >>> from pyro_vae.distributions import lower_triangular
+        >>> lower_triangular(torch.tensor([1.0, 2.0]), torch.tensor([3.0])).tolist()
+        [[1.0, 0.0], [3.0, 2.0]]
+    """
+    tril = torch.diag_embed(diagonal)
+    size = diagonal.shape[-1]
+    rows, columns = torch.tril_indices(size, size, -1, device=diagonal.device)
+    tril[..., rows, columns] = below
+    return tril
 
 
 class Mixture(dist.MixtureSameFamily):

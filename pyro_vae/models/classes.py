@@ -42,8 +42,10 @@ def given_class(
     return call(vae, part, value, y.expand(both), context=own, swapped=swapped), both
 
 
-def check_categorical(part: str, p_y: object, classes: int) -> None:
-    """Raises TypeError or ValueError unless a part gives a ``Categorical`` of so many classes.
+def check_categorical(
+    part: str, p_y: object, classes: int | None = None, batch: torch.Size | None = None
+) -> None:
+    """Raises TypeError or ValueError unless a part gives a ``Categorical``, as wide as expected.
 
     Example:
         >>> from pyro_vae.models.classes import check_categorical
@@ -55,8 +57,12 @@ def check_categorical(part: str, p_y: object, classes: int) -> None:
             f"{part}: its forward returned a {type(p_y).__name__}, expected a Categorical of the "
             "classes, such as models.Classifier(network) gives"
         )
-    if (own := p_y.logits.shape[-1]) != classes:
+    if classes is not None and (own := p_y.logits.shape[-1]) != classes:
         raise ValueError(f"{part}: got {own} classes, expected {classes}")
+    if batch is not None and p_y.batch_shape != batch:
+        raise ValueError(
+            f"{part}: got batch_shape {tuple(p_y.batch_shape)}, expected {tuple(batch)}"
+        )
 
 
 def check_labels(labels: object, size: int, classes: int, values: bool = False) -> None:

@@ -49,7 +49,7 @@ class Classifier(nn.Module):
 
 
 def check_mixture(mixture: object) -> None:
-    """Raises TypeError unless a prior is a mixture of normals with diagonal covariance.
+    """Raises TypeError unless a prior is a mixture of normals, with any covariance.
 
     Example:
         >>> from pyro_vae.models.components import check_mixture
@@ -57,12 +57,14 @@ def check_mixture(mixture: object) -> None:
     """
     if isinstance(mixture, MixtureSameFamily):
         own = mixture.component_distribution
+        if isinstance(own, torch.distributions.MultivariateNormal):
+            return
         if isinstance(own, Independent) and isinstance(own.base_dist, torch.distributions.Normal):
             return
     assert isinstance(mixture, dist.Distribution)
     raise TypeError(
-        f"prior: got {describe_distribution(mixture)}, expected a mixture of normals with "
-        "diagonal covariance, such as priors.GaussianMixture: each component is a class"
+        f"prior: got {describe_distribution(mixture)}, expected a mixture of normals, such as "
+        "priors.GaussianMixture: each component is a class"
     )
 
 
@@ -74,16 +76,22 @@ def component(mixture: MixtureSameFamily, y: Tensor) -> dist.Distribution:
         y: Classes of shape ``(*batch, N)``, or ``(*batch, 1)`` for all examples.
     """
     components: Any = mixture.component_distribution
-    normal = components.base_dist
-    moments = normal.loc, normal.scale
-    if mixture.batch_shape:
-        both = torch.broadcast_shapes(y.shape, mixture.batch_shape)
-        index = y.expand(both)[..., None, None]
-        wide = (each.expand(*both, *each.shape[-2:]) for each in moments)
-        loc, scale = (torch.take_along_dim(each, index, -2).squeeze(-2) for each in wide)
-    else:
-        loc, scale = (each[y] for each in moments)
-    return dist.Normal(loc, scale).to_event(1)
+    full = isinstance(components, torch.distributions.MultivariateNormal)
+    normal = components if full else components.base_dist
+    loc = _chosen(normal.loc, y, mixture.batch_shape)
+    if full:
+        tril = _chosen(normal.scale_tril.flatten(-2), y, mixture.batch_shape)
+        return dist.MultivariateNormal(loc, scale_tril=tril.unflatten(-1, 2 * loc.shape[-1:]))
+    return dist.Normal(loc, _chosen(normal.scale, y, mixture.batch_shape)).to_event(1)
+
+
+def _chosen(each: Tensor, y: Tensor, batch: torch.Size) -> Tensor:
+    """The row of each y, from ``(*batch, K, d)``."""
+    if not batch:
+        return each[y]
+    both = torch.broadcast_shapes(y.shape, batch)
+    wide = each.expand(*both, *each.shape[-2:])
+    return torch.take_along_dim(wide, y.expand(both)[..., None, None], -2).squeeze(-2)
 
 
 def class_logits(mixture: MixtureSameFamily, z: Tensor) -> Tensor:

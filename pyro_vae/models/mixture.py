@@ -21,6 +21,7 @@ from pyro_vae.contracts import (
     check_supports,
 )
 from pyro_vae.distributions import latent_point, point
+from pyro_vae.models.classes import check_categorical
 from pyro_vae.models.components import (
     check_mixture,
     class_logits,
@@ -28,7 +29,9 @@ from pyro_vae.models.components import (
     labels_of,
     posterior_of,
 )
-from pyro_vae.utils.checks import check_count, check_examples, check_flag, plain
+from pyro_vae.models.em import fit_mixture
+from pyro_vae.priors import GaussianMixture
+from pyro_vae.utils.checks import check_count, check_examples, check_flag, kind, plain
 from pyro_vae.utils.context import Context, expanded
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
@@ -45,7 +48,7 @@ class MixtureVAE(Composed):
     r"""A VAE whose prior is a mixture, with its component as a latent class y.
 
     .. math:: p(y)\, p(z|y)\, p(x|z), \quad
-        z|y \sim \mathcal{N}(\mu_y, diag(\sigma_y^2)), \quad q(y|x)\, q(z|x, y)
+        z|y \sim \mathcal{N}(\mu_y, \Sigma_y), \quad q(y|x)\, q(z|x, y)
 
     The sites are ``"y"``, ``"z"`` and ``"x"``, in the plate ``"data"``. Without a classifier the
     guide is :math:`q(z|x)` alone, and y is summed out of the model. Train it by
@@ -53,15 +56,17 @@ class MixtureVAE(Composed):
     classifier, and refuse a pair that has none.
 
     A VAE with the prior alone has the same :math:`p(x)`: what is new is q, and :meth:`classify`.
+    From random parameters, training ends in poor clusters: train a VAE of the likelihood and the
+    posterior with a ``StandardNormal`` first, then call :meth:`fit_prior`, then train this one.
 
     Source: Kingma, Mohamed, Rezende and Welling (2014), arXiv 1406.5298, section 3, for the class;
     Jiang et al. (2017), arXiv 1611.05148, section 3, for trained normals, and for a guide without
     a classifier, which they follow by :math:`q(y|x) = E_{q(z|x)}[p(y|z)]`.
 
     Arguments:
-        prior: A module or function that returns a mixture of normals with diagonal covariance,
-            such as ``priors.GaussianMixture``, with a component for each class. The weights are
-            equal and stay so with ``prior.logits.requires_grad_(False)``.
+        prior: A module or function that returns a mixture of normals, such as
+            ``priors.GaussianMixture``, with a component for each class. The weights are equal and
+            stay so with ``prior.logits.requires_grad_(False)``.
         likelihood: A module or function, as in a :class:`VAE`; it takes z.
         posterior: A module or function, as in a :class:`VAE`. With a classifier, y is the first
             entry of its context: ``networks.Conditioned(network, (), classes=K)`` takes it.
@@ -195,16 +200,7 @@ class MixtureVAE(Composed):
     ) -> dist.Distribution:
         """q(y|x)."""
         q_y = call(self, "classifier", x, context=context, swapped=swapped)
-        if not isinstance(q_y, torch.distributions.Categorical):
-            raise TypeError(
-                f"classifier: its forward returned a {type(q_y).__name__}, expected a Categorical "
-                "of the classes, such as models.Classifier(network) gives"
-            )
-        if q_y.batch_shape != x.shape[:1]:
-            raise ValueError(
-                f"classifier: got batch_shape {tuple(q_y.batch_shape)} for x of shape "
-                f"{tuple(x.shape)}, expected ({len(x)},)"
-            )
+        check_categorical("classifier", q_y, batch=x.shape[:1])
         return q_y
 
     def _check_parts(self, x: Tensor, q_z: dist.Distribution, context: Sequence[Tensor]) -> None:
@@ -228,6 +224,44 @@ class MixtureVAE(Composed):
                         "each component"
                     )
         self.checked = parts
+
+    @one_at_a_time
+    @torch.no_grad()
+    def fit_prior(
+        self, x: Tensor, context: Context | None = None, *, seed: int | None = 0
+    ) -> None:
+        r"""Fits the mixture to the average posterior :math:`\frac1N \sum_n q(z|x_n)`, by EM.
+
+        For a fixed guide, that is the prior of the greatest ELBO. The clusters are those of the
+        latent points, the best of three starts; the moments are those of a draw of z for each x.
+        The mixture is a start for the training: likelihood and posterior stay as they are.
+        Requires scikit-learn: ``pip install 'pyro_vae[clusters]'``.
+
+        Source: Tomczak and Welling (2018), arXiv 1705.07120, section 2, for the best prior; Jiang
+        et al. (2017), arXiv 1611.05148, section 4, for the start.
+
+        Arguments:
+            x: A floating-point tensor of shape ``(N, *x_shape)``.
+            context: What is given with each x, a tensor or a tuple of them.
+            seed: Fixes the draws and the starts.
+
+        Raises:
+            TypeError: The prior is not a ``priors.GaussianMixture``, or x not a floating-point
+                tensor.
+            ValueError: There is a classifier, or there are fewer examples than components.
+            ModuleNotFoundError: scikit-learn is not installed.
+        """
+        if not isinstance(self.prior, GaussianMixture):
+            raise TypeError(f"prior: got {kind(self.prior)}, expected a priors.GaussianMixture")
+        if self.classifier is not None:
+            raise ValueError(
+                "classifier: got one, expected None: the mixture is fitted to q(z|x), and with "
+                "a classifier the posterior is q(z|x, y)"
+            )
+        x, given = self._inputs(x, context)
+        with evaluating(self), seeded(seed, device=x.device):
+            q_z = posterior_of(self, x, None, given)
+            fit_mixture(self.prior, latent_point(q_z), q_z.sample())
 
     # Point values and classes, in eval mode, without gradients.
 

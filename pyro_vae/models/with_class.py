@@ -59,11 +59,7 @@ class WithClass(Composed):
         batch = self._batch(h)
         own = expanded(context, batch)
         q_y = call(self, "classifier", h, context=own, swapped=swapped)
-        check_categorical("classifier", q_y, self.classes)
-        if q_y.batch_shape != batch:
-            raise ValueError(
-                f"classifier: got batch_shape {tuple(q_y.batch_shape)}, expected {tuple(batch)}"
-            )
+        check_categorical("classifier", q_y, self.classes, batch)
         return q_y
 
     def _batch(self, h: Tensor) -> torch.Size:

@@ -79,27 +79,30 @@ def two_layers(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> Hierarchic
 
 
 def mixture(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> MixtureVAE:
-    """A normal for each of ten classes, and a classifier with a network of its own."""
+    """A normal of full covariance for each of ten classes, which are summed out."""
     hidden = (500, 500)
-    encoder = MLP(math.prod(shape) + CLASSES, hidden, 2 * z_dim)
     return MixtureVAE(
-        GaussianMixture(z_dim, CLASSES),
+        GaussianMixture(z_dim, CLASSES, covariance="full"),
         Bernoulli(MLP(z_dim, hidden, shape), relaxed=pixels == "grey"),
-        Normal(Conditioned(encoder, (), classes=CLASSES)),
-        Classifier(MLP(shape, hidden, CLASSES)),
+        Normal(MLP(shape, hidden, 2 * z_dim)),
     )
 
 
 def semi_supervised(z_dim: int, shape: tuple[int, ...], pixels: Pixels) -> SemiSupervisedVAE:
-    """M2, with networks whose inputs are joined by a one-hot class."""
+    """M2, with networks whose inputs are joined by a one-hot class, and dropout for few labels."""
     decoder, encoder = labelled_mlps(z_dim, shape, 1)
+    classifier = MLP(shape, (500, 500), CLASSES, activation=_relu_with_dropout)
     return SemiSupervisedVAE(
         StandardNormal(z_dim),
         Bernoulli(decoder, relaxed=pixels == "grey"),
         Normal(encoder),
-        Classifier(MLP(shape, (500, 500), CLASSES)),
+        Classifier(nn.Sequential(nn.Dropout(), classifier)),
         CLASSES,
     )
+
+
+def _relu_with_dropout() -> nn.Module:
+    return nn.Sequential(nn.ReLU(), nn.Dropout())
 
 
 def not_missing_at_random(

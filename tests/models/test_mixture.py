@@ -33,7 +33,9 @@ from ..vaes import parameters
 CLASSES, X_DIM = 3, 4
 
 
-def mixture_vae(classifier: bool, context: int | None = None) -> models.MixtureVAE:
+def mixture_vae(
+    classifier: bool, context: int | None = None, covariance: Any = "diagonal"
+) -> models.MixtureVAE:
     """A linear one, whose log p(x) is that of a mixture of normals."""
     own = CLASSES if classifier else 0
     network: nn.Module = networks.MLP(X_DIM + own, (), 2 * 2)
@@ -43,7 +45,7 @@ def mixture_vae(classifier: bool, context: int | None = None) -> models.MixtureV
     if context:
         likelihood = networks.Conditioned(likelihood, (context,))
     return models.MixtureVAE(
-        priors.GaussianMixture(2, CLASSES),
+        priors.GaussianMixture(2, CLASSES, covariance),
         likelihoods.Gaussian(likelihood, scale=0.5),
         posteriors.Normal(network),
         models.Classifier(networks.MLP(X_DIM, (), CLASSES)) if classifier else None,
@@ -53,11 +55,12 @@ def mixture_vae(classifier: bool, context: int | None = None) -> models.MixtureV
 def evidence(vae: models.MixtureVAE, x: Tensor) -> Tensor:
     """log p(x) of a linear decoder in closed form."""
     mixture, layer = vae.prior(), vae.likelihood.network.layers[0]
-    normal = mixture.component_distribution.base_dist
-    covariance = torch.diag_embed(normal.variance)
+    normal = mixture.component_distribution
+    full = isinstance(normal, dist.MultivariateNormal)
+    covariance = normal.covariance_matrix if full else torch.diag_embed(normal.variance)
     noise = 0.25 * torch.eye(X_DIM).double()
     each = dist.MultivariateNormal(
-        normal.loc @ layer.weight.T + layer.bias,
+        normal.mean @ layer.weight.T + layer.bias,
         layer.weight @ covariance @ layer.weight.T + noise,
     )
     return (each.log_prob(x[:, None]) + mixture.mixture_distribution.logits).logsumexp(-1)
@@ -70,10 +73,16 @@ def clusters(count: int) -> tuple[Tensor, Tensor]:
     return centers[labels] + 0.5 * torch.randn(count, X_DIM).double(), labels
 
 
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
 @pytest.mark.parametrize("classifier", [True, False])
 @pytest.mark.parametrize("estimator", ["importance", "ais:10:3"])
-def test_log_likelihood_is_that_of_the_mixture(classifier: bool, estimator: str) -> None:
-    vae, x = mixture_vae(classifier), torch.randn(6, X_DIM).double()
+def test_log_likelihood_is_that_of_the_mixture(
+    classifier: bool, estimator: str, covariance: str
+) -> None:
+    vae = mixture_vae(classifier, covariance=covariance)
+    if vae.prior.below is not None:
+        torch.nn.init.normal_(vae.prior.below)
+    x = torch.randn(6, X_DIM).double()
     result = log_likelihood(vae, x, 500, estimator=estimator, seed=0)
     expected = evidence(vae, x).mean().item()
     assert abs(result.mean - result.bias - expected) < 4 * result.mc_error
@@ -108,6 +117,60 @@ def test_it_finds_clusters(classifier: bool, tmp_path: Any) -> None:
     again = load(tmp_path, into=mixture_vae(classifier))
     assert torch.equal(parameters(again), parameters(vae))
     assert cluster_accuracy(vae.classify(x), labels) > 0.95
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_the_fitted_prior_has_the_moments_of_the_average_posterior(covariance: str) -> None:
+    """An M-step gives the mixture the mean and the covariance of the draws."""
+    torch.manual_seed(3)
+    vae, (x, _) = mixture_vae(False, covariance=covariance), clusters(4000)
+    before = [parameters(part) for part in (vae.likelihood, vae.posterior)]
+    vae.fit_prior(x, seed=1)
+    mixture, q_z = vae.prior(), vae.posterior(x)
+    draws = len(x) ** -0.5 * q_z.stddev.square().mean(0).sqrt()  # of the mean of one draw each
+    assert ((mixture.mean - q_z.mean.mean(0)).abs() < 4 * draws + 1e-5).all()
+    z = vae.prior().sample((200_000,))
+    expected = torch.cov(q_z.sample((50,)).flatten(0, 1).T)
+    found = torch.cov(z.T) if covariance == "full" else torch.diag(z.var(0))
+    kept = expected if covariance == "full" else torch.diag(expected.diag())
+    # Covariances of 4,000 draws, of which those within x are fixed: less than 1 / sqrt(4,000).
+    spread = torch.outer(expected.diag().sqrt(), expected.diag().sqrt())
+    assert ((found - kept).abs() < 4 * 2**0.5 * spread / 4000**0.5).all()
+    again = [parameters(part) for part in (vae.likelihood, vae.posterior)]
+    assert all(map(torch.equal, before, again))
+    first = parameters(vae.prior)
+    vae.fit_prior(x, seed=1)
+    assert torch.equal(parameters(vae.prior), first)
+
+
+def test_a_mixture_of_full_covariance_is_found_from_a_plain_vae() -> None:
+    """A plain VAE, EM of its latents, and training: each step has the greater ELBO."""
+    torch.manual_seed(0)
+    vae, (x, labels) = mixture_vae(False, covariance="full"), clusters(600)
+    plain = VAE(priors.StandardNormal(2), vae.likelihood, vae.posterior).double()
+    how: dict[str, Any] = {"epochs": 30, "batch_size": 50, "optim": optim.Adam(lr=2e-2)}
+    fit(plain, x, compile=False, **how)
+    start = elbo(plain, x, 100, seed=0)
+    vae.fit_prior(x)
+    fitted = elbo(VAE(vae.prior, vae.likelihood, vae.posterior), x, 100, seed=0)
+    assert fitted.mean - start.mean > 4 * (fitted.mc_error + start.mc_error)
+    fit(vae, x, compile=False, objective=objectives.enumerated(), **how)
+    trained = elbo(VAE(vae.prior, vae.likelihood, vae.posterior), x, 100, seed=0)
+    assert trained.mean - fitted.mean > 4 * (fitted.mc_error + trained.mc_error)
+    assert cluster_accuracy(vae.classify(x), labels) > 0.95
+
+
+def test_what_cannot_be_fitted_is_refused() -> None:
+    x = torch.randn(8, X_DIM).double()
+    with pytest.raises(ValueError, match="classifier: got one, expected None"):
+        mixture_vae(True).fit_prior(x)
+    vae = mixture_vae(False)
+    with pytest.raises(ValueError, match=r"x: got latent points of shape \(2, 2\), expected"):
+        vae.fit_prior(x[:2])
+    vae.fit_prior(x[:3])  # one for each component
+    vae.prior = priors.StandardNormal(2)
+    with pytest.raises(TypeError, match="prior: got a StandardNormal"):
+        vae.fit_prior(x)
 
 
 def _start_at_clusters(vae: models.MixtureVAE) -> None:
@@ -216,7 +279,7 @@ def test_parts_that_do_not_fit_are_refused() -> None:
          "classifier: got 2 classes, expected the prior's 3"),
         ((mixture, decoder, encoder, encoder), TypeError, "classifier: .* expected a Categorical"),
         ((mixture, decoder, encoder, lambda x: dist.Categorical(torch.ones(3))), ValueError,
-         r"classifier: got batch_shape \(\) for x of shape"),
+         r"classifier: got batch_shape \(\), expected \(4,\)"),
     ):  # fmt: skip
         vae = models.MixtureVAE(*parts)
         with pytest.raises(error, match=message):

@@ -11,7 +11,7 @@ from tests.studies.conftest import Command
 
 def test_a_line_has_the_mean_and_the_best_bound() -> None:
     rows = {
-        f"a, seed {seed}": Right(f"a, seed {seed}", {}, right, bound, 60.0, {"1": 0.5, "10": 0.9})
+        f"a, seed {seed}": Right(f"a, seed {seed}", {}, right, bound, 120.0, {"1": 0.5, "10": 0.9})
         for seed, (right, bound) in enumerate([(0.9, -100.0), (0.8, -90.0)])
     }
     text = right_table({"a": "A", "b": "B"}, {**rows, "b, seed 0": None})
@@ -26,16 +26,16 @@ def test_what_a_row_depends_on() -> None:
     study = Classes(data="digits", seeds=2)
     names = study.names()
     assert names[:3] == ["M2, seed 0", "M2, seed 1", "M2, without, seed 0"]
-    assert study.settings("clusters, seed 1")["epochs"] == study.cluster_epochs
-    assert "held_out" not in study.settings("M2, without, seed 0")
+    assert study.settings("clusters, seed 1")["epochs"] == [15, 60]
+    assert "alphas" not in study.settings("M2, without, seed 0")
     assert study.settings("M2, seed 1")["alphas"] == list(study.alphas)
 
 
 @pytest.mark.slow
 def test_the_study_in_short(tmp_path: Path, reproduce: Command) -> None:
-    options = ("--data", "digits", "--epochs", 1, "--short-epochs", 1, "--cluster-epochs", 1)
-    small = ("--held-out", 200, "--seeds", 1, "--out", tmp_path)
-    output = reproduce("classes", *options, *small)
+    options = ("--data", "digits", "--held-out", 200, "--seeds", 1, "--out", tmp_path)
+    each = ("--epochs", "--short-epochs", "--plain-epochs", "--cluster-epochs")
+    output = reproduce("classes", *options, *(word for option in each for word in (option, 1)))
     text = (tmp_path / "classes.md").read_text()
     assert text.strip() in output
     rows = Classes(data="digits", seeds=1, out=tmp_path).kept()

@@ -1,6 +1,7 @@
 """What studies share: declaring and running rows, keeping them, training, and writing up."""
 
 from pyro_vae.studies.engine.classifying import Right, right_table
+from pyro_vae.studies.engine.clock import Clock
 from pyro_vae.studies.engine.document import (
     Csv,
     Document,
@@ -50,6 +51,7 @@ from pyro_vae.utils.tables import mean_and_error
 
 __all__ = [
     "Z_DIM",
+    "Clock",
     "Csv",
     "Document",
     "Entry",

@@ -1,7 +1,6 @@
 """Studies of VAEs that are trained and judged alike."""
 
 import math
-import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from pyro_vae.composed import Composed
 from pyro_vae.datasets import Pixels
 from pyro_vae.evaluation import LogLikelihood, UnreliableWeights, elbo, log_likelihood
 from pyro_vae.pair import Pair
+from pyro_vae.studies.engine.clock import Clock
 from pyro_vae.studies.engine.document import paired
 from pyro_vae.studies.engine.rows import Row
 from pyro_vae.studies.engine.study import Say, Study
@@ -263,7 +263,7 @@ class VAEStudy(Study[Result]):
             seconds += sum(history.seconds)
         if curve is None:
             return _judged(name, vae, self.test, settings, seconds)
-        return _judged(name, vae, self.test, settings, curve.seconds, curve.points)
+        return _judged(name, vae, self.test, settings, curve.clock.seconds, curve.points)
 
     def _optim(self, stage: Stage) -> PyroOptim:
         steps = stage.epochs * math.ceil(len(self.train) / self.batch_size)
@@ -291,7 +291,7 @@ class _Curve:
     def __init__(self, x: Tensor, seed: int) -> None:
         self.x, self.seed = x, seed
         self.points: list[list[float]] = []
-        self.epochs, self.seconds = 0, 0.0
+        self.epochs, self.clock = 0, Clock()
 
     def of(self, stage: Stage) -> "_Watch":
         """Follows a stage that begins now, after those before."""
@@ -305,32 +305,25 @@ class _Watch:
 
     def __init__(self, curve: _Curve, before: int, epochs: int) -> None:
         self.curve, self.before, self.epochs = curve, before, epochs
-        self.began = time.process_time()
+        curve.clock.start()
 
     def __call__(self, vae: Pair, history: History) -> None:
         done, curve = int(history.epoch[-1]), self.curve
         if done % max(1, self.epochs // _POINTS) and done != self.epochs:
             return
-        self._count()
+        minutes = round(curve.clock.read() / 120, 6)
         mean = scored(vae, curve.x, _CURVE_SAMPLES, curve.seed).mean
-        minutes = round(curve.seconds / 120, 6)
         curve.points.append([self.before + done, minutes, round(mean, 3)])
-        self.began = time.process_time()
+        curve.clock.start()
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far."""
-        self._count()
-        return {"points": self.curve.points, "seconds": self.curve.seconds}
+        return {"points": self.curve.points, **self.curve.clock.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts the curve back, which goes on from now."""
-        self.curve.points, self.curve.seconds = list(state["points"]), state["seconds"]
-        self.began = time.process_time()
-
-    def _count(self) -> None:
-        now = time.process_time()
-        self.curve.seconds += now - self.began
-        self.began = now
+        self.curve.points = list(state["points"])
+        self.curve.clock.load_state_dict(state)
 
 
 def learning_curves(rows: Mapping[str, Result | None]) -> "Axes":
