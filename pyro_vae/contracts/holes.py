@@ -35,8 +35,10 @@ def check_entries(argument: str, x: Tensor, pair: Any, context: Sequence[Tensor]
     """
     if torch.isfinite(x.sum()):  # faster than a test of each value
         return
-    nan = pair is not None and bool(torch.isnan(x).any()) and takes_holes(pair, context)
-    check_finite(argument, x, nan=nan)
+    holes = pair is not None and bool(torch.isnan(x).any())
+    nan = holes and takes_holes(pair, context)
+    hint = "; NaN for what is not observed takes a likelihoods.Observed(likelihood)"
+    check_finite(argument, x, nan=nan, hint=hint if holes and not nan else "")
 
 
 @torch.no_grad()

@@ -232,13 +232,14 @@ def scored_support(distribution: Any) -> Constraint:
     return constraints.independent(scored, rest) if rest else scored
 
 
-def check_finite(argument: str, value: Tensor, *, nan: bool = False) -> None:
+def check_finite(argument: str, value: Tensor, *, nan: bool = False, hint: str = "") -> None:
     """Checks that all values are finite.
 
     Arguments:
         argument: Name of the argument, for the error message.
         value: Any tensor.
         nan: Whether NaN is taken too.
+        hint: The end of the error message.
 
     Raises:
         ValueError: Some value is NaN or infinite; the message has the first one.
@@ -257,7 +258,7 @@ def check_finite(argument: str, value: Tensor, *, nan: bool = False) -> None:
     if not finite.all():
         raise ValueError(
             f"{argument}: got {value[~finite][0].item()} at {int((~finite).sum())} of "
-            f"{value.numel()} places, expected finite numbers{' or NaN' if nan else ''}"
+            f"{value.numel()} places, expected finite numbers{' or NaN' if nan else ''}{hint}"
         )
 
 

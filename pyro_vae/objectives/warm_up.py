@@ -31,7 +31,7 @@ def warm_up(
     ``loss`` is not one.
 
     The steps are counted in the attribute ``taken``, which is pickled. Use a new object for each
-    training. To compile it, write ``compiled(warm_up(...))``. An importance-weighted bound raises,
+    training; ``fit`` warns of one that is over. To compile it, write ``compiled(warm_up(...))``. An importance-weighted bound raises,
     because a weight inside its logarithm would change the target.
 
     Source: Bowman et al. (2016), arXiv 1511.06349, section 3.1; Sonderby et al. (2016), arXiv
@@ -135,8 +135,17 @@ class Annealed(Weighted):
 
         If each site has its own, that of the slowest.
         """
+        return self._after(self._slowest)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are taken, so that the weights do not change any more."""
+        return bool(self.taken >= self._slowest)
+
+    @property
+    def _slowest(self) -> int:
         steps = self.steps
-        return self._after(max(dict(steps).values()) if isinstance(steps, tuple) else steps)
+        return max(dict(steps).values()) if isinstance(steps, tuple) else steps
 
     def weight_of(self, site: str) -> Tensor | float:
         """The weight of the KL of a latent site in the next loss."""

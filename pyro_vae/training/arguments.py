@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pyro_vae.datasets import Pixels
-from pyro_vae.objectives import check_elbo, free_bits_of, traits
+from pyro_vae.objectives import check_elbo, free_bits_of, schedule_of, traits
 from pyro_vae.optim import Held, JointOptim
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.training.averaging import Averaging
@@ -303,6 +303,11 @@ def check_settings(
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
     check_elbo(objective, "objective")
+    if (annealed := schedule_of(objective)) is not None and annealed.is_over:
+        warn(
+            f"objective: got a warm_up whose {int(annealed.taken)} steps are taken already, so "
+            "the KL has its last weight from the first step, expected a new one for each training"
+        )
     check_seed(seed)
     check_flag("compile", compile, auto=True)
     if not isinstance(callbacks, Iterable):

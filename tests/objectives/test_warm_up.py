@@ -1,10 +1,12 @@
 """KL annealing: the weight of each step, and the terms without it."""
 
+import warnings
+
 import pyro
 import pytest
 import torch
 
-from pyro_vae import objectives
+from pyro_vae import fit, objectives, presets
 from pyro_vae.objectives import Annealed, WithTerms
 
 from ..losses import Program, gradient, program_of
@@ -63,6 +65,18 @@ def test_warm_up_from_zero_leaves_the_reconstruction() -> None:
     assert annealed.terms is not None
     assert loss == pytest.approx(-annealed.terms[0])
     assert annealed.terms[1] != 0
+
+
+def test_a_warm_up_that_is_over_is_noticed() -> None:
+    """Its training would have no warm-up; one that is not over goes on without a word."""
+    vae, x = presets.build("bernoulli-mlp", shape=6), torch.rand(8, 6).round()
+    annealed = objectives.warm_up(objectives.trace_elbo(), steps=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            fit(vae, x, epochs=1, batch_size=4, objective=annealed, compile=False)
+    with pytest.warns(UserWarning, match="objective: got a warm_up whose 4 steps are taken"):
+        fit(vae, x, epochs=1, batch_size=4, objective=annealed, compile=False)
 
 
 def test_a_warm_up_by_name() -> None:
