@@ -31,8 +31,9 @@ def warm_up(
     ``loss`` is not one.
 
     The steps are counted in the attribute ``taken``, which is pickled. Use a new object for each
-    training; ``fit`` warns of one that is over. To compile it, write ``compiled(warm_up(...))``. An importance-weighted bound raises,
-    because a weight inside its logarithm would change the target.
+    training; ``fit`` warns of one that is over. To compile it, write ``compiled(warm_up(...))``.
+    An importance-weighted bound raises, because a weight inside its logarithm would change the
+    target.
 
     Source: Bowman et al. (2016), arXiv 1511.06349, section 3.1; Sonderby et al. (2016), arXiv
     1602.02282, section 2.3.
