@@ -80,7 +80,8 @@ def alarms(seed: int) -> tuple[list[str], dict[str, str]]:
             wrong["dependence"] = f"of {to} on {of} of {size}, by {planted}"
     x, *context = drawn(seed, examples=size).batches[0]
     place = draw.randrange(size), draw.randrange(X_DIM)
-    values = {"non-finite": draw.choice([float("nan"), float("inf"), -float("inf")])}
+    infinite = [float("inf"), -float("inf")]
+    values = {"non-finite": draw.choice(infinite + [float("nan")] * (program.kind != "holes"))}
     if program.kind in OFF:
         values["off the support"] = draw.choice([OFF[program.kind], float(-LEVELS)])
     for kind, value in values.items():

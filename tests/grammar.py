@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_vae import VAE, Pair, likelihoods, networks, objectives, posteriors
 
+from .structures import FIRST, structured
 from .swaps import LEVELS, PRIORS, X_DIM
 
 EXAMPLES = 5
@@ -333,8 +334,15 @@ def drawn(seed: int, refused: bool = False, examples: int = EXAMPLES) -> Drawn:
     """
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    make = _plain if draw.random() < 0.2 else _vae
-    pair, batches, objective, text, kind = make(draw, refused, examples)
+    if seed < FIRST:
+        make = _plain if draw.random() < 0.2 else _vae
+        pair, batches, objective, text, kind = make(draw, refused, examples)
+    else:
+
+        def networks_of(into: int, out: networks.Shape) -> nn.Module:
+            return network(into, out, draw, refused)
+
+        pair, batches, objective, text, kind = structured(draw, networks_of, examples)
     training = draw.random() < 0.7
     pair.train(training)
     if draw.random() < 0.1 and "Lazy" not in text:

@@ -8,6 +8,7 @@ import pytest
 from .alarms import alarms
 from .conftest import needs_compiler
 from .differential import differences, numbers
+from .structures import FIRST
 
 # Programs that Inductor compiles in a few seconds: without recurrent layers, attention,
 # convolutions, flows, mixtures and importance weights, which are among the slow ones.
@@ -42,7 +43,7 @@ def test_what_long_runs_have_found_does_not_come_back(seed: int) -> None:
     assert differences(seed, by_inductor=False, refused=seed % 10 == 0)[0] == []
 
 
-@pytest.mark.parametrize("seed", seeds(5, 155, first=100))
+@pytest.mark.parametrize("seed", [*seeds(5, 155, first=100), *seeds(3, 57, first=FIRST)])
 def test_a_traced_graph_is_the_program(seed: int) -> None:
     """All but the code that Inductor makes; some of these programs have no graph, and say why."""
     kind = numbers(seed)
@@ -50,7 +51,9 @@ def test_a_traced_graph_is_the_program(seed: int) -> None:
     assert not apart
 
 
-@pytest.mark.parametrize("seed", [*seeds(12, 188), 472, 965])  # two that long runs have found
+@pytest.mark.parametrize(
+    "seed", [*seeds(12, 188), *seeds(3, 27, FIRST), 472, 965]
+)  # two that long runs have found
 def test_only_wrong_programs_and_data_are_refused(seed: int) -> None:
     _, wrong = alarms(seed)
     assert not wrong
