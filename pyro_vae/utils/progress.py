@@ -66,17 +66,31 @@ class _InNotebook(Progress):
 
     _cell: Any = None
     _handle: Any = None
+    _drawn = False
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Shows the progress of a loop that is not short; what tqdm would say instead is not."""
+        if msg is None and self._time() >= self.start_t + self.delay:
+            self._drawn = True
+            self._replace(str(self))
+
+    def close(self) -> None:
+        """Empties the line; tqdm would not if costs alone had been drawn."""
+        drawn, self._drawn = self._drawn, False
+        super().close()
+        if drawn:
+            self._replace("")
+
+    @classmethod
+    def _replace(cls, text: str) -> None:
         """Puts a text in the place of the last one."""
         from IPython.display import display  # there, since this is a notebook
 
-        own, cell = type(self), sys.modules["IPython"].get_ipython().execution_count
-        shown = {"text/plain": str(self) if msg is None else msg}
-        if own._handle is None or own._cell != cell:
-            own._cell, own._handle = cell, display(shown, raw=True, display_id=True)
+        cell, shown = _shell().execution_count, {"text/plain": text}
+        if cls._handle is None or cls._cell != cell:
+            cls._cell, cls._handle = cell, display(shown, raw=True, display_id=True)
         else:
-            own._handle.update(shown, raw=True)
+            cls._handle.update(shown, raw=True)
 
     def clear(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: text that others print has a place of its own."""
@@ -126,7 +140,7 @@ def progress_bar(
     return kind(
         total=total,
         unit=f" {unit}",
-        desc=description,
+        desc=f"{description}: " if description else "",
         leave=False,
         disable=not shown or asked not in (None, "", "0"),
         initial=initial,
@@ -165,6 +179,11 @@ def _is_terminal() -> bool:
 
 
 def _is_notebook() -> bool:
-    """Whether this runs in a kernel, whose output is shown by a notebook."""
+    """Whether this runs in a kernel, whose output a notebook shows."""
+    return getattr(_shell(), "kernel", None) is not None
+
+
+def _shell() -> Any:
+    """IPython's shell, or None."""
     python = sys.modules.get("IPython")
-    return python is not None and getattr(python.get_ipython(), "kernel", None) is not None
+    return None if python is None else python.get_ipython()
