@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 VOID = {"br", "meta"}
 ALLOWED = {
-    "b", "details", "div", "figcaption", "figure", "p", "polyline", "pre", "summary", "svg",
+    "b", "circle", "details", "div", "figcaption", "figure", "p", "polyline", "pre", "summary", "svg",
     "table", "tbody", "td", "th", "thead", "tr",
 }  # fmt: skip
 

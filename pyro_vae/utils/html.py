@@ -129,10 +129,9 @@ def sparkline(curves: Mapping[str, Sequence[float]], along: str) -> Html:
     for dash, look, (name, values) in zip(_DASHES, _LOOKS, curves.items(), strict=False):
         for run in _runs([values[index] for index in kept], low, high):
             points = " ".join(f"{x:.2f},{y:.2f}" for x, y in run)
-            # A line of one point is none; with round ends, the same point twice is a dot.
-            lines.append(
-                f'<polyline points="{points if len(run) > 1 else f"{points} {points}"}"{dash}/>'
-            )
+            lines.append(f'<polyline points="{points}"{dash}/>')
+            if len(run) == 1:  # A line of one point is not drawn.
+                lines.append(f'<circle cx="{run[0][0]:.2f}" cy="{run[0][1]:.2f}" r="2"/>')
         says.append(f"{name} ({look}) {values[0]:.2f} to {values[-1]:.2f}")
     text = escaped(f"{', '.join(says)}, by {along}")
     return Html(
