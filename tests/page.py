@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 VOID = {"br", "meta"}
 ALLOWED = {
-    "b", "circle", "details", "div", "figcaption", "figure", "p", "polyline", "pre", "summary", "svg",
-    "table", "tbody", "td", "th", "thead", "tr",
+    "b", "circle", "details", "div", "figcaption", "figure", "p", "polyline", "pre", "summary",
+    "svg", "table", "tbody", "td", "th", "thead", "tr",
 }  # fmt: skip
 
 HOSTILE = "<script>alert(1)</script>\"'&</pre>"
