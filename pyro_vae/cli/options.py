@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_vae import datasets, presets, storage
 from pyro_vae.cli import tables

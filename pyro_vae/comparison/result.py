@@ -13,6 +13,7 @@ from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.gradients import Gradient
 from pyro_vae.plots import bands
 from pyro_vae.training import History
+from pyro_vae.utils import html
 from pyro_vae.utils.tables import markdown, mean_and_error, write_csv
 
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class Comparison:
         The unit is nats per example. Differences are paired by seed; ± is the standard error over
         seeds.
         """
+        return markdown(*self._table())
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
         header = ["objective", "test −ELBO", "difference", "log-likelihood", "difference"]
         header += ["ms/step", f"s to {self.goal:.1f}", "MiB/step"]
         costs = {n: [h.test_cost[-1] for h in runs] for n, runs in self.histories.items()}
@@ -92,13 +96,16 @@ class Comparison:
             step, memory = 1e3 * self.seconds_a_step(name), self.peak_bytes[name] / 2**20
             to_goal = _seconds(self.seconds_to_goal(name))
             rows.append([*row, f"{step:.2f}", to_goal, f"{memory:.1f}"])
-        return markdown(header, rows)
+        return header, rows
 
     def gradient_table(self) -> str:
         """Returns a Markdown table of each objective's gradients by epoch and part.
 
         See :class:`pyro_vae.gradients.Gradient` for the columns. ± is the standard error.
         """
+        return markdown(*self._gradient_table())
+
+    def _gradient_table(self) -> tuple[list[str], list[list[str]]]:
         header = ["epoch", "objective"]
         parts = list(next(iter(next(iter(self.gradients.values())).values())))
         for part in parts:
@@ -112,7 +119,7 @@ class Comparison:
                     bias = f"{g.bias:z.4f} ± {g.bias_error:.4f}" if index else ""
                     row += [bias, f"{g.variance:.3g}", f"{g.snr:.3g}"]
                 rows.append(row)
-        return markdown(header, rows)
+        return header, rows
 
     def save_csv(self, path: str | Path) -> None:
         """Writes a CSV file with a row for each run, with all digits."""
@@ -169,6 +176,16 @@ class Comparison:
     def __repr__(self) -> str:
         parts = (self.table(), self.doubt, self.gradient_table())
         return "\n\n".join(part for part in parts if part is not None)
+
+    def _repr_html_(self) -> str:
+        names, done = len(self.histories), "" if self.complete else "; interrupted"
+        return html.block(
+            f"Comparison of {names} objectives on {len(self.seeds)} seeds",
+            html.table(*self._table()),
+            f"nats per example, mean ± standard error over seeds{done}",
+            self.doubt,
+            html.details("gradients", html.table(*self._gradient_table(), left=2)),
+        )
 
 
 def _seconds(times: Sequence[float]) -> str:
