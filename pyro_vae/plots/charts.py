@@ -77,7 +77,7 @@ def bounds(
 def dots(
     runs: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, ax: "Axes | None" = None
 ) -> "Axes":
-    """Numbers of several runs: a small mark for each, a large one for their mean with its error.
+    """Numbers of several runs: a small mark for each, an open one for their mean with its error.
 
     The title of the legend says so, where there are several runs. Numbers that are not finite have
     no mark.
@@ -114,13 +114,15 @@ def dots(
             if len(values) > 1:
                 y = [row + aside] * len(values)
                 size = marks(0.5) ** 2
-                ax.scatter(values, y, size, color=colour, alpha=0.5, marker=marker, linewidths=0)
+                ax.scatter(values, y, size, color=colour, marker=marker, linewidths=0)
         ax.errorbar(
             means,
             heights,
             xerr=errors,
             fmt=marker,
             color=colour,
+            markerfacecolor="none",
+            markersize=marks(1.3),
             capsize=marks(0.5),
             label=series,
         )
@@ -129,7 +131,7 @@ def dots(
     ax.set(xlabel=xlabel)
     ax.grid(axis="x", alpha=0.3)
     ax.legend(
-        title=f"mean of {most} runs ± std. error; small: each run" if most > 1 else None,
+        title=f"open: mean of {most} runs ± std. error; small: each run" if most > 1 else None,
         frameon=False,
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),

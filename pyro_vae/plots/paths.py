@@ -1,4 +1,4 @@
-"""Paths through the latent space, decoded: along single dimensions, and between pairs of points."""
+"""Paths through the latent space, decoded: along one dimension, and between two points."""
 
 import math
 from collections.abc import Callable
@@ -41,9 +41,9 @@ def traversal(
 ) -> "Axes":
     r"""What each of the most active latents does: it goes from a low to a high quantile.
 
-    Each row is a latent. The others stay at `start`. Rows are sorted by the variance of the points,
-    :math:`\mathrm{Var}_x(E_{q(z|x)}[z_u])`, the most active latent first; the variance stands
-    beside each row. A latent of variance near 0 changes nothing that the data need.
+    Each row is a latent. The others stay at `start`. Rows are sorted by the variance of the
+    points, :math:`\mathrm{Var}_x(E_{q(z|x)}[z_u])`, the most active latent first; the variance
+    stands beside each row. A latent of variance near 0 changes nothing that the data need.
 
     Source: Higgins et al. (2017), beta-VAE, ICLR, for the figure; Burda, Grosse and Salakhutdinov
     (2016), arXiv 1509.00519, section 5.2, for the variance.
@@ -90,7 +90,7 @@ def traversal(
         points[row, :, dim] = places[:, row]
     x = decode(points.flatten(0, 1))
     height, width = image_shape("decode", x)
-    ax = axes_or_new(ax, (0.9 + 0.6 * columns, 0.6 + 0.6 * len(dims) * height / width))
+    ax = axes_or_new(ax, (1.3 + 0.6 * columns, 0.6 + 0.6 * len(dims) * height / width))
     images(x, columns, ax=ax)
     ticks = sorted({0, (columns - 1) // 2, columns - 1})
     ax.set(
@@ -98,8 +98,7 @@ def traversal(
         xticklabels=[f"{100 * shares[tick].item():.3g} %" for tick in ticks],
         xlabel=f"quantile of the {'latent points' if quantile is None else 'prior'}",
         yticks=[(row + 0.5) * height for row in range(len(dims))],
-        yticklabels=[f"$z_{{{dim + 1}}}$ ({variance_text(z, dim)})" for dim in dims],
-        ylabel="latent (variance of its points)" if len(dims) > 2 else "latent (variance)",
+        yticklabels=[f"$z_{{{dim + 1}}}$, variance {variance_text(z, dim)}" for dim in dims],
     )
     ax.tick_params(length=0)
     return ax
@@ -156,8 +155,8 @@ def interpolation(
     its ends. So spherical paths are for priors that are centred normals. For others they have no
     meaning.
 
-    Source: Shoemake (1985), Animating rotation with quaternion curves, SIGGRAPH, for the arc; White
-    (2016), Sampling generative networks, arXiv 1609.04468, for its use here.
+    Source: Shoemake (1985), Animating rotation with quaternion curves, SIGGRAPH, for the arc;
+    White (2016), Sampling generative networks, arXiv 1609.04468, for its use here.
 
     Arguments:
         decode: Maps z of shape ``(N * columns, z_dim)`` to images, such as ``vae.decode``.
