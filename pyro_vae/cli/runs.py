@@ -17,7 +17,8 @@ from pyro_vae.utils.tables import markdown
 
 _DEPTH = 2  # levels of folders below the one that is listed
 _HEADER = (
-    "run", "preset", "data", "epochs", "cost", "test −ELBO", "log-likelihood", "examples", "written",
+    "run", "preset", "data", "epochs", "cost", "test −ELBO", "log-likelihood", "examples",
+    "written",
 )  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
-from pyro_vae.plots.style import column_width
+from pyro_vae.plots.style import applied, column_width
 from pyro_vae.utils.checks import check_path, kind
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ LINES = ("-", "--", ":", "-.")
 """Line styles, which do the same."""
 
 _NARROW = 4.5  # inches, in which two panels have no room beside each other
-_sized: "WeakSet[Figure]" = WeakSet()
-"""Figures whose width is that of a paper's column; cropping them would change it."""
+_widths: "WeakKeyDictionary[Figure, float]" = WeakKeyDictionary()
+"""The figures that are as wide as a paper's column; cropping them would change it."""
 
 
 def axes_or_new(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
@@ -62,7 +62,7 @@ def _new(rows: int, columns: int, size: tuple[float, float]) -> "list[Axes]":
         size = width, width * size[1] / size[0]
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     if width is not None:
-        _sized.add(figure)
+        _widths[figure] = width
     return list(axes.flat)
 
 
@@ -144,7 +144,11 @@ def save(ax: "Axes", path: str | Path) -> None:
 
     figure = ax.get_figure(root=True)
     assert figure is not None
-    sized = figure in _sized or column_width() is not None
-    with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "savefig.bbox": None}):
-        figure.savefig(path, dpi=300 if sized else 150, bbox_inches=None if sized else "tight")
+    width = _widths.get(figure, column_width())
+    if width is not None:
+        with applied(width):  # ticks and fonts are looked up when a figure is drawn
+            figure.savefig(path)
+    else:
+        with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
+            figure.savefig(path, dpi=150, bbox_inches="tight")
     plt.close(figure)

@@ -233,7 +233,7 @@ def ranks(
         )
     ax.set(
         xlabel="rank of the simulated value, as a share",
-        ylabel="share of data sets, less the uniform one",
+        ylabel="share, less the uniform one",
         xlim=(0.0, 1.0),
     )
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -22,6 +22,7 @@ _CLASS_COLOURS = (
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 _ORDINALS = {1: "1st", 2: "2nd"}
+_ROWS, _COLUMNS = 15, 3  # of the legend
 _ANGLES = 16  # directions in which a label is moved, the first one upwards
 
 
@@ -87,7 +88,15 @@ def latent(
     names = _named(z, (first, second), ranked=dims is None)
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_aspect("equal", adjustable="datalim")
-    ax.legend(title="label", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    columns = -(-len(classes) // _ROWS)
+    legend = ax.legend(
+        title="label",
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        ncols=columns,
+    )
+    legend.set_in_layout(columns <= _COLUMNS)  # one that is wider would leave no room for points
     _write_labels(ax, {label: points.median(0).values for label, points in classes.items()})
     return ax
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pyro_vae.utils.checks import check_count, check_positive, check_text, plain
 
-__all__ = ["TEMPLATES", "Style", "column_width", "style"]
+__all__ = ["TEMPLATES", "Style", "applied", "column_width", "style"]
 
 Style = Literal["paper"]
 """The styles that there are."""
@@ -24,8 +24,7 @@ TEMPLATES: dict[str, tuple[float, ...]] = {
 
 _HEIGHT = 0.62  # of a figure that another function makes, as a share of its width
 _PAPER: dict[str, Any] = {
-    "font.family": "serif",
-    "font.serif": ["STIXGeneral", "DejaVu Serif"],  # Both come with matplotlib.
+    "font.family": ["STIXGeneral", "DejaVu Serif"],  # Both come with matplotlib.
     "mathtext.fontset": "stix",
     "font.size": 8.0,
     "axes.titlesize": 8.0,
@@ -73,11 +72,12 @@ def style(
 ) -> AbstractContextManager[None]:
     """A context in which each figure fits a paper: its width, fonts and lines.
 
-    Each figure that is made in it is as wide as a column of the paper, in inches, and is saved
-    with that width, so that a paper includes it unscaled. Text has 7 and 8 points and is set in a
-    Times-like font, formulas too. Fonts are embedded as TrueType (type 42) in PDF and PostScript,
-    and drawn as outlines in SVG. Figures that other code makes with matplotlib in this context
-    have the same. On leaving it, matplotlib's settings are as before.
+    Each figure that is made in it is as wide as a column of the paper, in inches, so that a paper
+    includes it unscaled. :func:`plots.save` keeps the style of such a figure, outside of the
+    context too; matplotlib's own ``savefig`` belongs inside. Text has 7 and 8 points, in a font
+    like Times, formulas too. Fonts are embedded as TrueType (type 42) in PDF and PostScript, and
+    drawn as outlines in SVG. Figures that other code makes with matplotlib in this context have
+    the same. On leaving it, matplotlib's settings are as before.
 
     Arguments:
         name: ``"paper"``.
@@ -102,7 +102,7 @@ def style(
     check_text("name", name)
     if name not in get_args(Style):
         raise ValueError(f"name: got {name!r}, expected {', '.join(map(repr, get_args(Style)))}")
-    return _applied(_inches(width, columns))
+    return applied(_inches(width, columns))
 
 
 def _inches(width: str | float, columns: int) -> float:
@@ -126,7 +126,8 @@ def _inches(width: str | float, columns: int) -> float:
 
 
 @contextmanager
-def _applied(width: float) -> Iterator[None]:
+def applied(width: float) -> Iterator[None]:
+    """The context of a figure of a width in inches."""
     from matplotlib import rc_context
 
     token = _width.set(width)
