@@ -142,10 +142,7 @@ def compare(
         "samples each."
     )
     goal_text = "which was asked for" if goal is not None else "where the first ends at worst"
-    text = f"{settings} {_explained(result, goal_text, draws)}"
-    files = _write(result, text, folder)
-    say(text)
-    say(f"written: {', '.join(str(folder / name) for name in files)}")
+    _report(result, f"{settings} {_explained(result, goal_text, draws)}", folder)
     if not result.complete:
         say(_left(kept))
         raise KeyboardInterrupt
@@ -230,6 +227,13 @@ def _of_likelihood_goal(result: Comparison) -> str:
         f" s to log-likelihood {result.likelihood_goal:.1f}: the same until the log-likelihood is "
         "at least that, at the epochs at which it was estimated."
     )
+
+
+def _report(result: Comparison, text: str, folder: Path) -> None:
+    """Writes all files, and prints the text and their names."""
+    files = _write(result, text, folder)
+    say(text)
+    say(f"written: {', '.join(str(folder / name) for name in files)}")
 
 
 def _write(result: Comparison, text: str, folder: Path) -> list[str]:

@@ -160,21 +160,35 @@ def compare(
         if any((name, seeds[0]) not in runs for name in objectives):
             raise
     done = [seed for seed in seeds if all((name, seed) in runs for name in objectives)]
-    histories = {n: [runs[n, seed].history for seed in done] for n in objectives}
-    first = runs[wanted[0]]
-    costs = [h.test_cost[-1] for h in histories[wanted[0][0]]]
+    by_name = {name: [runs[name, seed] for seed in done] for name in objectives}
+    goals = plain(goal), plain(likelihood_goal)
+    return _compared(done, by_name, runs[wanted[0]], trainer.steps, goals, complete)
+
+
+def _compared(
+    seeds: Sequence[int],
+    runs: Mapping[str, Sequence[Run]],
+    first: Run,
+    steps: int,
+    goals: tuple[float | None, float | None],
+    complete: bool,
+) -> Comparison:
+    """The result of runs by objective, in the order of the seeds; the first one has gradients."""
+    goal, likelihood_goal = goals
+    if goal is None:
+        goal = max(run.history.test_cost[-1] for run in next(iter(runs.values())))
     return Comparison(
-        tuple(done),
-        histories,
-        {n: [runs[n, seed].log_likelihood for seed in done] for n in objectives},
+        tuple(seeds),
+        {name: [run.history for run in own] for name, own in runs.items()},
+        {name: [run.log_likelihood for run in own] for name, own in runs.items()},
         first.pixels,
         first.gradients,
         first.peaks,
-        trainer.steps,
-        max(costs) if goal is None else plain(goal),
+        steps,
+        goal,
         complete,
-        {n: [runs[n, seed].likelihoods for seed in done] for n in objectives},
-        plain(likelihood_goal),
+        {name: [run.likelihoods for run in own] for name, own in runs.items()},
+        likelihood_goal,
     )
 
 

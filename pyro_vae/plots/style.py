@@ -96,7 +96,7 @@ def style(
     Example:
         >>> with plots.style("paper", width="icml", columns=2):
         ...     ax = plots.lines({"IWAE": ([1, 5], [-86.8, -85.5])}, "k", "nats")
-        >>> ax.figure.get_figwidth()
+        >>> float(ax.figure.get_figwidth())
         6.75
     """
     check_text("name", name)

@@ -43,10 +43,10 @@ def on_both_panels() -> Axes:
     return first
 
 
+LONGEST = "test log-likelihood in nats per example"
+
 FIGURES: dict[str, Callable[[], Axes]] = {
-    "bands": lambda: plots.bands(
-        [1, 2], {"a": [[1.0, 2.0], [2.0, 3.0]]}, "test log-likelihood in nats per example"
-    ),
+    "bands": lambda: plots.bands([1, 2], {"a": [[1.0, 2.0], [2.0, 3.0]]}, LONGEST),
     "bounds": lambda: plots.bounds([1, 10], [-90.0, -87.0], [0.1, 0.1], "vae"),
     "columns": lambda: plots.columns(Z[:, :3], Z[:20, :3], names=["age", "height", "weight"]),
     "dots": lambda: plots.dots({"a": {"ELBO": [1.0, 2.0], "log": [3.0, 4.0]}}, "nats"),
