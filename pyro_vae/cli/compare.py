@@ -141,8 +141,7 @@ def compare(
         f"{len(test)} test images with {result.pixels} pixels, from {num_samples} importance "
         "samples each."
     )
-    goal_text = "which was asked for" if goal is not None else "where the first ends at worst"
-    _report(result, f"{settings} {_explained(result, goal_text, draws)}", folder)
+    _report(result, f"{settings} {_explained(result, goal, draws)}", folder)
     if not result.complete:
         say(_left(kept))
         raise KeyboardInterrupt
@@ -196,14 +195,15 @@ def _say_run(name: str, seed: int, history: History, likelihood: LogLikelihood) 
     )
 
 
-def _explained(result: Comparison, goal: str, draws: int) -> str:
+def _explained(result: Comparison, goal: float | None, draws: int) -> str:
     """Returns the tables, and what their columns mean."""
+    chosen = "where the first ends at worst" if goal is None else "which was asked for"
     blocks = [
         "Numbers are nats per example, ± the standard error over seeds; differences are paired by "
         "seed, from the first row. Milliseconds are those of a training step, the median over "
         "epochs with the quartiles; MiB are those of an uncompiled step. "
         f"s to {result.goal:.1f}: seconds of training until the test -ELBO is at that value, "
-        f"{goal}.{_of_likelihood_goal(result)}",
+        f"{chosen}.{_of_likelihood_goal(result)}",
         result.table(),
         result.doubt or "",
         f"Gradients of the loss per example, from {draws} draws on one batch, at the parameters "
