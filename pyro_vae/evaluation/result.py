@@ -15,7 +15,7 @@ from pyro_vae.evaluation.psis import khat_threshold
 from pyro_vae.plots import bounds as plot_bounds
 from pyro_vae.plots import khat as plot_khat
 from pyro_vae.plots import panels
-from pyro_vae.utils.checks import check_number, plain
+from pyro_vae.utils.checks import check_number, check_path, is_sequence, kind, plain
 from pyro_vae.utils.files import write_json
 from pyro_vae.utils.tables import summary
 from pyro_vae.utils.warn import warn
@@ -178,6 +178,7 @@ class LogLikelihood:
             Both axes.
 
         Raises:
+            TypeError: `axes` are not two axes.
             ValueError: The estimator is ``"exact"``, which has neither bounds nor k-hat.
         """
         if self.estimator == EXACT:
@@ -185,6 +186,8 @@ class LogLikelihood:
                 'estimator: got "exact", which has no samples to plot, expected one that takes '
                 "samples"
             )
+        if axes is not None and not (is_sequence(axes) and len(axes) == 2):
+            raise TypeError(f"axes: got {kind(axes)}, expected two matplotlib axes, or None")
         first, second = panels() if axes is None else axes
         sizes, bounds, errors = (
             (*self.sizes, self.num_samples),
@@ -207,6 +210,7 @@ class LogLikelihood:
 
     def save(self, path: str | Path) -> None:
         """Writes :meth:`to_dict` to a JSON file; NaN is null, infinities are strings."""
+        check_path("path", path)
         write_json(Path(path), self.to_dict())
 
     def __repr__(self) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.utils.checks import check_path
+
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table; the first column is aligned left, the others right."""
@@ -53,5 +55,6 @@ def mean_and_error(values: Sequence[float]) -> str:
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[object]]) -> None:
     """Writes rows, of which the first is the header, to a CSV file."""
+    check_path("path", path)
     with Path(path).open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
