@@ -74,7 +74,7 @@ def traversal(
         (140, 252)
     """
     check_function("decode", decode)
-    check_tensor("z", z, "N", "z_dim")
+    _check_points("z", z)
     check_count("rows", rows)
     check_count("columns", columns)
     check_number("low", low, above=0, below=1)
@@ -104,12 +104,19 @@ def traversal(
     return ax
 
 
+def _check_points(argument: str, z: Tensor) -> None:
+    """Raises TypeError or ValueError unless these are latent points, on whose way others lie."""
+    check_tensor(argument, z, "N", "z_dim")
+    if not z.is_floating_point():
+        raise TypeError(f"{argument}: got {z.dtype}, expected floating-point numbers")
+
+
 def _quantiles(
     z: Tensor, dims: list[int], shares: Tensor, quantile: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
     """The places along each of the dimensions, shape ``(columns, dims)``."""
     if quantile is None:
-        return z[:, dims].detach().quantile(shares, 0)
+        return z[:, dims].detach().double().quantile(shares.double(), 0).to(z.dtype)
     given = shares[:, None].expand(-1, z.shape[1])
     found = quantile(given)
     got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -179,8 +186,8 @@ def interpolation(
         (84, 280)
     """
     check_function("decode", decode)
-    check_tensor("first", first, "N", "z_dim")
-    check_tensor("second", second, "N", "z_dim")
+    _check_points("first", first)
+    _check_points("second", second)
     if first.shape != second.shape or not first.numel():
         raise ValueError(
             f"first, second: got shapes {tuple(first.shape)} and {tuple(second.shape)}, expected "

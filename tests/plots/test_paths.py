@@ -90,6 +90,23 @@ def test_what_a_traversal_cannot_draw_is_refused() -> None:
         plots.traversal(lambda z: z.tolist(), z)  # type: ignore[return-value]
 
 
+def test_points_between_which_there_are_no_others_are_refused() -> None:
+    z = torch.arange(6).reshape(3, 2)
+    with pytest.raises(TypeError, match=r"z: got torch\.int64, expected floating-point numbers"):
+        plots.traversal(Decoder(), z)
+    with pytest.raises(TypeError, match=r"second: got torch\.int64, expected floating-point"):
+        plots.interpolation(Decoder(), z.double(), z)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_points_keep_their_precision(dtype: torch.dtype) -> None:
+    z, decode = points().to(dtype), Decoder()
+    plots.traversal(decode, z)
+    assert decode.seen.dtype == dtype
+    plots.interpolation(decode, z[:2], z[2:4], spherical=True)
+    assert decode.seen.dtype == dtype
+
+
 def path(first: Tensor, second: Tensor, columns: int, spherical: bool) -> Tensor:
     decode = Decoder()
     plots.interpolation(decode, first, second, columns=columns, spherical=spherical)
