@@ -51,9 +51,8 @@ def test_a_traced_graph_is_the_program(seed: int) -> None:
     assert not apart
 
 
-@pytest.mark.parametrize(
-    "seed", [*seeds(12, 188), *seeds(3, 27, FIRST), 472, 965]
-)  # two that long runs have found
+# The last two were found by long runs.
+@pytest.mark.parametrize("seed", [*seeds(12, 188), *seeds(3, 27, FIRST), 472, 965])
 def test_only_wrong_programs_and_data_are_refused(seed: int) -> None:
     _, wrong = alarms(seed)
     assert not wrong

@@ -90,7 +90,7 @@ class Conditioned(nn.Module):
             numbers = numbers.masked_fill(wrong.unsqueeze(-1), math.nan)
         else:
             numbers = value
-            # torch.autocast rounds z, and not data: either may be the input, and the other a layer.
+            # torch.autocast rounds latents, and not data; either may be the input.
             rounded = {x.dtype, value.dtype} == {torch.float32, autocast_dtype(x.device)}
             if value.dtype != x.dtype and not rounded:
                 raise TypeError(
