@@ -4,12 +4,14 @@ import builtins
 import datetime
 import dis
 import gc
+import io
 import sys
 import time
+import warnings
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from types import CellType, CodeType, FrameType, FunctionType
+from types import CellType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 __all__ = ["ALL", "ENVIRONMENT", "Calls", "Names", "in_library", "names_in"]
@@ -22,7 +24,8 @@ _LIBRARIES |= {*sys.stdlib_module_names} - {"__main__"}
 _TIMES = "time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "sleep"
 _EFFECTS: dict[Any, str] = {getattr(time, name): f"time.{name}" for name in _TIMES}
 _EFFECTS |= {getattr(builtins, name): name for name in ("print", "open", "input")}
-_EFFECTS[datetime.datetime.now] = "datetime.now"
+_EFFECTS |= {datetime.datetime.now: "datetime.now", warnings.warn: "warnings.warn"}
+_SYSTEM = {"posix", "nt"}  # where the functions of ``os`` are written in C
 _EFFECTIVE = {"logging", "os", "pathlib", "subprocess", "socket", "secrets", "uuid", "tempfile"}
 
 ENVIRONMENT = {"environ", "environb", "getenv"}
@@ -147,6 +150,11 @@ class Calls:
             effect = _EFFECTS.get(function)
         except TypeError:  # a method of an object that cannot be hashed
             return
+        name = getattr(function, "__name__", "")
+        if isinstance(owner := getattr(function, "__self__", None), io.IOBase):
+            effect = f"{type(owner).__name__}.{name}"
+        elif isinstance(owner, ModuleType) and owner.__name__ in _SYSTEM and name != "fspath":
+            effect = f"os.{name}"
         if effect is not None:
             self._found(effect, frame)
 
