@@ -1,7 +1,10 @@
 """``pyro-vae train``: trains a preset and writes a run."""
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,16 +20,14 @@ from pyro_vae.cli.options import (
     TableOption,
     ZDimOption,
     build,
-    load_any,
     say,
-    with_labels,
 )
 from pyro_vae.cli.processes import count, is_first, joined
-from pyro_vae.cli.tables import PRESET, Rows, is_table
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
+from pyro_vae.runs import PRESET, Rows, is_table, load_any, with_labels
 from pyro_vae.training import Averaging, History, TensorBoard, fit
 from pyro_vae.utils.context import Batch
 
@@ -183,6 +184,8 @@ def _settings(options: Mapping[str, Any], pixels: str | None, dataset: Dataset) 
         **{name: options[name] for name in _SETTINGS},
         "pixels": pixels,
         "compile": "auto",
+        "command": shlex.join(["pyro-vae", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processes": count(),
         "optimizer": "optim.Adam(lr=1e-3)",
     }
