@@ -1,51 +1,65 @@
 """The charts of a report, by Bokeh, which brings its script in its own package.
 
-A page has 0.9 MB of it, Plotly's has 4.8; Altair's is as small, and its installation larger.
+They have no tools but a tooltip, so that a finger scrolls the page; legends and numbers are HTML.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from bokeh.models import ColumnDataSource, HoverTool, Range1d
+from bokeh.models import ColumnDataSource, FactorRange, HoverTool
 from bokeh.plotting import figure
 from torch import Tensor
 
+from pyro_vae.evaluation import ActiveUnits
 from pyro_vae.plots import COLOURS
+from pyro_vae.report.parts import Drawn, Key, Table
 from pyro_vae.training import History
 
-__all__ = ["bounds", "curves", "khats", "scatter", "units"]
+__all__ = ["Score", "bounds", "curves", "khats", "latent_units", "scatter"]
+
+Line = tuple[Sequence[float], Sequence[float]]
+"""The horizontal and the vertical numbers of a line."""
+Score = tuple[Sequence[int], Sequence[float], Sequence[float]]
+"""Numbers of samples k, the mean of L_k at each, and its Monte Carlo error."""
 
 _GREY = "#808080"  # legible on white and on black
+_LINES = COLOURS[:6]  # without black, which a dark page would hide
+_DASHES = "solid", "dashed", "dotted"
 _CLASSES = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-_MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "plus", "x", "star")
+_MARKS = {
+    "circle": "●", "square": "■", "triangle": "▲", "diamond": "◆",
+    "inverted_triangle": "▼", "plus": "✚", "x": "✕", "star": "★",
+}  # fmt: skip
 _CURVES = {
     "cost": "cost, training",
     "reconstruction": "reconstruction, training",
     "validation_cost": "−ELBO, validation",
     "test_cost": "−ELBO, test",
 }
+_BINS = 30
+_BARS = 100  # of latents, and their names up to a quarter of it
 
 
-def _figure(title: str, x: str, y: str, **options: Any) -> Any:
-    """An empty chart without a background, whose lines are legible in both colour schemes."""
+def _figure(x: str, y: str, height: int = 320, **options: Any) -> Any:
+    """An empty chart without a background, whose axes are legible in both colour schemes."""
     chart = figure(
         x_axis_label=x,
         y_axis_label=y,
-        height=options.pop("height", 320),
+        height=height,
         sizing_mode="stretch_width",
-        tools=options.pop("tools", "pan,box_zoom,reset"),
-        toolbar_location="above",
+        tools="",
+        toolbar_location=None,
         background_fill_alpha=0,
         border_fill_alpha=0,
         outline_line_color=_GREY,
-        name=title,
+        min_border_left=64,
+        min_border_right=12,
         **options,
     )
-    chart.toolbar.logo = None
     for axis in chart.axis:
         axis.axis_label_text_color = axis.major_label_text_color = _GREY
         axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = _GREY
@@ -54,93 +68,113 @@ def _figure(title: str, x: str, y: str, **options: Any) -> Any:
     return chart
 
 
-def _legend(chart: Any) -> None:
-    if chart.legend:
-        legend = chart.legend[0]
-        legend.background_fill_alpha, legend.border_line_alpha = 0, 0
-        legend.label_text_color = _GREY
-        legend.click_policy = "hide"
-        chart.add_layout(legend, "below")
-        legend.orientation = "horizontal"
-        legend.ncols = 2
+def _lines(chart: Any, title: str, x: str, lines: Mapping[str, Line]) -> Drawn:
+    """Draws lines, with a legend where there are several."""
+    keys = []
+    for place, (name, (across, up)) in enumerate(lines.items()):
+        key = Key(name, _LINES[place % len(_LINES)], _DASHES[place % len(_DASHES)])
+        style = {"line_color": key.colour, "line_dash": key.mark, "line_width": 2}
+        chart.line(list(across), list(up), name=name, **style)
+        chart.scatter(list(across), list(up), name=name, color=key.colour, size=5)
+        keys.append(key)
+    tooltip = [("", "$name"), (x, "@x"), ("nats", "@y{0.00}")]
+    chart.add_tools(HoverTool(tooltips=tooltip, renderers=chart.renderers[1::2]))
+    known = {name: dict(zip(*line, strict=True)) for name, line in lines.items()}
+    rows = [
+        (f"{at:g}", *("" if at not in own else f"{own[at]:.2f}" for own in known.values()))
+        for at in sorted({at for own in known.values() for at in own})
+    ]
+    return Drawn(chart, keys if len(keys) > 1 else (), Table(title, [x, *lines], rows))
 
 
-def curves(histories: Mapping[str, History]) -> tuple[Any, Any]:
-    """The costs by epoch, and the KL on a scale of its own; one line a history."""
-    costs = _figure("costs", "epoch", "nats per example")
-    kl = _figure("KL", "epoch", "KL, nats per example", height=220, x_range=costs.x_range)
-    several, place = len(histories) > 1, 0
+def curves(histories: Mapping[str, History]) -> tuple[Drawn, Drawn]:
+    """The costs by epoch, and the KL on a scale of its own.
+
+    Arguments:
+        histories: The histories by name. Of several, only the costs of training and test.
+    """
+    costs: dict[str, Line] = {}
+    kl: dict[str, Line] = {}
+    several = len(histories) > 1
     for name, history in histories.items():
-        prefix = f"{name}: " if several else ""
-        columns = ("test_cost", "cost") if several else tuple(_CURVES)
-        for column in (c for c in columns if c in history):
-            style: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "line_width": 2}
-            style["line_dash"] = "dashed" if column == "reconstruction" else "solid"
-            style["legend_label"] = prefix + _CURVES[column]
-            costs.line(history["epoch"], history[column], **style)
-            place += 1
-        colour = COLOURS[len(kl.renderers) % len(COLOURS)]
-        options = {"color": colour, "line_width": 2} | ({"legend_label": name} if several else {})
-        kl.line(history["epoch"], history["kl"], **options)
-    for chart in (costs, kl):
-        chart.add_tools(HoverTool(tooltips=[("epoch", "$x{0}"), ("nats", "$y{0.00}")]))
-        _legend(chart)
-    return costs, kl
+        for column in ("cost", "test_cost") if several else _CURVES:
+            if column in history:
+                what = f"{name}: {_CURVES[column]}" if several else _CURVES[column]
+                costs[what] = history["epoch"], history[column]
+        if "kl" in history:
+            kl[name if several else "KL"] = history["epoch"], history["kl"]
+    above = _figure("epoch", "nats per example")
+    below = _figure("epoch", "KL, nats per example", 220, x_range=above.x_range)
+    return (
+        _lines(above, "Costs, in nats per example", "epoch", costs),
+        _lines(below, "KL, in nats per example", "epoch", kl),
+    )
 
 
-def bounds(scores: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]]) -> Any:
-    """The mean of L_k by the number of samples, with bars of two errors."""
-    chart = _figure("bounds", "samples k", "mean of L_k, nats per example", x_axis_type="log")
-    for place, (name, (sizes, values, errors)) in enumerate(scores.items()):
-        colour = COLOURS[place % len(COLOURS)]
-        options = {"legend_label": name} if len(scores) > 1 else {}
-        chart.line(list(sizes), list(values), color=colour, line_width=2, **options)
-        chart.scatter(list(sizes), list(values), color=colour, size=6, **options)
-        wide = torch.tensor(errors, dtype=torch.float64).nan_to_num() * 2
-        low, high = (torch.tensor(values, dtype=torch.float64) + s * wide for s in (-1, 1))
-        chart.segment(list(sizes), low.tolist(), list(sizes), high.tolist(), color=colour)
-    chart.add_tools(HoverTool(tooltips=[("k", "@x"), ("nats", "@y{0.00}")], mode="vline"))
-    _legend(chart)
-    return chart
+def bounds(scores: Mapping[str, Score]) -> Drawn:
+    """The mean of L_k by the number of samples, with bars of two Monte Carlo errors."""
+    chart = _figure("samples k", "mean of L_k, nats per example", x_axis_type="log")
+    lines = {name: (sizes, values) for name, (sizes, values, _) in scores.items()}
+    drawn = _lines(chart, "Mean of L_k, in nats per example", "samples", lines)
+    for place, (sizes, values, errors) in enumerate(scores.values()):
+        middle, wide = (torch.tensor(v, dtype=torch.float64) for v in (values, errors))
+        low, high = ((middle + side * wide.nan_to_num()).tolist() for side in (-2, 2))
+        chart.segment(list(sizes), low, list(sizes), high, color=_LINES[place % len(_LINES)])
+    return drawn
 
 
-def khats(values: Tensor, threshold: float) -> Any:
-    """A histogram of k-hat, with the threshold above which an estimate is not to be trusted."""
+def khats(values: Tensor, threshold: float) -> Drawn:
+    """A histogram of the finite k-hats; the threshold, above which they are too high, is an edge.
+
+    Arguments:
+        values: The k-hat of each example, shape ``(N,)``.
+        threshold: The threshold.
+    """
     finite = values[torch.isfinite(values)].double()
-    chart = _figure("k-hat", "k-hat of an example", "examples", tools="")
-    if len(finite):
-        low, high = finite.min().item() - 0.05, max(finite.max().item(), threshold) + 0.05
-        counts = torch.histc(finite, 30, low, high)
-        edges = torch.linspace(low, high, 31).double()
-        above = [e > threshold for e in edges[:-1].tolist()]
-        colours = [COLOURS[1] if wrong else COLOURS[0] for wrong in above]
-        chart.quad(
-            left=edges[:-1].tolist(),
-            right=edges[1:].tolist(),
-            bottom=[0] * 30,
-            top=counts.tolist(),
-            fill_color=colours,
-            line_color=None,
-        )
+    ends = torch.cat([finite, finite.new_tensor([threshold])])
+    width = max((ends.max() - ends.min()).item() / (_BINS - 2), 0.01)
+    place = ((finite - threshold) / width).ceil().long() - 1  # bin i is (t + iw, t + (i + 1)w]
+    found, counts = place.unique(return_counts=True)
+    left = (threshold + width * found.double()).tolist()
+    right = [edge + width for edge in left]
+    chart = _figure("k-hat of an example", "examples")
+    chart.quad(
+        left=left,
+        right=right,
+        bottom=0,
+        top=counts.tolist(),
+        fill_color=[_LINES[1] if at >= 0 else _LINES[0] for at in found.tolist()],
+        line_color=None,
+    )
     chart.vspan(x=[threshold], line_color=_GREY, line_dash="dashed", line_width=2)
     chart.y_range.start = 0
-    return chart
+    title = "Examples by k-hat"
+    rows = [
+        (f"{low:.2f} to {high:.2f}", f"{count:,}")
+        for low, high, count in zip(left, right, counts.tolist(), strict=True)
+    ]
+    return Drawn(chart, (), Table(title, ["k-hat", "examples"], rows))
 
 
-def units(kl: Tensor | None, statistic: Tensor, threshold: float) -> Any:
-    """The KL of each latent where it is known, else the variance of its points; largest first."""
-    what = statistic if kl is None else kl
-    order = what.argsort(descending=True).tolist()[:100]
-    active = (statistic > threshold).tolist()
+def latent_units(units: ActiveUnits, kl: Tensor | None) -> Drawn:
+    """How active each latent is, the most active first.
+
+    Arguments:
+        units: The variance of the latent points.
+        kl: The mean KL of each latent, shape ``(z_dim,)``; None draws the variance.
+    """
+    what = units.statistic if kl is None else kl
+    order = what.argsort(descending=True).tolist()[:_BARS]
     names = [f"z{d + 1}" for d in order]
     label = "variance of the latent points" if kl is None else "KL, nats per example"
-    chart = _figure("latents", "latent, the largest first", label, x_range=names, tools="")
+    factors = FactorRange(factors=names, range_padding=max(0.1, 4 - len(names)))
+    chart = _figure("latent", label, x_range=factors)
     source = ColumnDataSource(
         {
             "name": names,
             "value": what[order].tolist(),
-            "variance": statistic[order].tolist(),
-            "colour": [COLOURS[0] if active[d] else _GREY for d in order],
+            "variance": units.statistic[order].tolist(),
+            "colour": [_LINES[0] if units.active[d] else _GREY for d in order],
         }
     )
     chart.vbar("name", top="value", width=0.8, color="colour", source=source)
@@ -148,15 +182,26 @@ def units(kl: Tensor | None, statistic: Tensor, threshold: float) -> Any:
     chart.add_tools(HoverTool(tooltips=text))
     chart.y_range.start = 0
     chart.xgrid.visible = False
-    chart.xaxis.major_label_orientation = 1.2
-    if len(names) > 24:
+    if len(names) > _BARS // 4:
         chart.xaxis.major_label_text_font_size = "0px"
-    return chart
+    elif len(names) > _BARS // 10:
+        chart.xaxis.major_label_orientation = 1.2
+    rows = [
+        (
+            f"z{d + 1}",
+            *([] if kl is None else [f"{kl[d].item():.3f}"]),
+            f"{units.statistic[d].item():.4f}",
+            "yes" if units.active[d] else "no",
+        )
+        for d in order
+    ]
+    header = ["latent", *([] if kl is None else ["KL"]), "variance of the points", "active"]
+    return Drawn(chart, (), Table("Latents, the most active first", header, rows))
 
 
 def scatter(
     points: Tensor, labels: Sequence[str], dims: tuple[int, int], thumbnail: tuple[int, int] | None
-) -> Any:
+) -> Drawn:
     """Latent points in two dimensions, by label, with the example under the pointer.
 
     Arguments:
@@ -165,9 +210,11 @@ def scatter(
         dims: Which latents these are.
         thumbnail: Height and width of an image in the page's sheet of examples, or None.
     """
-    chart = _figure("latent points", *(f"z{d + 1} of the latent point" for d in dims), height=460)
-    names = sorted(set(labels), key=lambda name: (len(name), name))
+    across, up = (f"z{d + 1} of the latent point" for d in dims)
+    chart = _figure(across, up, 460, match_aspect=True, max_width=620)
     x, y = points.T.tolist()
+    names = sorted(set(labels), key=lambda name: (len(name), name))
+    keys = []
     for place, name in enumerate(names):
         own = [i for i, label in enumerate(labels) if label == name]
         source = ColumnDataSource(
@@ -179,16 +226,10 @@ def scatter(
                 "down": [0 if thumbnail is None else -i * thumbnail[0] for i in own],
             }
         )
-        chart.scatter(
-            "x",
-            "y",
-            source=source,
-            size=7,
-            alpha=0.8,
-            color=_CLASSES[place % len(_CLASSES)],
-            marker=_MARKERS[place % len(_MARKERS)],
-            **({"legend_label": name} if len(names) > 1 else {}),
-        )
+        marker = list(_MARKS)[place % len(_MARKS)]
+        colour = _CLASSES[place % len(_CLASSES)]
+        chart.scatter("x", "y", source=source, size=7, alpha=0.8, color=colour, marker=marker)
+        keys.append(Key(name, colour, _MARKS[marker]))
     picture = ""
     if thumbnail is not None:
         height, width = thumbnail
@@ -199,13 +240,8 @@ def scatter(
             "transform-origin:0 0;background-image:var(--examples);"
             'background-position:0 @{down}px"></div></div>'
         )
-    hover = f"<div>{picture}<div>@label, example @number</div></div>"
-    chart.add_tools(HoverTool(tooltips=hover, mode="mouse"))
-    _legend(chart)
-    if chart.legend:
-        chart.legend[0].ncols = 10
-    span = (points.max() - points.min()).item() / 2 * 1.05 or 1.0
-    for axis, values in (("x_range", points[:, 0]), ("y_range", points[:, 1])):
-        middle = ((values.max() + values.min()) / 2).item()
-        setattr(chart, axis, Range1d(start=middle - span, end=middle + span))
-    return chart
+    tooltip = f"<div>{picture}<div>@label, example @number</div></div>"
+    chart.add_tools(HoverTool(tooltips=tooltip, renderers=list(chart.renderers)))
+    ring = ColumnDataSource({"x": [], "y": []}, name="chosen")
+    chart.scatter("x", "y", source=ring, size=18, fill_color=None, line_color=_GREY, line_width=3)
+    return Drawn(chart, keys if len(keys) > 1 else (), None)

@@ -11,12 +11,15 @@ from pyro_vae.composed import Composed
 from pyro_vae.distributions import latent_point
 from pyro_vae.models import HierarchicalVAE, MixtureVAE, NotMissingAtRandom, SemiSupervisedVAE
 from pyro_vae.networks import Conditioned
+from pyro_vae.pair import Pair
 from pyro_vae.report.layers import Layer, NotInPage, computed, layers_of
+from pyro_vae.report.pictures import as_images
+from pyro_vae.utils.context import takes_context
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
-__all__ = ["BOUND", "MOST_BYTES", "Decoding", "decoding_of"]
+__all__ = ["BOUND", "MOST_BYTES", "Decoding", "decoding_of", "images_of", "is_given"]
 
 BOUND = 1e-2
 """How far a pixel of the page may be off torch's, of a range of 1."""
@@ -70,6 +73,16 @@ class Decoding:
                 values.insert(0, latent_point(prior(values[0])))
         return values
 
+    def of_each_class(self, count: int) -> Tensor:
+        """The point values of x at draws of the prior, so many of each class."""
+        y = torch.arange(self.classes or 1).repeat_interleave(count)
+        return self.decode(self.prior().sample((len(y),)), y)
+
+    def prior(self) -> Any:
+        """The prior of the latents of the top."""
+        vae: Any = self.vae
+        return vae.priors[-1]() if isinstance(vae, HierarchicalVAE) else vae.prior()
+
     def layers(self) -> list[Layer]:
         """The layers that give :meth:`decode` in a page.
 
@@ -115,36 +128,60 @@ def decoding_of(vae: Composed) -> Decoding:
         >>> decoding.z_dim, decoding.shape, len(decoding.layers())
         (20, (28, 28), 6)
     """
-    known = VAE, MixtureVAE, HierarchicalVAE, SemiSupervisedVAE, NotMissingAtRandom
-    if not isinstance(vae, known):
+    if not isinstance(
+        vae, VAE | MixtureVAE | HierarchicalVAE | SemiSupervisedVAE | NotMissingAtRandom
+    ):
         raise NotInPage(f"a {type(vae).__name__} has no decoder that the page knows")
+    likelihood = _inner(vae.likelihood)
+    if isinstance(likelihood, likelihoods.Columns):
+        raise NotInPage("x is a row of a table")
     classes = None
     if isinstance(vae, SemiSupervisedVAE):
         classes = vae.classes
-    elif isinstance(network := _network(vae.likelihood), Conditioned):
+    elif isinstance(network := getattr(likelihood, "network", None), Conditioned):
         classes = network.classes
-    prior = vae.priors[-1] if isinstance(vae, HierarchicalVAE) else vae.prior
-    z_dim = int(prior().event_shape[0])
-    draft = Decoding(vae, z_dim, classes, ())
+    if classes is None and is_given(vae):
+        raise NotInPage("it takes a context other than one class")
+    draft = Decoding(vae, 0, classes, ())
+    z_dim = int(draft.prior().event_shape[0])
     y = None if classes is None else torch.zeros(1, dtype=torch.long)
     shape = tuple(draft.decode(torch.zeros(1, z_dim), y).shape[1:])
     return Decoding(vae, z_dim, classes, shape)
 
 
-def _network(likelihood: nn.Module) -> nn.Module | None:
-    """The network of a likelihood, also of one that is observed in part."""
-    if isinstance(likelihood, likelihoods.Observed):
-        return _network(likelihood.likelihood)
-    return getattr(likelihood, "network", None)
+def is_given(vae: Composed) -> bool:
+    """Whether x is made from a context too, beside the latents."""
+    names = "prior", "priors", "likelihood"
+    parts = [getattr(vae, name) for name in names if hasattr(vae, name)]
+    each = [part for own in parts for part in (own if isinstance(own, nn.ModuleList) else [own])]
+    return any(takes_context(part) for part in each)
 
 
-def _head(likelihood: nn.Module) -> list[Layer]:
+def images_of(pair: Pair, x: Tensor) -> Tensor:
+    """x of a pair as uint8 images of shape ``(N, H, W, 1 or 3)``; its greatest value is black.
+
+    Raises:
+        NotInPage: x is no image.
+    """
+    likelihood = _inner(getattr(pair, "likelihood", None))
+    if isinstance(likelihood, likelihoods.Columns):
+        raise NotInPage("x is a row of a table")
+    counts = likelihoods.Poisson, likelihoods.NegativeBinomial
+    levels = 256 if isinstance(likelihood, counts) else getattr(likelihood, "levels", 2)
+    return as_images(x / (levels - 1))
+
+
+def _inner(likelihood: nn.Module | None) -> nn.Module | None:
+    """A likelihood, or the one that is observed in part."""
+    return likelihood.likelihood if isinstance(likelihood, likelihoods.Observed) else likelihood
+
+
+def _head(likelihood: nn.Module | None) -> list[Layer]:
     """The layers of a likelihood's network, and of its mean."""
-    if isinstance(likelihood, likelihoods.Observed):
-        return _head(likelihood.likelihood)
+    likelihood = _inner(likelihood)
     if isinstance(likelihood, posteriors.Normal):
         return _mean_of(likelihood)
-    network = _network(likelihood)
+    network = getattr(likelihood, "network", None)
     if network is None:
         raise NotInPage(f"a likelihood that is a {type(likelihood).__name__}")
     layers = layers_of(network)

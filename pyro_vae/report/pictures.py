@@ -18,9 +18,9 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
     Raises:
         NotInPage: It is no image: not of two dimensions, or of three with 1 or 3 channels first,
-            or a vector of a square number of pixels.
+            or a vector of a square number of pixels, 64 or more.
     """
-    if len(shape) == 1 and (side := round(shape[0] ** 0.5)) ** 2 == shape[0] and side > 3:
+    if len(shape) == 1 and (side := round(shape[0] ** 0.5)) ** 2 == shape[0] and side > 7:
         return 1, side, side
     if len(shape) == 2:
         return 1, shape[0], shape[1]
@@ -29,16 +29,15 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     raise NotInPage(f"x of shape {tuple(shape)} is no image")
 
 
-def as_images(x: Tensor, scale: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """x as uint8 images, grey ones from white to black, of shape ``(N, H, W, 1 or 3)``.
+def as_images(x: Tensor) -> Tensor:
+    """x from 0 to 1 as uint8 images, grey ones from white to black, ``(N, H, W, 1 or 3)``.
 
     Raises:
         NotInPage: x is no image.
     """
     channels, height, width = image_shape(x.shape[1:])
-    low, high = scale
-    levels = ((x.detach().float().cpu() - low) / (high - low)).clamp(0, 1).nan_to_num()
-    images = levels.reshape(-1, channels, height, width).movedim(1, -1)
+    values = x.detach().float().cpu().clamp(0, 1).nan_to_num()
+    images = values.reshape(-1, channels, height, width).movedim(1, -1)
     return (255 * (images if channels == 3 else 1 - images)).round().to(torch.uint8)
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyro_vae import datasets, storage
 from pyro_vae.composed import Composed
 from pyro_vae.evaluation import LogLikelihood, active_units
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.report.decoding import decoding_of
-from pyro_vae.report.evidence import EXAMPLES, Evidence, Score, gathered
+from pyro_vae.report.evidence import Evidence
 from pyro_vae.report.explorer import explorer_of
 from pyro_vae.report.layers import NotInPage
-from pyro_vae.report.page import Explore, Section, Text, rendered
-from pyro_vae.report.sections import explore as explore_section
+from pyro_vae.report.page import rendered
+from pyro_vae.report.parts import Section, Text
 from pyro_vae.report.sections import (
+    POINTS,
     latents,
     likelihood,
     pictures,
@@ -24,12 +24,12 @@ from pyro_vae.report.sections import (
     thumbnails,
     training,
 )
+from pyro_vae.report.sections import explore as explore_section
 from pyro_vae.report.several import side_by_side
-from pyro_vae.runs import Rows, open_run, with_labels
+from pyro_vae.report.sources import evidence_of_pair, evidence_of_runs
 from pyro_vae.training import History
-from pyro_vae.utils.checks import check_flag, check_path, kind
+from pyro_vae.utils.checks import check_flag, check_path, check_seed, kind
 from pyro_vae.utils.context import Batch, as_batch
-from pyro_vae.utils.random import seeded
 
 __all__ = ["Explorer", "explore", "report"]
 
@@ -39,12 +39,12 @@ def report(
     x: Batch | None = None,
     *,
     out: str | Path,
-    labels: Tensor | None = None,
+    labels: Tensor | Sequence[str] | None = None,
     history: History | None = None,
     result: LogLikelihood | None = None,
     data: bool = True,
     root: str | Path | None = None,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> Path:
     """Writes one HTML page of a run, of a pair, or of several runs; it needs no network.
 
@@ -58,19 +58,20 @@ def report(
         x: Examples for a pair, or a tuple of them and their context: the first 1000 are looked
             at. None leaves out what needs them. A run has its own.
         out: The file.
-        labels: A label of each example of a pair.
+        labels: A label of each example of a pair: integers, or strings.
         history: The history of a pair's training.
         result: A log-likelihood of a pair.
         data: Whether the page has examples of the data, their reconstructions and their latent
             points.
         root: The folder of a run's data, as in ``datasets.load``.
-        seed: Fixes the noise.
+        seed: Fixes the noise; None draws from torch's global generator.
 
     Returns:
         The file.
 
     Raises:
         TypeError: The source is something else, or a run comes with what is a pair's.
+        ValueError: A folder is given twice, or labels are not one for each example.
         FileNotFoundError: A folder holds no run.
         DamagedRun: A run is damaged. No page is written then.
         ModuleNotFoundError: Bokeh or Jinja2 is not installed: ``pip install 'pyro_vae[report]'``.
@@ -86,105 +87,71 @@ def report(
         True
     """
     check_path("out", out)
+    check_path("root", root, none=True)
     check_flag("data", data)
+    check_seed(seed)
     if isinstance(source, Pair):
-        scores = () if result is None else (Score.of(result),)
-        about = {"pair": type(source).__name__, "parameters": _parameters(source)}
-        name = source.name if isinstance(source, Composed) else "pair"
-        found = [gathered(name, about, source, x, labels, history, scores, seed)]
+        if root is not None:
+            raise TypeError("root: got a folder for a pair, expected None: x is its data")
+        found = [evidence_of_pair(source, x, labels, history, result, seed)]
     else:
         given = {"x": x, "labels": labels, "history": history, "result": result}
         for argument, value in given.items():
             if value is not None:
-                raise TypeError(f"{argument}: got one for a run, expected None: it has its own")
-        found = [_of_run(Path(folder), root, seed) for folder in _folders(source)]
-    text = _page(found, data, seed)
+                raise TypeError(
+                    f"{argument}: got {kind(value)} for a run, expected None: a run has its own"
+                )
+        found = evidence_of_runs(_folders(source), None if root is None else Path(root), seed)
+    text = _page(found, seed, data)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def _folders(source: object) -> list[str | Path]:
+def _folders(source: object) -> list[Path]:
     if isinstance(source, str | Path):
-        return [source]
+        return [Path(source)]
     if isinstance(source, Sequence) and source and all(isinstance(f, str | Path) for f in source):
-        return list(source)
+        return [Path(folder) for folder in source]
     raise TypeError(
         f"source: got {kind(source)}, expected the folder of a run, several folders, or a pair"
     )
 
 
-def _parameters(pair: Pair) -> str:
-    return f"{sum(p.numel() for p in pair.parameters() if p.requires_grad):,}"
-
-
-def _of_run(folder: Path, root: str | Path | None, seed: int) -> Evidence:
-    """A run's history, evaluations of its parameters, and test set."""
-    run = open_run(folder, None if root is None else Path(root))
-    settings, config, vae = run.settings, storage.read_config(folder), run.vae
-    test, labels = run.dataset.test[:EXAMPLES], run.dataset.test_labels[:EXAMPLES]
-    if settings["pixels"] is not None:
-        with seeded(seed):
-            test = datasets.to_pixels(test, settings["pixels"])
-    digest = storage.weights_hash(folder)
-    scores = [
-        Score.read(record)
-        for record in storage.evaluations(folder)
-        if record.get("weights_hash") == digest and "bounds" in record
-    ]
-    preset = config["preset"]
-    about = {
-        "preset": f"{preset['name']}, {preset['z_dim']} latents",
-        "data": f"{settings['data']}, {settings['pixels'] or 'rows of a table'}",
-        "epochs": f"{settings.get('epochs_done')} of {settings.get('epochs')}",
-        "objective": str(settings.get("objective")),
-        "parameters": _parameters(vae),
-        "made by": str(settings.get("command", "unknown")),
-        "made on": str(settings.get("date", "unknown")),
-        "versions": ", ".join(f"{name} {v}" for name, v in config["versions"].items()),
-    }
-    history = History.load_csv(folder / storage.METRICS)
-    none = isinstance(run.dataset, Rows) or not len(labels)
-    given = with_labels(vae, test, labels)
-    own = None if none else labels
-    return gathered(folder.name, about, vae, given, own, history, scores, seed)
-
-
-def _page(found: Sequence[Evidence], data: bool, seed: int) -> str:
+def _page(found: Sequence[Evidence], seed: int | None, data: bool) -> str:
+    contained = Section("data", "What this page contains", [Text(_contained(found, data))])
     if len(found) > 1:
         title = ", ".join(own.name for own in found)
-        return rendered(title, [*side_by_side(found, data), _embedded(found, data)])
+        return rendered(title, [*side_by_side(found, seed, data), contained])
     (own,) = found
-    shown = thumbnails(own) if data else None
-    sheet, size = shown or ("", None)
+    sheet, size = thumbnails(own) if data else ("", None)
     sections = [
         summary(own),
-        *explore_section(own),
+        explore_section(own),
         *training(own),
         *likelihood(own),
         *pictures(own, seed, data),
-        *(latents(own, size) if data else []),
-        _embedded(found, data),
+        *latents(own, size, data),
+        contained,
     ]
     return rendered(own.name, sections, sheet)
 
 
-def _embedded(found: Sequence[Evidence], data: bool) -> Section:
-    """What the page has of the data."""
+def _contained(found: Sequence[Evidence], data: bool) -> str:
+    """Which of the data the page has."""
+    decoder = "The decoder's weights are in it where there is an explorer."
     if not data:
-        text = "No examples of the data: this page was made without them."
-    else:
-        counts = [len(own.batch[0]) for own in found if own.batch is not None]
-        text = (
-            "No examples of the data."
-            if not counts
-            else "Examples of the data are in this file: those that are shown above, and the "
-            f"latent points, labels and small pictures of up to {max(counts):,} of them. "
-            "Without them: pyro-vae report --no-data, or report(..., data=False)."
-        )
-    text += " The decoder's weights are in it where there is an explorer."
-    return Section("data", "What this page contains", [Text(text)])
+        return f"No examples of the data: this page was made without them. {decoder}"
+    if all(own.seen is None for own in found):
+        return f"No examples of the data. {decoder}"
+    kept = "examples with their reconstructions"
+    if len(found) == 1:
+        kept += f", and the latent points, labels and small pictures of up to {POINTS} more"
+    return (
+        f"This file has {kept}. Without them: pyro-vae report --no-data, or "
+        f"report(..., data=False). {decoder}"
+    )
 
 
 class Explorer:
@@ -239,11 +206,9 @@ def explore(vae: Composed, x: Batch | None = None) -> Explorer:
         decoding = decoding_of(vae)
         activity = None
         if x is not None:
-            units = active_units(vae, as_batch(x), seed=0)
-            activity = list(units.by_site().values())[-1].flatten()
-            activity = activity if len(activity) == decoding.z_dim else None
-        found = explorer_of(decoding, activity)
+            statistic = active_units(vae, as_batch(x), seed=0).statistic
+            activity = statistic[-decoding.z_dim :]  # The top layer's site is the last.
+        part = explorer_of(decoding, activity)
     except NotInPage as error:
         raise ValueError(f"vae: got one that cannot be explored, since {error}") from error
-    part = Explore("explorer", found.spec, found.note, found.latents, found.classes)
     return Explorer(rendered("Explorer", [Section("explore", vae.name, [part])]))

@@ -1,90 +1,88 @@
 """Several runs side by side, with paired differences where their data are the same."""
 
-import math
 from collections.abc import Sequence
 
 from pyro_vae.report import charts
-from pyro_vae.report.evidence import Evidence, Score
-from pyro_vae.report.page import Chart, Lines, Part, Section, Table, Text
+from pyro_vae.report.evidence import Evidence
+from pyro_vae.report.parts import Chart, Lines, Part, Section, Table, Text
 from pyro_vae.report.sections import pictures
 
 __all__ = ["side_by_side"]
 
 
-def side_by_side(runs: Sequence[Evidence], data: bool = True) -> list[Section]:
+def side_by_side(runs: Sequence[Evidence], seed: int | None, data: bool) -> list[Section]:
     """The sections of a page of several runs.
 
     Arguments:
         runs: The runs; the others are compared with the first.
+        seed: Fixes the new examples.
         data: Whether the page has examples of the data.
     """
     found = [Section("summary", "Side by side", [_table(runs), *_differences(runs)])]
-    histories = {run.name: run.history for run in runs if run.history is not None}
+    histories = {run.name: run.history for run in runs if run.history}
     if histories:
         costs, kl = charts.curves(histories)
         words = "Costs by epoch, in nats per example, of each run."
-        parts = [Chart(costs, words, words), Chart(kl, "The KL of each run.", "KL by epoch.")]
+        parts = [
+            Chart("costs", costs, words, words),
+            Chart("kl", kl, "The KL of each run.", "KL by epoch."),
+        ]
         found.append(Section("training", "Training", parts))
+    last = {run.name: run.scores[-1] for run in runs if run.scores}
     bounds = {
-        run.name: (score.sizes, score.bounds, score.errors)
-        for run in runs
-        if (score := _last(run)) is not None and score.num_samples > 1
+        name: (score.sizes, score.bounds, score.errors)
+        for name, score in last.items()
+        if score.num_samples > 1
     }
     if bounds:
         words = "The mean of L_k by the number of samples k, of each run."
-        chart = Chart(charts.bounds(bounds), words, words)
+        chart = Chart("bounds", charts.bounds(bounds), words, words)
         found.append(Section("likelihood", "Log-likelihood", [chart]))
-    for place, run in enumerate(runs):
-        own: list[Part] = [Lines(list(run.about.items()))]
-        for section in pictures(run, data=data):
-            own += section.parts
-        found.append(Section(f"run-{place + 1}", run.name, own))
+    for place, run in enumerate(runs, 1):
+        shown = [part for section in pictures(run, seed, data) for part in section.parts]
+        found.append(Section(f"run-{place}", run.name, [Lines(run.about), *shown]))
     return found
-
-
-def _last(run: Evidence) -> Score | None:
-    return run.scores[-1] if run.scores else None
 
 
 def _table(runs: Sequence[Evidence]) -> Table:
     rows = []
     for run in runs:
-        score, bound = _last(run), run.bound
-        history = run.history
+        score, seen = run.scores[-1] if run.scores else None, run.seen
         rows.append(
             (
                 run.name,
-                "" if score is None else f"{score.mean:.2f} ± {score.stderr:.2f}",
-                "" if score is None else ("take care" if score.doubt else "yes"),
-                "" if bound is None else f"{bound.mean:.2f}",
-                "" if bound is None else f"{bound.kl_mean:.2f}",
-                "" if run.units is None else f"{run.units.count}",
-                "" if history is None else str(len(history)),
+                *(
+                    ("", "", "")
+                    if score is None
+                    else (
+                        f"{score.mean:.2f} ± {score.stderr:.2f}",
+                        score.how,
+                        "take care" if score.doubt else "yes",
+                    )
+                ),
+                "" if seen is None else f"{seen.bound.mean:.2f}",
+                "" if seen is None else f"{seen.bound.kl_mean:.2f}",
+                "" if seen is None else f"{seen.units.count}",
+                "" if run.history is None else f"{len(run.history)}",
             )
         )
-    header = ["run", "log p(x)", "trusted", "ELBO", "KL", "active latents", "epochs"]
+    header = ["run", "log p(x)", "samples", "trusted", "ELBO", "KL", "active latents", "epochs"]
     return Table("In nats per example", header, rows)
 
 
 def _differences(runs: Sequence[Evidence]) -> list[Part]:
     """The mean paired difference of each run from the first, where both scored the same data."""
-    first, rows, parts = _last(runs[0]), [], []
-    for run in runs[1:]:
-        score = _last(run)
-        if first is None or score is None:
-            parts.append(Text(f"{run.name} is not compared: a log-likelihood is missing."))
-        elif score.data_hash != first.data_hash or len(score.values) != len(first.values):
-            parts.append(
-                Text(
-                    f"{run.name} is not subtracted from {runs[0].name}: they were scored on other "
-                    "data.",
-                    "doubt",
-                )
+    first, *others = runs
+    rows, apart = [], []
+    for run in others:
+        if not first.scores or not run.scores:
+            apart.append(f"{run.name} is not compared: a log-likelihood is missing.")
+        elif (found := run.scores[-1].above(first.scores[-1])) is None:
+            apart.append(
+                f"{run.name} is not subtracted from {first.name}: they were scored on other data."
             )
         else:
-            gain = (score.values - first.values).double()
-            error = gain.std().item() / math.sqrt(len(gain))
-            rows.append((run.name, f"{gain.mean().item():+.2f}", f"{error:.2f}"))
-    header = ["run", f"above {runs[0].name}", "std. error"]
-    caption = "Paired differences in log p(x) over the same examples, in nats"
-    return [*([Table(caption, header, rows)] if rows else []), *parts]
+            rows.append((run.name, f"{found[0]:+.2f}", f"{found[1]:.2f}"))
+    header = ["run", f"above {first.name}", "std. error"]
+    table = Table("Paired differences in log p(x) of the same examples, in nats", header, rows)
+    return [*([table] if rows else []), *(Text(text, "doubt") for text in apart)]

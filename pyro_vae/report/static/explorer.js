@@ -103,7 +103,7 @@ function withWeights(layers, text) {
   let place = 0;
   const take = (count) => numbers.subarray(place, (place += count));
   return layers.map((layer) =>
-    layer.counts
+    layer.counts.length
       ? { ...layer, weight: take(layer.counts[0]), bias: take(layer.counts[1]) }
       : layer,
   );
@@ -111,10 +111,10 @@ function withWeights(layers, text) {
 
 /** Paints numbers as an image; grey ones from white to black, colours as they are. */
 function painted(spec, x) {
-  const { channels, height, width, low, high } = spec.image;
+  const { channels, height, width } = spec.image;
   const image = new ImageData(width, height);
   const size = height * width;
-  const level = (v) => Math.round(255 * Math.min(1, Math.max(0, (v - low) / (high - low))));
+  const level = (v) => Math.round(255 * Math.min(1, Math.max(0, v)));
   for (let i = 0; i < size; i++) {
     for (let c = 0; c < 3; c++) {
       image.data[4 * i + c] = channels === 3 ? level(x[c * size + i]) : 255 - level(x[i]);
@@ -135,8 +135,8 @@ function explorer(root, spec) {
   const classes = [...root.querySelectorAll("[data-class]")];
   const walk = find("walk");
   const { height, width } = spec.image;
-  const [first, second] = [spec.order[0], spec.order[1] ?? spec.order[0]];
-  const flat = first === second;
+  const [first, second] = spec.plane;
+  const flat = second === undefined;
   const z = [...spec.start];
   let y = 0;
   let sheet = 0; // the number of the sheet that is being drawn
@@ -178,7 +178,7 @@ function explorer(root, spec) {
   function show() {
     if (decode) image.getContext("2d").putImageData(painted(spec, decode(z, y)), 0, 0);
     else {
-      const [column, row] = [nearest(z[first]), spec.size - 1 - nearest(z[second])];
+      const [column, row] = [nearest(z[first]), spec.size - 1 - nearest(z[second] ?? 0)];
       image
         .getContext("2d")
         .drawImage(background, column * width, row * height, width, height, 0, 0, width, height);
@@ -187,8 +187,7 @@ function explorer(root, spec) {
       slider.value = z[slider.dataset.latent];
       slider.nextElementSibling.textContent = z[slider.dataset.latent].toFixed(2);
     }
-    place.textContent = [first, second]
-      .slice(0, flat ? 1 : 2)
+    place.textContent = spec.plane
       .map((d) => `z${d + 1} = ${z[d].toFixed(2)}`)
       .join(", ");
     mark();
@@ -262,7 +261,8 @@ function explorer(root, spec) {
       y = Number(button.dataset.class);
       for (const other of classes) other.setAttribute("aria-pressed", String(other === button));
       show();
-      draw();
+      if (decode) draw();
+      else load();
     });
   }
   find("back").addEventListener("click", () => move(spec.start.map((v, d) => [d, v])));
@@ -289,17 +289,20 @@ function explorer(root, spec) {
       }, 100);
     });
   }
+  /** Shows the grid of the class that was decoded before. */
+  function load() {
+    const grid = new Image();
+    grid.onload = () => {
+      background.getContext("2d").drawImage(grid, 0, 0);
+      show();
+      root.dataset.drawn = String(++sheet);
+    };
+    grid.src = spec.grids[y];
+  }
+
   root.decode = decode;
   if (decode) draw();
-  else {
-    const sprite = new Image();
-    sprite.onload = () => {
-      background.getContext("2d").drawImage(sprite, 0, 0);
-      show();
-      root.dataset.drawn = "1";
-    };
-    sprite.src = spec.grid;
-  }
+  else load();
   show();
 }
 
