@@ -139,10 +139,12 @@ def decoding_of(vae: Composed) -> Decoding:
     if isinstance(vae, SemiSupervisedVAE):
         classes = vae.classes
     elif isinstance(network := getattr(likelihood, "network", None), Conditioned):
-        classes = network.classes
+        classes = None if network.context_shape or network.entry else network.classes
     if classes is None and is_given(vae):
         raise NotInPage("it takes a context other than one class")
     draft = Decoding(vae, 0, classes, ())
+    if draft.prior().support.is_discrete:
+        raise NotInPage("its latents are discrete")
     z_dim = int(draft.prior().event_shape[0])
     y = None if classes is None else torch.zeros(1, dtype=torch.long)
     shape = tuple(draft.decode(torch.zeros(1, z_dim), y).shape[1:])

@@ -29,7 +29,7 @@ from pyro_vae.utils.modules import evaluating
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
-__all__ = ["EXAMPLES", "Evidence", "Seen", "seen"]
+__all__ = ["EXAMPLES", "Evidence", "Seen", "latent_points", "seen"]
 
 EXAMPLES = 1000
 """How many examples a report looks at."""
@@ -45,7 +45,7 @@ class Seen:
         batch: The examples, with their context.
         labels: A label of each, or None.
         bound: Their ELBO.
-        units: How active each latent is.
+        units: How active each latent is; None where one is discrete.
         diagnosis: What is wrong.
         points: The latent point of each in the top layer; None for a pair that is not composed of
             parts.
@@ -56,7 +56,7 @@ class Seen:
     batch: Examples
     labels: Sequence[str] | None
     bound: Elbo
-    units: ActiveUnits
+    units: ActiveUnits | None
     diagnosis: Diagnosis
     points: Tensor | None
     reconstructed: Tensor | None
@@ -105,24 +105,29 @@ def seen(
         warnings.simplefilter("ignore", UnreliableWeights)  # The page says it.
         bound = elbo(pair, batch, num_samples=_SAMPLES, seed=seed)
         diagnosis = diagnose(pair, batch, history=history, seed=seed)
-    units = active_units(pair, batch, seed=seed)
+    units = None
+    if "active" in diagnosis.measured:  # They are not defined for a discrete latent.
+        units = active_units(pair, batch, seed=seed)
     points = reconstructed = kl = None
     with seeded(seed):
         if isinstance(pair, Composed):
-            points, reconstructed = _point_values(pair, batch)
+            points = latent_points(pair, batch)
+            reconstructed = pair.reconstruct(batch[0], _read(pair, batch))
         if isinstance(pair, VAE):
             kl = _kl_of_each(pair, batch)
     return Seen(batch, labels, bound, units, diagnosis, points, reconstructed, kl)
 
 
-def _point_values(pair: Composed, batch: Examples) -> tuple[Tensor, Tensor]:
-    """The latent points in the top layer, and the reconstructions."""
-    x, *context = batch
-    if isinstance(pair, SemiSupervisedVAE):
-        context = context[1:]  # It guesses the class.
-    points = pair.embed(x, context or None)
+def latent_points(pair: Composed, batch: Examples) -> Tensor:
+    """The latent point of each example in the top layer, shape ``(N, z_dim)``."""
+    points = pair.embed(batch[0], _read(pair, batch))
     top: Tensor = points[-1] if isinstance(pair, HierarchicalVAE) else points
-    return top, pair.reconstruct(x, context or None)
+    return top
+
+
+def _read(pair: Composed, batch: Examples) -> Examples | None:
+    """The context that an encoder reads: a semi-supervised pair guesses the class."""
+    return batch[2 if isinstance(pair, SemiSupervisedVAE) else 1 :] or None
 
 
 @torch.no_grad()

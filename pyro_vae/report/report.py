@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from pyro_vae.composed import Composed
-from pyro_vae.evaluation import LogLikelihood, active_units
+from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.report.decoding import decoding_of
-from pyro_vae.report.evidence import Evidence
+from pyro_vae.report.evidence import Evidence, latent_points
 from pyro_vae.report.explorer import explorer_of
 from pyro_vae.report.layers import NotInPage
 from pyro_vae.report.page import rendered
@@ -203,12 +203,8 @@ def explore(vae: Composed, x: Batch | None = None) -> Explorer:
     if not isinstance(vae, Composed):
         raise TypeError(f"vae: got {kind(vae)}, expected a pair that is made of parts, as a VAE")
     try:
-        decoding = decoding_of(vae)
-        activity = None
-        if x is not None:
-            statistic = active_units(vae, as_batch(x), seed=0).statistic
-            activity = statistic[-decoding.z_dim :]  # The top layer's site is the last.
-        part = explorer_of(decoding, activity)
+        points = None if x is None else latent_points(vae, as_batch(x))
+        part = explorer_of(decoding_of(vae), points)
     except NotInPage as error:
         raise ValueError(f"vae: got one that cannot be explored, since {error}") from error
     return Explorer(rendered("Explorer", [Section("explore", vae.name, [part])]))

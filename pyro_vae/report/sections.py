@@ -74,10 +74,7 @@ def explore(own: Evidence) -> Section:
         if not isinstance(own.pair, Composed):
             raise NotInPage("the pair is not composed of parts, so the page knows no decoder")
         decoding = decoding_of(own.pair)
-        points = None if own.seen is None else own.seen.points
-        ordered = points is not None and points.dim() == 2 and points.shape[1] == decoding.z_dim
-        activity = points.float().var(0).cpu() if points is not None and ordered else None
-        part: Part = explorer_of(decoding, activity)
+        part: Part = explorer_of(decoding, None if own.seen is None else own.seen.points)
     except NotInPage as error:
         part = Text(f"There is no explorer: {error}.")
     return Section("explore", "Explore", [part])
@@ -260,12 +257,13 @@ def latents(own: Evidence, thumbnail: tuple[int, int] | None, data: bool) -> lis
     if data and own.seen.points is not None and _has_plane(own.seen.points):
         parts.append(_scatter(own.seen.points, own.seen.labels, thumbnail))
     units = own.seen.units
-    words = (
-        f"{units.count} of {len(units.statistic)} latents are active: their points vary by more "
-        f"than {units.threshold:g} over the examples."
-    )
-    parts.append(Chart("units", charts.latent_units(units, own.seen.kl), words, words))
-    return [Section("latents", "Latents", parts)]
+    if units is not None:
+        words = (
+            f"{units.count} of {len(units.statistic)} latents are active: their points vary by "
+            f"more than {units.threshold:g} over the examples."
+        )
+        parts.append(Chart("units", charts.latent_units(units, own.seen.kl), words, words))
+    return [Section("latents", "Latents", parts)] if parts else []
 
 
 def _has_plane(points: Tensor | None) -> bool:

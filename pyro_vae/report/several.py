@@ -62,7 +62,7 @@ def _table(runs: Sequence[Evidence]) -> Table:
                 ),
                 "" if seen is None else f"{seen.bound.mean:.2f}",
                 "" if seen is None else f"{seen.bound.kl_mean:.2f}",
-                "" if seen is None else f"{seen.units.count}",
+                "" if seen is None or seen.units is None else f"{seen.units.count}",
                 "" if run.history is None else f"{len(run.history)}",
             )
         )

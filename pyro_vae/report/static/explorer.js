@@ -152,19 +152,22 @@ function explorer(root, spec) {
   background.width = plane.width;
   background.height = plane.height;
 
-  const onLine = (i) => -spec.limit + (2 * spec.limit * i) / (spec.size - 1);
-  const nearest = (v) =>
-    Math.min(
-      spec.size - 1,
-      Math.max(0, Math.round(((v + spec.limit) / (2 * spec.limit)) * (spec.size - 1))),
-    );
+  // On an axis of the plane, 0 across and 1 up, a latent's value is a fraction of its limits.
+  const clamp = (v) => Math.min(1, Math.max(0, v));
+  const value = (axis, part) =>
+    spec.limits[axis][0] + part * (spec.limits[axis][1] - spec.limits[axis][0]);
+  const fraction = (axis) => {
+    if (axis === 1 && flat) return 0.5;
+    const [low, high] = spec.limits[axis];
+    return clamp((z[spec.plane[axis]] - low) / (high - low));
+  };
+  const nearest = (axis) => Math.round(fraction(axis) * (spec.size - 1));
 
   /** The picture of the plane, with the point on it. */
   function mark() {
     canvas.drawImage(background, 0, 0);
-    const clamp = (v) => Math.min(1, Math.max(0, (v / spec.limit + 1) / 2));
-    const across = (width / 2) + clamp(z[first]) * (plane.width - width);
-    const down = (height / 2) + (1 - (flat ? 0.5 : clamp(z[second]))) * (plane.height - height);
+    const across = width / 2 + fraction(0) * (plane.width - width);
+    const down = height / 2 + (1 - fraction(1)) * (plane.height - height);
     canvas.lineWidth = Math.max(2, plane.width / 140);
     for (const [radius, colour] of [[0.022, "#ffffff"], [0.016, "#bd1f01"]]) {
       canvas.strokeStyle = colour;
@@ -178,7 +181,7 @@ function explorer(root, spec) {
   function show() {
     if (decode) image.getContext("2d").putImageData(painted(spec, decode(z, y)), 0, 0);
     else {
-      const [column, row] = [nearest(z[first]), spec.size - 1 - nearest(z[second] ?? 0)];
+      const [column, row] = [nearest(0), spec.size - 1 - nearest(1)];
       image
         .getContext("2d")
         .drawImage(background, column * width, row * height, width, height, 0, 0, width, height);
@@ -203,8 +206,8 @@ function explorer(root, spec) {
       const until = performance.now() + 12;
       while (own === sheet && count < spec.size ** 2 && performance.now() < until) {
         const [row, column] = [Math.floor(count / spec.size), count % spec.size];
-        at[first] = onLine(column);
-        if (!flat) at[second] = onLine(spec.size - 1 - row);
+        at[first] = value(0, column / (spec.size - 1));
+        if (!flat) at[second] = value(1, 1 - row / (spec.size - 1));
         ink.putImageData(painted(spec, decode(at, y)), column * width, row * height);
         count++;
       }
@@ -226,14 +229,16 @@ function explorer(root, spec) {
     if (others && decode && !timer) draw();
   }
 
-  const to = (v) => Math.min(spec.limit, Math.max(-spec.limit, v));
+  /** Moves the point to fractions of the plane. */
+  function placeAt(across, up) {
+    const moved = [[first, value(0, clamp(across))]];
+    move(flat ? moved : [...moved, [second, value(1, clamp(up))]]);
+  }
   function follow(event) {
     const box = plane.getBoundingClientRect();
-    const part = (v, from, all, cell) =>
-      to(((v - from - cell / 2) / (all - cell)) * 2 * spec.limit - spec.limit);
-    const across = part(event.clientX, box.left, box.width, box.width / spec.size);
-    const down = part(event.clientY, box.top, box.height, box.height / spec.size);
-    move(flat ? [[first, across]] : [[first, across], [second, -down]]);
+    const part = (at, all) => (at - all / spec.size / 2) / (all - all / spec.size);
+    const across = part(event.clientX - box.left, box.width);
+    placeAt(across, 1 - part(event.clientY - box.top, box.height));
   }
   plane.addEventListener("pointerdown", (event) => {
     plane.setPointerCapture(event.pointerId);
@@ -243,13 +248,14 @@ function explorer(root, spec) {
     if (plane.hasPointerCapture(event.pointerId)) follow(event);
   });
   const steps = {
-    ArrowLeft: [first, -1], ArrowRight: [first, 1], ArrowDown: [second, -1], ArrowUp: [second, 1],
+    ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1],
   };
   plane.addEventListener("keydown", (event) => {
     if (!(event.key in steps)) return;
     event.preventDefault();
-    const [d, sign] = steps[event.key];
-    move([[d, to(z[d] + (sign * spec.limit) / (event.shiftKey ? 50 : 10))]]);
+    const size = event.shiftKey ? 0.01 : 0.05;
+    const [across, up] = steps[event.key];
+    placeAt(fraction(0) + across * size, fraction(1) + up * size);
   });
   for (const slider of sliders) {
     slider.addEventListener("input", () => {

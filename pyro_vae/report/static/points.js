@@ -9,6 +9,7 @@ for (const root of document.querySelectorAll("[data-points]")) {
     const [x, y, label] = points[chosen];
     root.querySelector("output").textContent = `${label}, example ${chosen}`;
     if (thumbnail) {
+      thumbnail.hidden = false;
       thumbnail.style.backgroundImage = "var(--examples)";
       thumbnail.style.backgroundPositionY = `${-chosen * thumbnail.dataset.height}px`;
     }
