@@ -1,18 +1,15 @@
 """Private names of torch and Pyro on which this package relies, all in one place.
 
 No other module imports from a private module of torch or Pyro or reads a private attribute of
-their objects. ``tests/test_compat.py`` tests each name, so it fails first when one of them moves.
-The names exist in torch 2.6 to 2.14 and in Pyro 1.9.1 and 1.9.2.
-
-Two kinds of private names stay where they are used, because a subclass must have them:
+their objects. ``tests/test_compat.py`` tests each name, and fails first when one moves. They exist
+in torch 2.6 to 2.14 and in Pyro 1.9.1 and 1.9.2. Two kinds stay where a subclass must have them:
 
 * methods that torch and Pyro call on their subclasses: ``ELBO._get_trace``,
-  ``ELBO._guess_max_plate_nesting``,
-  ``Messenger._pyro_sample``, ``Transform._call`` and ``_inverse``,
-  ``Distribution._get_checked_instance`` and ``_validate_sample``,
+  ``ELBO._guess_max_plate_nesting``, ``Messenger._pyro_sample``, ``Transform._call``,
+  ``_inverse``, ``Distribution._get_checked_instance``, ``Distribution._validate_sample`` and
   ``Module._load_from_state_dict``;
-* the state of a base class that a subclass keeps: ``PyroOptim._state_waiting_to_be_consumed``,
-  ``Distribution._validate_args``.
+* the state of a base class that a subclass keeps:
+  ``PyroOptim._state_waiting_to_be_consumed``, ``Distribution._validate_args``.
 """
 
 import logging
@@ -363,6 +360,11 @@ def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[...
     shapes = ShapeEnv(assume_static_by_default=True)
     with tracing(TracingContext(FakeTensorMode(shape_env=shapes))):
         return compile(traced, list(inputs), options={"fallback_random": True})
+
+
+def inductor_has_begun() -> bool:
+    """Whether this process has compiled by Inductor, which then may have worker threads."""
+    return "torch._inductor.async_compile" in sys.modules
 
 
 def cpp_compiler() -> str | None:

@@ -14,7 +14,7 @@ from pyro_vae.contracts import check_context, check_data, check_dtype
 from pyro_vae.pair import Pair
 from pyro_vae.utils.checks import check_count, kind
 from pyro_vae.utils.context import Context, as_context
-from pyro_vae.utils.modules import Function, count_of, device_of, dtype_of
+from pyro_vae.utils.modules import Function, counts_of, device_of, dtype_of
 
 __all__ = ["Composed", "Part", "as_list", "as_part"]
 
@@ -197,20 +197,8 @@ class Composed(Pair):
 
     def extra_repr(self) -> str:
         parts = {part: getattr(self, part) for part in self._parts if self._has(part)}
-        lines = [f"name={self.name!r}, parameters:"]
-        for part, module in parts.items():
-            own = list(module.parameters())
-            trained = count_of(p for p in own if p.requires_grad)
-            text = f"  {part}: {trained:,} trained"
-            if frozen := count_of(own) - trained:
-                text += f", {frozen:,} fixed"
-            for other in parts:
-                theirs = {id(p) for p in parts[other].parameters()}
-                shared = count_of(p for p in own if id(p) in theirs)
-                if other != part and shared:
-                    text += f" ({shared:,} shared with the {other})"
-            lines.append(text)
-        return "\n".join(lines)
+        lines = [f"  {part}: {text}" for part, text in counts_of(parts).items()]
+        return "\n".join([f"name={self.name!r}, parameters:", *lines])
 
 
 def as_part(part: str, module: Part) -> nn.Module:

@@ -14,12 +14,13 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.compat import is_jit_tracing, unconstrained_parameters
+from pyro_vae.compat import is_jit_tracing, tables, unconstrained_parameters
 from pyro_vae.contracts import holes_named, observes_holes
 from pyro_vae.param_store import OwnParameters, Params, apart, bind, release
 from pyro_vae.programs import OwnBaselines, OwnProgram, Programs, exchanged, name_of, watched
+from pyro_vae.utils import html
 from pyro_vae.utils.checks import check_module, kind
-from pyro_vae.utils.modules import count_of
+from pyro_vae.utils.modules import counted
 
 __all__ = ["Pair", "check_pair"]
 
@@ -208,10 +209,19 @@ class Pair(nn.Module):
         for argument, program in self._programs.programs.items():
             if not isinstance(program, OwnProgram):
                 lines[0] += f", {argument}={name_of(program)}"
-        trained = count_of(p for p in self.parameters() if p.requires_grad)
-        fixed = count_of(self.parameters()) - trained
-        lines.append(f"parameters: {trained:,} trained" + (f", {fixed:,} fixed" if fixed else ""))
+        lines.append(f"parameters: {counted(self)}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        own = {name: module for name, module in tables(self)[2].items() if module is not None}
+        if not list(own.get("params", self).parameters()):
+            own.pop("params", None)  # ``pyro.param`` made none, or not yet.
+        return html.block(
+            f"{type(self).__name__} {self.name!r}",
+            f"parameters: {counted(self)}",
+            html.modules(own),
+            html.details("all modules", repr(self)),
+        )
 
     def __getattr__(self, name: str) -> Any:
         try:

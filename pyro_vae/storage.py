@@ -6,7 +6,7 @@
 | `model.safetensors`  | parameters and buffers, without pickle                                   |
 | `metrics.csv`        | the history, one row an epoch                                            |
 | `evaluations/*.json` | the evaluations, each with a hash of the parameters that it belongs to   |
-| `figures/*.png`      | pictures                                                                 |
+| `figures/*`          | pictures                                                                 |
 """
 
 import hashlib

@@ -1,11 +1,14 @@
 """Right programs that no check may refuse, and the same with one fault that each must be refused.
 
-A long run, which goes on where it ended: ``python -m tests.alarms 1000 --out FILE``.
+A long run until 1,000 programs are right, which goes on where it ended:
+``python -m tests.alarms 1000 --out FILE``.
 """
 
 import argparse
+import itertools
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +52,15 @@ class Leak:
         return out + leaked.reshape(*leaked.shape, *[1] * (out.dim() - leaked.dim()))
 
 
-def alarms(seed: int) -> dict[str, str]:
-    """What goes wrong with the program of a seed: refused though right, or accepted though wrong.
+def alarms(seed: int) -> tuple[list[str], dict[str, str]]:
+    """The cases of a seed, and what goes wrong: refused though right, or accepted though wrong.
 
-    It is float32, in which densities are rounded most.
+    The cases are the program as it is, which is ``"right"`` but for batch norm without statistics,
+    and each fault that is planted in a right one. It is float32, in which densities are rounded
+    most.
     """
-    draw, wrong = random.Random(seed), {}
+    draw = random.Random(seed)
+    wrong: dict[str, str] = {}
     size = draw.choice([1, 2, 3, 5, 17, 64])
     program = drawn(seed, examples=size)
     dependent = DEPENDENT in program.text
@@ -62,16 +68,20 @@ def alarms(seed: int) -> dict[str, str]:
     if bool(refused) is not dependent:
         wrong["right"] = refused or "batch norm without statistics was accepted"
     if dependent:
-        return wrong
+        return ["batch norm without statistics"], wrong
+    cases = ["right"]
     if size > 1:
         to, of = draw.sample(range(size), 2)
         program = drawn(seed, examples=size)
         planted = _planted(program, to, of, draw)
+        if planted:
+            cases.append("dependence")
         if planted and not _refused(program, program.batches[0]):
             wrong["dependence"] = f"of {to} on {of} of {size}, by {planted}"
     x, *context = drawn(seed, examples=size).batches[0]
     place = draw.randrange(size), draw.randrange(X_DIM)
-    values = {"non-finite": draw.choice([float("nan"), float("inf"), -float("inf")])}
+    infinite = [float("inf"), -float("inf")]
+    values = {"non-finite": draw.choice(infinite + [float("nan")] * (program.kind != "holes"))}
     if program.kind in OFF:
         values["off the support"] = draw.choice([OFF[program.kind], float(-LEVELS)])
     for kind, value in values.items():
@@ -79,7 +89,7 @@ def alarms(seed: int) -> dict[str, str]:
         bad[place] = value
         if not _refused(drawn(seed, examples=size), (bad, *context)):
             wrong[kind] = f"{value} at {place}"
-    return wrong
+    return [*cases, *values], wrong
 
 
 def _refused(program: Drawn, batch: tuple[Tensor, ...]) -> str:
@@ -122,22 +132,30 @@ def _planted(program: Drawn, to: int, of: int, draw: random.Random) -> str:
 
 
 def main() -> None:
-    """Runs the seeds that a file has no line for; prints and keeps what goes wrong."""
+    """Runs seeds until a file has so many right programs; prints and keeps what goes wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    done: set[Any] = set()
+    done: dict[int, Any] = {}
     if options.out.exists():
-        done = {json.loads(line)["seed"] for line in options.out.read_text().splitlines()}
+        lines = map(json.loads, options.out.read_text().splitlines())
+        done = {line["seed"]: line for line in lines}
+    counts: Counter[str] = Counter()
     with options.out.open("a") as file:
-        for seed in range(options.count):
+        for seed in itertools.count():
             if seed not in done:
-                wrong = alarms(seed)
-                file.write(json.dumps({"seed": seed, "wrong": wrong}) + "\n")
+                cases, wrong = alarms(seed)
+                done[seed] = {"seed": seed, "cases": cases, "wrong": wrong}
+                file.write(json.dumps(done[seed]) + "\n")
                 file.flush()
                 if wrong:
                     print(seed, wrong, flush=True)
+            counts.update(done[seed]["cases"])
+            counts["wrong"] += bool(done[seed]["wrong"])
+            if counts["right"] == options.count:
+                break
+    print(f"seeds 0 to {seed}: {dict(counts)}")
 
 
 if __name__ == "__main__":

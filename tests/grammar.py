@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pyro_vae import VAE, Pair, likelihoods, networks, objectives, posteriors
 
+from .structures import FIRST, structured
 from .swaps import LEVELS, PRIORS, X_DIM
 
 EXAMPLES = 5
@@ -333,8 +334,15 @@ def drawn(seed: int, refused: bool = False, examples: int = EXAMPLES) -> Drawn:
     """
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    make = _plain if draw.random() < 0.2 else _vae
-    pair, batches, objective, text, kind = make(draw, refused, examples)
+    if seed < FIRST:
+        make = _plain if draw.random() < 0.2 else _vae
+        pair, batches, objective, text, kind = make(draw, refused, examples)
+    else:
+
+        def networks_of(into: int, out: networks.Shape) -> nn.Module:
+            return network(into, out, draw, refused)
+
+        pair, batches, objective, text, kind = structured(draw, networks_of, examples)
     training = draw.random() < 0.7
     pair.train(training)
     if draw.random() < 0.1 and "Lazy" not in text:
@@ -343,9 +351,15 @@ def drawn(seed: int, refused: bool = False, examples: int = EXAMPLES) -> Drawn:
     return Drawn(pair, batches, objective, text + (", train" if training else ", eval"), kind)
 
 
+# By name, since a seed is to draw the same program whatever priors come later.
+DRAWN = (
+    "StandardNormal", "Uniform", "Laplace", "StudentT", "GaussianMixture", "VampPrior", "Flow",
+)  # fmt: skip
+
+
 def _vae(draw: random.Random, refused: bool, examples: int) -> tuple[Pair, Any, Any, str, str]:
     z_dim = draw.choice([1, 2, 3])
-    names = [draw.choice([*table]) for table in (PRIORS, POSTERIORS, LIKELIHOODS)]
+    names = [draw.choice([*table]) for table in (DRAWN, POSTERIORS, LIKELIHOODS)]
     if names[:2] == ["VampPrior", "Flow"]:  # refused: it has no density at a pseudo-input's z
         names[1] = "Normal"
     context = draw.random() < 0.25 and names[0] != "VampPrior"

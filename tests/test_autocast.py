@@ -1,5 +1,6 @@
 """Within ``torch.autocast``, whose cache keeps the casts of parameters when they change."""
 
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from pyro_vae import (
     fit,
     likelihoods,
     log_likelihood,
+    models,
     networks,
     optim,
     posteriors,
@@ -92,6 +94,20 @@ def test_a_context_that_autocast_does_not_round_is_taken(x: Tensor) -> None:
     )
     with autocast():
         assert log_likelihood(vae, (x, torch.randn(40)), 10, seed=0).values.isfinite().all()
+
+
+def test_a_layer_that_autocast_rounds_is_taken_beside_x() -> None:
+    """x is float32, and the layer above it bfloat16."""
+    lower = networks.Conditioned(networks.MLP(6 + 2, (4,), 4), 2)
+    vae = models.HierarchicalVAE(
+        [posteriors.Normal(networks.MLP(2, (4,), 4)), priors.StandardNormal(2)],
+        likelihoods.Gaussian(networks.MLP(2, (4,), 6), scale=0.7),
+        [posteriors.Normal(lower), posteriors.Normal(networks.MLP(6, (4,), 4))],
+        "top-down",
+    )
+    with autocast():
+        history = fit(vae, torch.randn(40, 6), epochs=1, batch_size=40, compile=False)
+    assert math.isfinite(history.cost[0])
 
 
 @pytest.mark.parametrize("name", ["fit", "log_likelihood", "elbo"])

@@ -395,4 +395,16 @@ def test_charts_take_the_least_that_can_be_drawn() -> None:
     plots.training_curves({"epoch": [1], "cost": [0.0]})
     plots.side_by_side({"a": torch.zeros(1, 1, 1)})
     plots.generated(torch.zeros(1, 1), columns=1)
+    plots.latent(torch.eye(3)[:2], torch.zeros(2))  # two points have a variance
+    plots.dots({"a": {"ELBO": [0.0]}}, "nats")
+
+    def decode(z: Tensor) -> Tensor:
+        return z.sum(-1)[:, None, None]
+
+    plots.traversal(decode, torch.eye(2)[:, :1], rows=1, columns=1, low=1e-6, high=1 - 1e-6)
+    plots.interpolation(decode, torch.eye(2), torch.eye(2), columns=2, spherical=True)
+    nearly = torch.tensor([[-1.0, 1e-3]])  # a shortest arc from (1, 0) there is
+    plots.interpolation(decode, torch.eye(2)[:1], nearly, columns=2, spherical=True)
+    with plots.style("paper", width="icml", columns=2), plots.style(width=1e-3):
+        pass
     plt.close("all")

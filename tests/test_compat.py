@@ -4,6 +4,8 @@ These tests fail first when a new version of torch or Pyro moves such a name.
 """
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -362,6 +364,21 @@ def test_the_compiler_is_found() -> None:
     with config.patch({"cpp.cxx": ("no-such-compiler",)}):
         assert compat.cpp_compiler() is None
     assert compat.cpp_compiler()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_inductor_begins_with_the_first_compilation() -> None:
+    """In another process, since this one may have compiled."""
+    program = (
+        "import torch; from pyro_vae import compat; before = compat.inductor_has_begun(); "
+        "torch.compile(lambda x: x + 1)(torch.ones(2)); "
+        "print(before, compat.inductor_has_begun())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_unchecked_distributions_put_the_checks_back() -> None:

@@ -27,9 +27,11 @@ from pyro_vae.training import History
 from pyro_vae.utils.checks import check_count
 
 _RUNS = "runs"
+_ALONG = "log_likelihood.png"
 _FILES = (
     "comparison.md",
     "comparison.csv",
+    "curves.csv",
     "gradients.csv",
     "comparison.png",
     "encoder.png",
@@ -50,6 +52,21 @@ DrawsOption = Annotated[int, typer.Option(help="Gradients of each objective at e
 GoalOption = Annotated[
     float | None,
     typer.Option(help="Test -ELBO to reach. Without it what the first objective reaches."),
+]
+LikelihoodGoalOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Test log-likelihood to reach, as it is estimated after each epoch, or after those "
+        "of --likelihood-epochs."
+    ),
+]
+LikelihoodEpochsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Epochs after which the test log-likelihood is estimated, separated by commas, "
+        "beside the last one: 1,5,10. Without it the last one alone, or all if there is a "
+        "--likelihood-goal."
+    ),
 ]
 OutOption = Annotated[
     Path | None, typer.Option(help="Folder. Without it runs/compare-PRESET-DATA.")
@@ -74,6 +91,8 @@ def compare(
     examples: ExamplesOption = None,
     draws: DrawsOption = 100,
     goal: GoalOption = None,
+    likelihood_goal: LikelihoodGoalOption = None,
+    likelihood_epochs: LikelihoodEpochsOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -86,7 +105,7 @@ def compare(
     folder = out or Path("runs") / f"compare-{preset}-{data}"
     kept = folder / _RUNS
     _check_free(folder, resume)
-    losses = _parsed(objectives_)
+    losses, points = _parsed(objectives_), _points(likelihood_epochs)
     check_count("seeds", seeds)
     dataset = load_data(data, root)
     vae, chosen = build(preset, z_dim, dataset, pixels, 0)
@@ -106,6 +125,8 @@ def compare(
             num_samples=num_samples,
             draws=draws,
             goal=goal,
+            likelihood_goal=likelihood_goal,
+            likelihood_epochs=points,
             on_run=_say_run,
             keep=kept,
         )
@@ -118,11 +139,7 @@ def compare(
         f"{len(test)} test images with {result.pixels} pixels, from {num_samples} importance "
         "samples each."
     )
-    goal_text = "which was asked for" if goal is not None else "where the first ends at worst"
-    text = f"{settings} {_explained(result, goal_text, draws)}"
-    _write(result, text, folder)
-    say(text)
-    say(f"written: {', '.join(str(folder / name) for name in _FILES)}")
+    _report(result, f"{settings} {_explained(result, goal, draws)}", folder)
     if not result.complete:
         say(_left(kept))
         raise KeyboardInterrupt
@@ -150,6 +167,16 @@ def _parsed(text: str) -> dict[str, ELBO]:
     return {name: objectives.parse(name) for name in names}
 
 
+def _points(text: str | None) -> list[int] | None:
+    """The epochs after which the log-likelihood is estimated."""
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"likelihood_epochs: got {text!r}, expected epochs such as 1,5,10")
+    return [int(word) for word in words]
+
+
 def _count(kept: Path) -> int:
     """The number of runs in a folder."""
     return len(list(kept.glob(comparison.KEPT)))
@@ -166,13 +193,15 @@ def _say_run(name: str, seed: int, history: History, likelihood: LogLikelihood) 
     )
 
 
-def _explained(result: Comparison, goal: str, draws: int) -> str:
+def _explained(result: Comparison, goal: float | None, draws: int) -> str:
     """Returns the tables, and what their columns mean."""
+    chosen = "where the first ends at worst" if goal is None else "which was asked for"
     blocks = [
         "Numbers are nats per example, ± the standard error over seeds; differences are paired by "
-        "seed, from the first row. Milliseconds are those of a training step, MiB those of an "
-        f"uncompiled step. s to {result.goal:.1f}: seconds of training until the test -ELBO is at "
-        f"that value, {goal}.",
+        "seed, from the first row. Milliseconds are those of a training step, the median over "
+        "epochs with the quartiles; MiB are those of an uncompiled step. "
+        f"s to {result.goal:.1f}: seconds of training until the test -ELBO is at that value, "
+        f"{chosen}.{_of_likelihood_goal(result)}",
         result.table(),
         result.doubt or "",
         f"Gradients of the loss per example, from {draws} draws on one batch, at the parameters "
@@ -181,15 +210,41 @@ def _explained(result: Comparison, goal: str, draws: int) -> str:
         "expectation. Variance: that of one draw, summed over parameters. Signal / noise: the "
         "length of the mean gradient over the root of the variance.",
         result.gradient_table(),
+        "comparison.png: on the left, lines are means over seeds, and bands reach from the least "
+        "to the greatest; on the right, each small mark is a seed, and the open one their mean ± "
+        "its standard error. ELBO and log-likelihood are of the same images and samples there, "
+        "after training. curves.csv has each epoch of each run.",
     ]
     return "\n\n".join(block for block in blocks if block)
 
 
-def _write(result: Comparison, text: str, folder: Path) -> None:
+def _of_likelihood_goal(result: Comparison) -> str:
+    if result.likelihood_goal is None:
+        return ""
+    return (
+        f" s to log-likelihood {result.likelihood_goal:.1f}: the same until the log-likelihood is "
+        "at least that, at the epochs at which it was estimated."
+    )
+
+
+def _report(result: Comparison, text: str, folder: Path) -> None:
+    """Writes all files, and prints the text and their names."""
+    files = _write(result, text, folder)
+    say(text)
+    say(f"written: {', '.join(str(folder / name) for name in files)}")
+
+
+def _write(result: Comparison, text: str, folder: Path) -> list[str]:
+    """Writes all files; returns their names."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "comparison.md").write_text(text + "\n")
     result.save_csv(folder / "comparison.csv")
+    result.save_curves_csv(folder / "curves.csv")
     result.save_gradients_csv(folder / "gradients.csv")
     plots.save(result.plot(), folder / "comparison.png")
     for part in ("encoder", "decoder"):
         plots.save(result.plot_gradients(part), folder / f"{part}.png")
+    if len(next(iter(result.likelihoods.values()))[0]) == 1:
+        return list(_FILES)
+    plots.save(result.plot_likelihood_curves(), folder / _ALONG)
+    return [*_FILES, _ALONG]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pyro_vae import datasets, presets, runs
 from pyro_vae.cli.processes import is_first

@@ -9,13 +9,14 @@ from pyro_vae import datasets, plots, presets, storage
 from pyro_vae.cli.options import RootOption, RunArgument, opened, say
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
-from pyro_vae.models import HierarchicalVAE
+from pyro_vae.models import HierarchicalVAE, SemiSupervisedVAE
 from pyro_vae.runs import Rows, is_conditional
 from pyro_vae.training import History
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
 _IMAGES = 2000  # in the figure of the latent space
+_FORMATS = ("png", "pdf", "svg")
 
 
 def plot(
@@ -27,9 +28,14 @@ def plot(
     seed: Annotated[
         int, typer.Option(help="Fixes the draw of the pixels and of the generated images.")
     ] = 0,
+    format_: Annotated[
+        str, typer.Option("--format", help=f"Format of the files: {', '.join(_FORMATS)}.")
+    ] = "png",
     root: RootOption = None,
 ) -> None:
-    """Draw a run: curves, reconstructions, generated images, manifold, latent space."""
+    """Draw a run: curves, reconstructions, generated images, manifold, latent space, traversal."""
+    if format_ not in _FORMATS:
+        raise ValueError(f"format: got {format_!r}, expected one of {', '.join(_FORMATS)}")
     found = opened(run, root)
     vae, settings, dataset = found.vae, found.settings, found.dataset
     z_dim = _z_dim(vae)
@@ -45,11 +51,11 @@ def plot(
     folder = run / storage.FIGURES
     folder.mkdir(exist_ok=True)
     for name, ax in figures.items():
-        plots.save(ax, folder / f"{name}.png")
+        plots.save(ax, folder / f"{name}.{format_}")
     if "manifold" not in figures and not isinstance(dataset, Rows):
         labels = " and labels" if is_conditional(vae) else ""
         say(f"no manifold: it takes 2 latents, the run has {z_dim}{labels}")
-    say(f"pictures: {folder} ({', '.join(f'{name}.png' for name in figures)})")
+    say(f"pictures: {folder} ({', '.join(f'{name}.{format_}' for name in figures)})")
 
 
 def _z_dim(vae: Composed) -> int:
@@ -94,4 +100,7 @@ def _figures(
         figures["manifold"] = plots.manifold(vae.decode, quantile=quantile)
     if z.shape[1] >= 2:
         figures["latent"] = plots.latent(z, labels)
+    # A class or another layer beside z would be one more thing to choose.
+    if not (conditional or isinstance(vae, HierarchicalVAE | SemiSupervisedVAE)):
+        figures["traversal"] = plots.traversal(vae.decode, z)
     return figures

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ from pyro_vae.pair import Pair
 from pyro_vae.runs import PRESET, Rows, is_table, load_any, with_labels
 from pyro_vae.training import Averaging, History, TensorBoard, fit
 from pyro_vae.utils.context import Batch
+from pyro_vae.utils.progress import clock, without_lines
 
 CHECKPOINTS = "checkpoints"
 
@@ -128,7 +130,7 @@ def train(
     writer = _Writer(folder, settings, begun, _average(settings["average"]))
     given = {name: settings[name] for name in _GIVEN}
     images, test = _data(vae, dataset, options)
-    with joined():
+    with joined(), without_lines():
         history = fit(
             vae,
             images,
@@ -209,6 +211,8 @@ class _Writer:
     settings: dict[str, Any]
     begun: bool
     average: Averaging | None
+    _start: float = 0.0
+    _epochs: int = 0
 
     def judged(self, vae: Pair) -> Pair:
         """The pair that is evaluated and written."""
@@ -220,6 +224,7 @@ class _Writer:
             none = {**self.settings, "epochs_done": 0}
             # A kill between two files leaves a folder that is no run, which --resume begins.
             storage.save(self.judged(vae), self.folder, training=none, overwrite=True)
+        self._start = time.perf_counter()
 
     def __call__(self, vae: Pair, history: History) -> None:
         """Writes the parameters and the history."""
@@ -228,7 +233,10 @@ class _Writer:
         done = {**self.settings, "epochs_done": history.epoch[-1]}
         storage.save(self.judged(vae), self.folder, training=done, overwrite=True)
         history.save_csv(self.folder / storage.METRICS)
-        say(_epoch_line(history, self.settings["epochs"]))
+        self._epochs += 1  # in this process: a run that goes on has others before
+        an_epoch = (time.perf_counter() - self._start) / self._epochs
+        left = an_epoch * (self.settings["epochs"] - history.epoch[-1])
+        say(f"{_epoch_line(history, self.settings['epochs'])}  {clock(left)} left")
 
 
 def _diagnosed(

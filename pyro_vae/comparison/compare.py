@@ -12,7 +12,15 @@ import torch
 from pyro.infer import ELBO
 from torch import nn
 
-from pyro_vae.comparison.kept import KeptRuns, Key, Run, described_data, described_pair
+from pyro_vae.comparison.along import LikelihoodAlong, likelihood_points
+from pyro_vae.comparison.kept import (
+    LIKELIHOOD_EPOCHS,
+    KeptRuns,
+    Key,
+    Run,
+    described_data,
+    described_pair,
+)
 from pyro_vae.comparison.measured import Measured
 from pyro_vae.comparison.result import Comparison
 from pyro_vae.datasets import Pixels
@@ -20,7 +28,7 @@ from pyro_vae.evaluation import LogLikelihood, density_draw, estimated
 from pyro_vae.gradients import check_draws, check_objectives
 from pyro_vae.objectives import analytic_kl, described, trace_elbo
 from pyro_vae.pair import Pair, check_pair
-from pyro_vae.training import History, fit
+from pyro_vae.training import Callback, History, fit
 from pyro_vae.utils.checks import (
     check_count,
     check_examples,
@@ -58,6 +66,8 @@ def compare(
     draws: int = 100,
     gradient_epochs: Sequence[int] | None = None,
     goal: float | None = None,
+    likelihood_goal: float | None = None,
+    likelihood_epochs: Sequence[int] | None = None,
     on_run: OnRun | None = None,
     keep: str | Path | None = None,
 ) -> Comparison:
@@ -82,12 +92,19 @@ def compare(
             is 0, a tenth of `epochs`, and `epochs`.
         goal: A test -ELBO in nats per example, up to which the seconds of training are counted;
             None is the final one of the first objective's worst run.
+        likelihood_goal: A log-likelihood of the test set in nats per example, up to which the
+            seconds of training are counted too, at the epochs at which it is estimated; None has
+            no such column in the table.
+        likelihood_epochs: The epochs from 1 after which the log-likelihood of the test set is
+            estimated, beside the last one; None is the last one alone, or all of them if there is
+            a `likelihood_goal`. Each takes as long as the evaluation at the end, which does not
+            count as training.
         on_run: Called after each run that is trained, for instance to report progress.
         keep: A folder in which each run is kept as soon as it ends, in a file with a checksum.
             Called again with the same arguments, `compare` reads the runs that are there and
             trains only the others. The result is that of a comparison without a break; the
             seconds of a run that was read are those of its training. Further seeds may be added
-            at the end, and `goal` may change.
+            at the end, and `goal` may change, and `likelihood_goal` with given epochs.
 
     Returns:
         The histories, log-likelihoods, gradients and memory of all objectives. After Ctrl-C, those
@@ -115,12 +132,13 @@ def compare(
     """
     if objectives is None:
         objectives = {"trace_elbo": trace_elbo(), "analytic_kl": analytic_kl()}
-    _check_arguments(vae_factory, objectives, goal, on_run, keep)
+    _check_arguments(vae_factory, objectives, goal, likelihood_goal, on_run, keep)
     seeds = _seeds(seeds)
     points = _points(gradient_epochs, epochs)
+    scored = likelihood_points(likelihood_epochs, epochs, likelihood_goal)
     trainer = _Trainer(
         vae_factory, train, test, objectives, seeds[0], epochs, batch_size, pixels, num_samples,
-        draws, points,
+        draws, points, scored,
     )  # fmt: skip
     _check_alone(keep)
     kept = None if keep is None else KeptRuns(keep, trainer.settings(), list(objectives))
@@ -142,19 +160,35 @@ def compare(
         if any((name, seeds[0]) not in runs for name in objectives):
             raise
     done = [seed for seed in seeds if all((name, seed) in runs for name in objectives)]
-    histories = {n: [runs[n, seed].history for seed in done] for n in objectives}
-    first = runs[wanted[0]]
-    costs = [h.test_cost[-1] for h in histories[wanted[0][0]]]
+    by_name = {name: [runs[name, seed] for seed in done] for name in objectives}
+    goals = plain(goal), plain(likelihood_goal)
+    return _compared(done, by_name, runs[wanted[0]], trainer.steps, goals, complete)
+
+
+def _compared(
+    seeds: Sequence[int],
+    runs: Mapping[str, Sequence[Run]],
+    first: Run,
+    steps: int,
+    goals: tuple[float | None, float | None],
+    complete: bool,
+) -> Comparison:
+    """The result of runs by objective, in the order of the seeds; the first one has gradients."""
+    goal, likelihood_goal = goals
+    if goal is None:
+        goal = max(run.history.test_cost[-1] for run in next(iter(runs.values())))
     return Comparison(
-        tuple(done),
-        histories,
-        {n: [runs[n, seed].log_likelihood for seed in done] for n in objectives},
+        tuple(seeds),
+        {name: [run.history for run in own] for name, own in runs.items()},
+        {name: [run.log_likelihood for run in own] for name, own in runs.items()},
         first.pixels,
         first.gradients,
         first.peaks,
-        trainer.steps,
-        max(costs) if goal is None else plain(goal),
+        steps,
+        goal,
         complete,
+        {name: [run.likelihoods for run in own] for name, own in runs.items()},
+        likelihood_goal,
     )
 
 
@@ -165,6 +199,7 @@ class _Trainer:
     Attributes:
         first_seed: The seed on which the first objective's run has the gradients.
         points: The epochs after which they are measured.
+        scored: The epochs after which the log-likelihood is estimated, the last one among them.
     """
 
     vae_factory: Callable[[], Pair]
@@ -178,6 +213,7 @@ class _Trainer:
     num_samples: int
     draws: int
     points: Sequence[int]
+    scored: Sequence[int]
 
     def __post_init__(self) -> None:
         """Raises TypeError or ValueError for counts that are out of range, and for no data."""
@@ -207,6 +243,7 @@ class _Trainer:
             "num_samples": int(self.num_samples),
             "draws": int(self.draws),
             "gradient_epochs": [int(point) for point in self.points],
+            LIKELIHOOD_EPOCHS: [int(point) for point in self.scored],
         }
 
     def read(self, kept: KeptRuns, wanted: Sequence[Key]) -> dict[Key, Run]:
@@ -229,10 +266,14 @@ class _Trainer:
         vae = self.pair(seed)
         began = described_pair(vae)
         measured = Measured(self.objectives, self.points, self.steps, self.draws)
-        callbacks = []
+        callbacks: list[Callback] = []
         if (name, seed) == (next(iter(self.objectives)), self.first_seed):
             first = rows(as_batch(self.train), slice(self.batch_size))
             callbacks.append(measured.along(vae, first, self.pixels))
+        before = self.scored[:-1]
+        along = LikelihoodAlong(lambda vae: self._scored(vae)[0], before, self.num_samples, seed)
+        if before:
+            callbacks.append(along)
         history = fit(
             vae,
             self.train,
@@ -248,7 +289,8 @@ class _Trainer:
             raise KeyboardInterrupt
         x, pixels = self._scored(vae)
         result = estimated(vae, x, self.num_samples, seed=seed)
-        return Run(began, history, result, pixels, measured.gradients, measured.peaks)
+        likelihoods = {**along.means, self.epochs: result.mean}
+        return Run(began, history, result, pixels, measured.gradients, measured.peaks, likelihoods)
 
     def _scored(self, vae: Pair) -> tuple[Batch, Pixels | None]:
         """The test data on which a pair has a density, and their pixels."""
@@ -301,6 +343,7 @@ def _check_arguments(
     vae_factory: object,
     objectives: Mapping[str, ELBO],
     goal: object,
+    likelihood_goal: object,
     on_run: object,
     keep: object,
 ) -> None:
@@ -311,5 +354,6 @@ def _check_arguments(
         )
     check_objectives(objectives)
     check_number("goal", goal, none=True)
+    check_number("likelihood_goal", likelihood_goal, none=True)
     check_function("on_run", on_run, none=True)
     check_path("keep", keep, none=True)

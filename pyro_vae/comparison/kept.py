@@ -22,10 +22,20 @@ from pyro_vae.utils.packed import Tensors, pack, unpack
 from pyro_vae.utils.sealed import DamagedRun, sealed_state, unsealed_state, write_files
 from pyro_vae.version import __version__
 
-__all__ = ["KEPT", "KeptRuns", "Key", "Run", "described_data", "described_pair"]
+__all__ = [
+    "KEPT",
+    "LIKELIHOOD_EPOCHS",
+    "KeptRuns",
+    "Key",
+    "Run",
+    "described_data",
+    "described_pair",
+]
 
 KEPT = "*.safetensors"
 """The files of a folder of runs."""
+LIKELIHOOD_EPOCHS = "likelihood_epochs"
+"""The setting that runs of an earlier version lack."""
 
 _FORMAT = "a run of a comparison, 1"
 
@@ -45,6 +55,7 @@ class Run:
         gradients: The gradients that were measured along the run, of all objectives by epoch,
             objective and part; empty unless the run is the comparison's first.
         peaks: The peak bytes of a step by objective; empty likewise.
+        likelihoods: The mean log-likelihood of the test set by epoch, that of the end too.
     """
 
     pair: Sequence[str]
@@ -53,6 +64,7 @@ class Run:
     pixels: Pixels | None
     gradients: Mapping[int, Mapping[str, Mapping[str, Gradient]]]
     peaks: Mapping[str, int]
+    likelihoods: Mapping[int, float]
 
 
 class KeptRuns:
@@ -113,6 +125,7 @@ class KeptRuns:
             "pixels": run.pixels,
             "gradients": pack(gradients, "gradients", tensors),
             "peaks": dict(run.peaks),
+            "likelihoods": [[int(epoch), mean] for epoch, mean in run.likelihoods.items()],
         }
         path = self._path(name, seed)
         try:
@@ -155,8 +168,11 @@ class KeptRuns:
         config, tensors = unsealed_state(path)
         if not isinstance(config, dict) or config.get("format") != _FORMAT:
             raise DamagedRun(f"{path}: holds something else, expected {_FORMAT}")
+        kept = config["settings"]
+        # A run of before there were such epochs has the log-likelihood of its end.
+        kept = {LIKELIHOOD_EPOCHS: [kept.get("epochs")], **kept}
         for argument, value in self.settings.items():
-            self.check(argument, value, config["settings"].get(argument))
+            self.check(argument, value, kept.get(argument))
         try:
             name, seed = config["name"], config["seed"]
             run, expected = _unpacked(config, tensors), self._path(name, seed)
@@ -175,13 +191,16 @@ def _unpacked(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Run:
         epoch: {name: _each(by_part, lambda g: Gradient(**g)) for name, by_part in by_name.items()}
         for epoch, by_name in unpack(config["gradients"], tensors).items()
     }
+    likelihood = LogLikelihood(**unpack(config["log_likelihood"], tensors))
+    likelihoods = config.get("likelihoods", [[columns["epoch"][-1], likelihood.mean]])
     return Run(
         config["pair"],
         History(columns, ended),
-        LogLikelihood(**unpack(config["log_likelihood"], tensors)),
+        likelihood,
         config["pixels"],
         gradients,
         config["peaks"],
+        {int(epoch): mean for epoch, mean in likelihoods},
     )
 
 

@@ -6,7 +6,8 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from pyro_vae.compile.inductor import can_compile
+from pyro_vae.compile.inductor import can_compile, lost_by_fork
+from pyro_vae.compile.static import NotCompiled
 
 __all__ = ["Cache"]
 
@@ -82,6 +83,10 @@ class Cache(Generic[Code]):
             inputs: Examples of the code's inputs, on the device where it will run.
             holds: Whether code that was made for the key is still valid.
             uses: How many times the caller will run the code.
+
+        Raises:
+            NotCompiled: The code is to be made in a process that was forked from one which had
+                compiled.
         """
         if kind in self.reasons:
             return None
@@ -98,6 +103,11 @@ class Cache(Generic[Code]):
             return None
         if self.made[key] >= self.repeats or not can_compile(inputs):
             return None
+        if lost_by_fork():
+            raise NotCompiled(
+                "this process was forked from one that had compiled, and Inductor's threads are "
+                "not in it: expected one that was spawned"
+            )
         code = make()
         self.made[key] += 1
         self._codes[key] = [*known[1 - _KEPT :], code]

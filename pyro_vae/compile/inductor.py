@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +12,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyro_vae.compat import compile_graph as compile_by_inductor
-from pyro_vae.compat import cpp_compiler, onednn_linear
+from pyro_vae.compat import cpp_compiler, inductor_has_begun, onednn_linear
 from pyro_vae.utils.warn import warn
 
-__all__ = ["DECOMPOSITIONS", "can_compile", "compile_graph"]
+__all__ = ["DECOMPOSITIONS", "can_compile", "compile_graph", "lost_by_fork"]
 
 # oneDNN's float32 matrix products are faster than MKL's on AMD processors with AVX-512, and were
 # slower on one with AVX2 alone. Inductor uses them for constant matrices only.
@@ -138,6 +139,24 @@ def compile_graph(traced: GraphModule, inputs: Sequence[Tensor]) -> Callable[...
             return compile_by_inductor(traced, inputs)
         finally:
             log.setLevel(level)
+
+
+_lost = False
+
+
+def _after_fork() -> None:
+    """Inductor waits for ever for workers that a forked process has not got."""
+    global _lost
+    _lost = _lost or inductor_has_begun()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def lost_by_fork() -> bool:
+    """Whether this process was forked from one in which Inductor had begun."""
+    return _lost
 
 
 _warned: set[str] = set()

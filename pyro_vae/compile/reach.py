@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 import weakref
 from argparse import Namespace
 from array import array
@@ -166,6 +167,7 @@ class Reach:
             (MappingProxyType, self._proxy),
             ((bytearray, memoryview, array), self._buffer),
             (ContextVar, self._context_variable),
+            (threading.local, self._thread_local),
             (weakref.ReferenceType, self._reference),
             (CellType, self._cell),
             (ModuleType, self._python_module),
@@ -313,6 +315,12 @@ class Reach:
 
     def _context_variable(self, variable: "ContextVar[Any]", path: str) -> None:
         self._other(lambda: variable.get(None), path)
+
+    def _thread_local(self, value: threading.local, path: str) -> None:
+        table = value.__dict__  # that of this thread, in which the steps run
+        self._sizes.append((table, len(table), path))
+        self._entries_of(table, list(table), path)
+        self._object(value, path)
 
     def _reference(self, reference: "weakref.ReferenceType[Any]", path: str) -> None:
         self._other(reference, path)

@@ -44,7 +44,13 @@ _EXPECTED = (
 
 
 class Refused(ValueError):
-    """A model or guide that does not have one log-density for each example."""
+    """A model or guide that does not have one log-density for each example.
+
+    Example:
+        >>> from pyro_vae.evaluation import Refused
+        >>> issubclass(Refused, ValueError)
+        True
+    """
 
 
 @contextmanager

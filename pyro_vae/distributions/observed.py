@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae.distributions.kl import describe as describe_distribution
 from pyro_vae.distributions.supports import describe, scored_support
+from pyro_vae.utils.checks import kind
 
 __all__ = ["Completed", "Observed", "OrNaN", "elementwise", "inside", "or_nan"]
 
@@ -144,7 +145,9 @@ def elementwise(distribution: Distribution) -> Elementwise | None:
 
 
 def _check_elements(base: Distribution) -> None:
-    """Raises ValueError unless the elements of a distribution are independent."""
+    """Raises TypeError or ValueError unless the elements of a distribution are independent."""
+    if not isinstance(base, Distribution):
+        raise TypeError(f"base: got {kind(base)}, expected a distribution")
     if elementwise(base) is None:
         raise ValueError(
             f"base: got {describe_distribution(base)}, whose elements are not independent, "
@@ -167,6 +170,7 @@ class Observed(dist.TorchDistribution):
         base: A distribution whose elements are independent, see :func:`elementwise`.
 
     Raises:
+        TypeError: `base` is no distribution.
         ValueError: The elements of `base` are not independent.
 
     Example:

@@ -5,6 +5,7 @@ estimator draws and scores samples of ``blocks`` of examples, with the ``log_den
 and guide.
 """
 
+from pyro_vae.contracts import Refused
 from pyro_vae.evaluation.calibration import Calibration, calibration
 from pyro_vae.evaluation.certify import Certificate, certify
 from pyro_vae.evaluation.clusters import cluster_accuracy
@@ -35,6 +36,7 @@ __all__ = [
     "Imputation",
     "LogLikelihood",
     "PredictiveCheck",
+    "Refused",
     "UnreliableWeights",
     "active_units",
     "calibration",

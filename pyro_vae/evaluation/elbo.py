@@ -15,11 +15,12 @@ from pyro_vae.evaluation.inputs import check_arguments, data_hash, opened, over_
 from pyro_vae.evaluation.memory_limit import MaxBytes
 from pyro_vae.evaluation.sharing import sharing
 from pyro_vae.pair import Pair, check_pair
+from pyro_vae.utils import html
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.modules import device_of
 from pyro_vae.utils.processes import together
-from pyro_vae.utils.tables import summary
+from pyro_vae.utils.tables import counted, summary
 from pyro_vae.utils.turns import one_at_a_time
 from pyro_vae.vae import VAE
 
@@ -66,6 +67,14 @@ class Elbo:
 
     def __repr__(self) -> str:
         return summary(self)
+
+    def _repr_html_(self) -> str:
+        terms = {"ELBO": "", "reconstruction": "reconstruction_", "KL": "kl_"}
+        return html.block(
+            f"ELBO = −(reconstruction + KL) of {counted(self)}",
+            html.estimates(self, terms),
+            html.details("all numbers", summary(self)),
+        )
 
 
 @one_at_a_time

@@ -12,11 +12,12 @@ from pyro_vae.evaluation.log_likelihood import estimated
 from pyro_vae.evaluation.refinement import bound_of
 from pyro_vae.evaluation.result import warn_of
 from pyro_vae.pair import Pair
+from pyro_vae.utils import html
 from pyro_vae.utils.checks import check_count, check_positive
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.progress import progress_bar
 from pyro_vae.utils.random import seeded
-from pyro_vae.utils.tables import summary
+from pyro_vae.utils.tables import counted, summary
 from pyro_vae.utils.turns import one_at_a_time
 
 
@@ -57,6 +58,15 @@ class ElboGap:
 
     def __repr__(self) -> str:
         return summary(self)
+
+    def _repr_html_(self) -> str:
+        return html.block(
+            f"Gap between log p(x) and the ELBO of {counted(self)}",
+            html.estimates(
+                self, {"approximation": "approximation_", "amortization": "amortization_"}
+            ),
+            "approximation: what the guide's family leaves; amortization: what the encoder leaves",
+        )
 
 
 @one_at_a_time

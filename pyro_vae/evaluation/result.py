@@ -15,9 +15,10 @@ from pyro_vae.evaluation.psis import khat_threshold
 from pyro_vae.plots import bounds as plot_bounds
 from pyro_vae.plots import khat as plot_khat
 from pyro_vae.plots import panels
-from pyro_vae.utils.checks import check_number, plain
+from pyro_vae.utils import html
+from pyro_vae.utils.checks import check_number, check_path, is_sequence, kind, plain
 from pyro_vae.utils.files import write_json
-from pyro_vae.utils.tables import summary
+from pyro_vae.utils.tables import counted, summary
 from pyro_vae.utils.warn import warn
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class LogLikelihood:
             Both axes.
 
         Raises:
+            TypeError: `axes` are not two axes.
             ValueError: The estimator is ``"exact"``, which has neither bounds nor k-hat.
         """
         if self.estimator == EXACT:
@@ -185,6 +187,8 @@ class LogLikelihood:
                 'estimator: got "exact", which has no samples to plot, expected one that takes '
                 "samples"
             )
+        if axes is not None and not (is_sequence(axes) and len(axes) == 2):
+            raise TypeError(f"axes: got {kind(axes)}, expected two matplotlib axes, or None")
         first, second = panels() if axes is None else axes
         sizes, bounds, errors = (
             (*self.sizes, self.num_samples),
@@ -207,10 +211,28 @@ class LogLikelihood:
 
     def save(self, path: str | Path) -> None:
         """Writes :meth:`to_dict` to a JSON file; NaN is null, infinities are strings."""
+        check_path("path", path)
         write_json(Path(path), self.to_dict())
 
     def __repr__(self) -> str:
         return summary(self)
+
+    def _repr_html_(self) -> str:
+        return html.block(
+            f"log p(x) of {counted(self)}",
+            f"{self.num_samples} samples of each, estimator {self.estimator!r}",
+            html.estimates(self, {"log-likelihood": ""}),
+            None if self.complete else f"interrupted: only the first {counted(self)} are in it",
+            f"in doubt: {self.doubt}" if self.doubt else f"not in doubt: {self._no_doubt}",
+            html.details("all numbers", summary(self)),
+        )
+
+    @property
+    def _no_doubt(self) -> str:
+        """Why `doubt` is None."""
+        if self.estimator == EXACT:
+            return "nothing is sampled"
+        return f"k-hat is at most {khat_threshold(self.num_samples):.2f} for all {counted(self)}"
 
 
 def warn_of(result: LogLikelihood) -> None:

@@ -90,8 +90,8 @@ class Conditioned(nn.Module):
             numbers = numbers.masked_fill(wrong.unsqueeze(-1), math.nan)
         else:
             numbers = value
-            # torch.autocast rounds z, and not the context.
-            rounded = x.dtype == autocast_dtype(x.device) and value.dtype == torch.float32
+            # torch.autocast rounds latents, and not data; either may be the input.
+            rounded = {x.dtype, value.dtype} == {torch.float32, autocast_dtype(x.device)}
             if value.dtype != x.dtype and not rounded:
                 raise TypeError(
                     f"context: got {value.dtype} as entry {self.entry}, expected the input's "

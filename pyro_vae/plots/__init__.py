@@ -4,9 +4,13 @@ matplotlib is imported when a figure is drawn, so that importing the package sta
 """
 
 from pyro_vae.plots.axes import COLOURS, panels, save
-from pyro_vae.plots.charts import bands, bounds, khat, latent, lines, ranks, training_curves
+from pyro_vae.plots.charts import bounds, dots, khat, ranks
+from pyro_vae.plots.curves import bands, lines, training_curves
 from pyro_vae.plots.hierarchy import layers
+from pyro_vae.plots.latent import latent
+from pyro_vae.plots.paths import interpolation, traversal
 from pyro_vae.plots.pictures import generated, images, manifold, reconstructions, side_by_side
+from pyro_vae.plots.style import style
 from pyro_vae.plots.tables import columns
 
 __all__ = [
@@ -14,8 +18,10 @@ __all__ = [
     "bands",
     "bounds",
     "columns",
+    "dots",
     "generated",
     "images",
+    "interpolation",
     "khat",
     "latent",
     "layers",
@@ -26,7 +32,9 @@ __all__ = [
     "reconstructions",
     "save",
     "side_by_side",
+    "style",
     "training_curves",
+    "traversal",
 ]
 
 

@@ -151,7 +151,7 @@ def side_by_side(rows: Mapping[str, Tensor], ax: "Axes | None" = None) -> "Axes"
         )
     tensors = list(rows.values())
     ax = images(torch.cat(tensors), len(tensors[0]), ax=ax)
-    height = _as_images("rows", tensors[0][:1]).shape[1]
+    height, _ = image_shape("rows", tensors[0])
     places = [(i + 0.5) * height for i in range(len(rows))]
     ax.set(yticks=places, yticklabels=list(rows))
     ax.tick_params(axis="y", length=0)
@@ -205,7 +205,7 @@ def generated(
     ax = images(drawn, columns, "generated", ax)
     label = context if isinstance(context, Tensor) else context[0]
     if label.dim() == 1 and not label.is_floating_point():
-        height = _as_images("x", drawn[:1]).shape[1]
+        height, _ = image_shape("x", drawn)
         places = [(row + 0.5) * height for row in range(len(label))]
         ax.set(yticks=places, yticklabels=[str(value) for value in label.tolist()])
         ax.tick_params(axis="y", length=0)
@@ -255,7 +255,7 @@ def manifold(
     # The first row of the sheet is its top, where the second coordinate is largest.
     points = torch.cartesian_prod(line.flip(0), line).flip(1)
     x = decode(points if quantile is None else quantile(points))
-    height, width = _as_images("decode", x[:1]).shape[1:3]
+    height, width = image_shape("decode", x)
     ax = axes_or_new(ax, (6.5, 6.5 * height / width))
     images(x, size, ax=ax)
     ticks = sorted({0, (size - 1) // 2, size - 1})
@@ -273,6 +273,12 @@ def manifold(
 def check_images(argument: str, x: object) -> None:
     """Raises TypeError or ValueError unless x has images of a shape that :func:`images` takes."""
     _as_images(argument, _checked(argument, x)[:1] if getattr(x, "ndim", 0) else x)
+
+
+def image_shape(argument: str, x: object) -> tuple[int, int]:
+    """The height and width of images; raises TypeError or ValueError if they are none."""
+    height, width = _as_images(argument, _checked(argument, x)[:1]).shape[1:3]
+    return height, width
 
 
 def _checked(argument: str, x: object) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from pyro_vae.plots.axes import COLOURS, axes_or_new
+from pyro_vae.plots.axes import COLOURS, axes_or_new, letters, marks, thickness
 from pyro_vae.utils.checks import check_values, kind
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _diagonal(cell: "Axes", column: _Column) -> None:
     common: dict[str, Any] = {"bins": bins, "density": True}
     real, generated = (own[~np.isnan(own)] for own, _ in pairs)
     cell.hist(real, color=COLOURS[0], alpha=0.5, **common)
-    cell.hist(generated, color=COLOURS[1], histtype="step", linewidth=1.5, **common)
+    cell.hist(generated, color=COLOURS[1], histtype="step", linewidth=thickness(1.0), **common)
 
 
 def _pair(cell: "Axes", horizontal: _Column, vertical: _Column) -> None:
@@ -216,28 +216,30 @@ def _pair(cell: "Axes", horizontal: _Column, vertical: _Column) -> None:
                 own = own + random.uniform(-0.15, 0.15, len(own))
                 own = own + (aside if column is horizontal else 0.0)
             moved.append(own)
-        cell.scatter(moved[0], moved[1], s=4, alpha=0.5, linewidths=0, color=COLOURS[side])
+        cell.scatter(
+            moved[0], moved[1], s=marks(1 / 3) ** 2, alpha=0.5, linewidths=0, color=COLOURS[side]
+        )
 
 
 def _finish(
     cell: "Axes", horizontal: _Column, vertical: _Column, last: bool, first: bool, diagonal: bool
 ) -> None:
     """Names and ticks at the left and at the bottom, and the name above each diagonal."""
-    cell.tick_params(labelsize=7, length=2)
+    cell.tick_params(labelsize=letters(0.7), length=2)
     cell.set_xlim(horizontal.range)
     _label_classes(cell, horizontal, "x")
     if diagonal:
-        cell.set_title(_short(horizontal.name, 2 * _LONGEST), fontsize=9)
+        cell.set_title(_short(horizontal.name, 2 * _LONGEST), fontsize=letters(0.9))
         cell.set_yticks([])
     else:
         cell.set_ylim(vertical.range)
         _label_classes(cell, vertical, "y")
     if last:
-        cell.set_xlabel(_short(horizontal.name, 2 * _LONGEST), fontsize=9)
+        cell.set_xlabel(_short(horizontal.name, 2 * _LONGEST), fontsize=letters(0.9))
     else:
         cell.tick_params(labelbottom=False)
     if first and not diagonal:
-        cell.set_ylabel(_short(vertical.name, 2 * _LONGEST), fontsize=9)
+        cell.set_ylabel(_short(vertical.name, 2 * _LONGEST), fontsize=letters(0.9))
     elif not diagonal:
         cell.tick_params(labelleft=False)
 

@@ -95,13 +95,14 @@ def report(
             raise TypeError("root: got a folder for a pair, expected None: x is its data")
         found = [evidence_of_pair(source, x, labels, history, result, seed)]
     else:
+        folders = _folders(source)
         given = {"x": x, "labels": labels, "history": history, "result": result}
         for argument, value in given.items():
             if value is not None:
                 raise TypeError(
                     f"{argument}: got {kind(value)} for a run, expected None: a run has its own"
                 )
-        found = evidence_of_runs(_folders(source), None if root is None else Path(root), seed)
+        found = evidence_of_runs(folders, None if root is None else Path(root), seed)
     text = _page(found, seed, data)
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +148,7 @@ def _contained(found: Sequence[Evidence], data: bool) -> str:
         return f"No examples of the data. {decoder}"
     kept = "examples with their reconstructions"
     if len(found) == 1:
-        kept += f", and the latent points, labels and small pictures of up to {POINTS} more"
+        kept += f", and the latent points, labels and small pictures of up to {POINTS} of them"
     return (
         f"This file has {kept}. Without them: pyro-vae report --no-data, or "
         f"report(..., data=False). {decoder}"

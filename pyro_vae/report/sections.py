@@ -48,7 +48,9 @@ def summary(own: Evidence) -> Section:
         more = f"{len(score.values):,} examples, Monte Carlo error {score.mc_error:.3f}"
         parts += [Text(f"{mean} ({more})", "number"), _trust(score)]
     else:
-        parts.append(Text("No log-likelihood of these parameters: pyro-vae evaluate makes one."))
+        parts.append(
+            Text("No log-likelihood of these parameters: pyro-vae evaluate RUN makes one.")
+        )
     if own.seen is not None:
         findings = own.seen.diagnosis.findings
         parts += [Text(str(finding), "doubt") for finding in findings]

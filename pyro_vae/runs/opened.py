@@ -63,15 +63,18 @@ def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:
 
 def is_conditional(vae: Composed) -> bool:
     """Whether the VAE of a run takes class labels as its context."""
-    assert vae.preset is not None
-    return presets.get(vae.preset["name"]).conditional
+    return _preset(vae).conditional
 
 
 def with_labels(vae: Composed, images: Tensor, labels: Tensor) -> Batch:
     """Images, or a tuple of them and their class labels, for a preset that takes labels."""
-    assert vae.preset is not None
-    takes = is_conditional(vae) or presets.get(vae.preset["name"]).labelled
+    takes = _preset(vae).conditional or _preset(vae).labelled
     return (images, labels[: len(images)]) if takes else images
+
+
+def _preset(vae: Composed) -> presets.Preset:
+    """The preset of a run's pair: the command trains nothing else."""
+    return presets.get((vae.preset or {})["name"])
 
 
 def open_run(run: Path, root: Path | None) -> Run:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyro_vae import plots
 from pyro_vae.training.ending import Ended
+from pyro_vae.utils import html
 from pyro_vae.utils.sealed import DamagedRun
 from pyro_vae.utils.tables import markdown, write_csv
 
@@ -25,6 +26,9 @@ COLUMNS = (
     "seconds",
 )
 """The columns of a history, in their order."""
+
+_ROWS = 9  # of the table in a notebook
+_DRAWN = ("cost", "validation_cost", "test_cost")
 
 
 class History(Mapping[str, list[float]]):
@@ -180,11 +184,14 @@ class History(Mapping[str, list[float]]):
 
     def _repr_html_(self) -> str:
         header, *rows = self._cells()
-        head = "".join(f"<th>{cell}</th>" for cell in header)
-        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-        return (
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            f"<p>nats per example; seconds an epoch{self._early('; ')}</p>"
+        shown = [rows[index] for index in html.spread(len(rows), _ROWS)]
+        some = f"; {len(shown)} of {len(rows)} epochs" if len(shown) < len(rows) else ""
+        return html.block(
+            f"History of {len(rows)} epochs",
+            html.table(header, shown, left=0),
+            f"nats per example; seconds an epoch{some}{self._early('; ')}",
+            html.sparkline({n: self[n] for n in _DRAWN if n in self}, "epoch"),
+            *self.recoveries,
         )
 
     def _early(self, separator: str) -> str:

@@ -26,7 +26,7 @@ from pyro_vae.training.trackers import Tracker
 from pyro_vae.training.whole_epochs import WholeEpochs
 from pyro_vae.utils.autocast import fresh_casts
 from pyro_vae.utils.processes import Processes, together
-from pyro_vae.utils.progress import progress_bar
+from pyro_vae.utils.progress import Progress, progress_bar
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.turns import offer_turn, others_turn
 from pyro_vae.utils.warn import warn
@@ -134,7 +134,10 @@ class Loop:
         if self.history.ended == "stopped":
             return "stopped"
         together = self.processes is not None
-        bar = progress_bar(self.total, "batches", shown=self._writes)
+        before = 0 if self.resumption is None else self.resumption.steps
+        bar = progress_bar(
+            self.total, "batches", shown=self._writes, initial=before, has_rows=True
+        )
         with Interruption(together) as self._interruption, bar as progress:
 
             def passed(steps: int) -> None:
@@ -145,7 +148,6 @@ class Loop:
             self._between = Between(passed, lambda: self._interruption.requested)
             if self.resumption is not None:
                 self._between.is_due, self._between.write = self.resumption.is_due, self._write
-                progress.update(self.resumption.steps)
             while (epoch := len(self.history.epoch) + 1) <= epochs:
                 progress.set_description(f"epoch {epoch}/{epochs}")
                 with self._interruption.waiting():
@@ -162,7 +164,7 @@ class Loop:
                             raise
                         self._check_parameters(f"interrupted in epoch {epoch}")
                         return "interrupted"
-                    progress.set_postfix(cost=f"{self.history.cost[-1]:.2f}")
+                    self._show(progress, epochs)
                     reason = self._call()
                     try:
                         ended = self._end(epoch, reason, last=epoch == epochs)
@@ -172,6 +174,16 @@ class Loop:
                 if ended is not None:
                     return ended
         return "epochs"
+
+    def _show(self, progress: Progress, epochs: int) -> None:
+        """Shows an epoch that has ended; steps are left for those after it."""
+        history = self.history
+        done = len(history.epoch)
+        each = progress.n / done if self.total is None else self.total / epochs
+        # It went back to a checkpoint, or the data are a stream: the total is another, or unknown.
+        progress.total = progress.n + round(each * (epochs - done))
+        names = ("cost", "validation_cost", "test_cost", "seconds")
+        progress.row(**{name: history[name][-1] for name in names if name in history})
 
     def _epoch(self, epoch: int) -> None:
         """Takes the steps of an epoch and adds its row, with the costs of held-out data."""

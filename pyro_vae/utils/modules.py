@@ -1,6 +1,6 @@
 """Modes, devices and dtypes of torch modules, and functions as modules."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -12,7 +12,16 @@ from torch.nn.parameter import is_lazy
 
 from pyro_vae.utils.autocast import fresh_casts
 
-__all__ = ["Function", "count_of", "device_of", "dtype_of", "evaluating", "owner_of"]
+__all__ = [
+    "Function",
+    "count_of",
+    "counted",
+    "counts_of",
+    "device_of",
+    "dtype_of",
+    "evaluating",
+    "owner_of",
+]
 
 
 @contextmanager
@@ -49,6 +58,38 @@ def count_of(parameters: Iterable[Tensor]) -> int:
         9
     """
     return sum(0 if is_lazy(p) else p.numel() for p in parameters)
+
+
+def counted(module: nn.Module) -> str:
+    """The numbers of trained and of fixed parameters in words.
+
+    Example:
+        >>> from pyro_vae.utils.modules import counted
+        >>> counted(torch.nn.Linear(200, 10))
+        '2,010 trained'
+    """
+    trained = count_of(p for p in module.parameters() if p.requires_grad)
+    fixed = count_of(module.parameters()) - trained
+    return f"{trained:,} trained" + (f", {fixed:,} fixed" if fixed else "")
+
+
+def counts_of(parts: Mapping[str, nn.Module]) -> dict[str, str]:
+    """The same of each part by name, and how many it shares with another one.
+
+    Example:
+        >>> from pyro_vae.utils.modules import counts_of
+        >>> counts_of({"prior": torch.nn.Identity(), "likelihood": torch.nn.Linear(2, 3)})
+        {'prior': '0 trained', 'likelihood': '9 trained'}
+    """
+    ids = {part: {id(p) for p in module.parameters()} for part, module in parts.items()}
+    found = {}
+    for part, module in parts.items():
+        found[part] = counted(module)
+        for other, theirs in ids.items():
+            shared = count_of(p for p in module.parameters() if id(p) in theirs)
+            if other != part and shared:
+                found[part] += f" ({shared:,} shared with the {other})"
+    return found
 
 
 def device_of(module: nn.Module) -> torch.device:

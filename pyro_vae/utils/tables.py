@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.utils.checks import check_path
+
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a Markdown table; the first column is aligned left, the others right."""
@@ -32,15 +34,24 @@ def summary(result: Any, unit: str = "examples") -> str:
 
     Tensors, which have a number for each `unit`, are counted instead of printed.
     """
-    values = {field.name: getattr(result, field.name) for field in fields(result)}
-    first = next(value for value in values.values() if isinstance(value, Tensor))
-    parts = [f"{len(first)} {unit}"]
-    for name, value in values.items():
-        if isinstance(value, float):
-            parts.append(f"{name}={value:.6g}")
-        elif not isinstance(value, Tensor | tuple):
-            parts.append(f"{name}={value!r}")
+    parts = [counted(result, unit), *(f"{name}={text}" for name, text in named(result).items())]
     return f"{type(result).__name__}({', '.join(parts)})"
+
+
+def counted(result: Any, unit: str = "examples") -> str:
+    """Returns how many examples, or other units, a dataclass has a number for, in words."""
+    values = (getattr(result, field.name) for field in fields(result))
+    return f"{len(next(value for value in values if isinstance(value, Tensor)))} {unit}"
+
+
+def named(result: Any) -> dict[str, str]:
+    """Returns the numbers of a dataclass by name, to six digits, without tensors and tuples."""
+    values = {field.name: getattr(result, field.name) for field in fields(result)}
+    return {
+        name: f"{value:.6g}" if isinstance(value, float) else repr(value)
+        for name, value in values.items()
+        if not isinstance(value, Tensor | tuple)
+    }
 
 
 def mean_and_error(values: Sequence[float]) -> str:
@@ -53,5 +64,6 @@ def mean_and_error(values: Sequence[float]) -> str:
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[object]]) -> None:
     """Writes rows, of which the first is the header, to a CSV file."""
+    check_path("path", path)
     with Path(path).open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)

@@ -25,11 +25,14 @@ def test_compare(
     assert "\n| trace_elbo " in text
     assert "\n| analytic_kl " in text
     assert (tmp_path / "comparison.png").stat().st_size > 1000
-    with (tmp_path / "comparison.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["objective"], row["seed"]) for row in rows] == [
-        (name, seed) for name in ("trace_elbo", "analytic_kl") for seed in ("0", "1")
-    ]
+    assert "bands reach from the least to the greatest" in text
+    runs = [(name, seed) for name in ("trace_elbo", "analytic_kl") for seed in ("0", "1")]
+    for name in ("comparison.csv", "curves.csv"):  # of one epoch
+        with (tmp_path / name).open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["objective"], row["seed"]) for row in rows] == runs
+        assert str(tmp_path / name) in out
+    assert not (tmp_path / "log_likelihood.png").exists()
     assert run("compare", *options) == 2
     assert "holds another comparison, expected a new folder, or --resume" in (
         capsys.readouterr().err
@@ -38,6 +41,23 @@ def test_compare(
 
 SHORT = ("compare", "--preset", "pyro-mlp", "--z-dim", 2, "--epochs", 1, "--batch-size", 500,
          "--seeds", 2, "--num-samples", 5, "--examples", 20, "--draws", 20)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_goal_in_log_likelihood(
+    tmp_path: Path, run: Run, short: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (*SHORT[:5], "--epochs", 2, *SHORT[7:], "--objectives", "trace_elbo")
+    given = ("--likelihood-goal", -1e6, "--likelihood-epochs", "1,2", "--out", tmp_path)
+    assert run(*options, *given) == 0
+    out = capsys.readouterr().out
+    assert "s to log-likelihood -1000000.0: the same until the log-likelihood" in out
+    assert str(tmp_path / "log_likelihood.png") in out
+    assert (tmp_path / "log_likelihood.png").stat().st_size > 1000
+    with (tmp_path / "curves.csv").open() as file:
+        assert all(float(row["log_likelihood"]) < 0 for row in csv.DictReader(file))
+    assert run(*options, "--likelihood-epochs", "1,x", "--out", tmp_path / "other") == 2
+    assert "likelihood_epochs: got '1,x', expected epochs such as" in capsys.readouterr().err
 
 
 @pytest.mark.slow

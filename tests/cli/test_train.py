@@ -215,3 +215,18 @@ def test_a_run_with_few_labels(
     assert load(folder).classify(torch.zeros(3, 28, 28)).shape == (3, 10)
     assert run("train", "--labels", 50, "--out", tmp_path / "none") == 2
     assert "labels: got 50 with preset 'bernoulli-mlp'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short")
+def test_a_log_file_has_one_line_an_epoch(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command's own, which has the time left; none of ``fit`` beside it."""
+    monkeypatch.delenv("TQDM_DISABLE")
+    options = ("--preset", "pyro-mlp", "--epochs", 2, "--batch-size", 250)
+    assert run("train", *options, "--out", tmp_path / "run") == 0
+    captured = capsys.readouterr()
+    lines = [line for line in (captured.out + captured.err).splitlines() if "epoch " in line]
+    assert [line[:9] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[0].split("  ")[-1].endswith(" left")
+    assert lines[1].endswith("  00:00 left")

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -154,7 +156,7 @@ def history(costs: list[float], seconds: list[float]) -> History:
     return History({"epoch": epochs, **columns, "test_cost": costs, "seconds": seconds})
 
 
-def comparison(goal: float) -> Comparison:
+def comparison(goal: float, **others: Any) -> Comparison:
     likelihood = log_likelihood(bernoulli_vae(), torch.zeros(2, 6), 2, seed=0)
     histories = {
         "first": [history([9.0, 7.0, 6.0], [5.0, 1.0, 1.0]), history([9.0, 8.0, 7.0], [5, 3, 2])],
@@ -164,7 +166,7 @@ def comparison(goal: float) -> Comparison:
     peaks = dict.fromkeys(histories, 3 * 2**20)
     part = {"encoder": Gradient(1.0, 4.0, 0.25, 0.01)}
     gradients = {0: dict.fromkeys(histories, part), 3: dict.fromkeys(histories, part)}
-    return Comparison((0, 1), histories, likelihoods, None, gradients, peaks, 4, goal)
+    return Comparison((0, 1), histories, likelihoods, None, gradients, peaks, 4, goal, **others)
 
 
 def test_times_and_differences_by_hand(tmp_path: Path) -> None:
@@ -179,7 +181,8 @@ def test_times_and_differences_by_hand(tmp_path: Path) -> None:
     assert "6.50 ± 0.50 |" in first
     assert "7.00 ± 1.00 |" in second
     assert "0.50 ± 0.50 |" in second
-    assert "375.00 |" in first
+    # In milliseconds a step, the epochs took 250, 250, 750 and 500.
+    assert "375.00 (250.00–562.50) |" in first
     assert "11.0 (1 of 2) |" in second
     assert "3.0 |" in second
     assert "not reached" in comparison(goal=1.0).table()
@@ -193,6 +196,112 @@ def test_times_and_differences_by_hand(tmp_path: Path) -> None:
     ax = result.plot_gradients("encoder")
     assert ax.get_yscale() == "log"
     assert len(ax.lines) == 2
+
+
+def test_seconds_to_a_log_likelihood_by_hand(tmp_path: Path) -> None:
+    """At the epochs at which it was estimated; the last is that of the end."""
+    end = comparison(goal=7.0).log_likelihoods["first"][0].mean
+    along = {
+        "first": [{1: end - 3, 2: end - 1, 3: end}, {1: end - 2, 3: end}],
+        "second": [{1: end - 1}, {}],
+    }
+    result = comparison(7.0, likelihoods=along, likelihood_goal=end - 1)
+    assert result.seconds_to_likelihood("first") == [6.0, 10.0]
+    assert result.seconds_to_likelihood("second") == [9.0, 15.0]
+    header, _, first, second = result.table().splitlines()
+    assert f"s to log-likelihood {end - 1:.1f} |" in header
+    assert "| 8.0 |" in " ".join(first.split())
+    assert "| 12.0 |" in " ".join(second.split())
+    above = comparison(7.0, likelihoods=along, likelihood_goal=end + 1)
+    assert all(math.isnan(s) for s in above.seconds_to_likelihood("first"))
+    none = comparison(7.0)
+    assert "s to log" not in none.table()
+    assert all(math.isnan(s) for s in none.seconds_to_likelihood("first"))
+
+    result.save_csv(tmp_path / "runs.csv")
+    with (tmp_path / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["seconds_to_likelihood_goal"]) for r in rows] == [6, 10, 9, 15]
+    # The second run of the first objective: epochs of 3 and 2 seconds of 4 steps each.
+    steps = [float(rows[1][f"step_seconds{end}"]) for end in ("_25", "", "_75")]
+    assert steps == [0.5625, 0.625, 0.6875]
+
+
+def test_every_curve_is_written(tmp_path: Path) -> None:
+    along = {"first": [{1: -9.0}, {1: -8.0}], "second": [{1: -7.0}, {1: -6.0}]}
+    result = comparison(goal=7.0, likelihoods=along)
+    result.save_curves_csv(tmp_path / "curves.csv")
+    with (tmp_path / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["objective"], r["seed"], r["epoch"]) for r in rows] == [
+        (name, seed, epoch)
+        for name in ("first", "second")
+        for seed in ("0", "1")
+        for epoch in ("1", "2", "3")
+    ]
+    for name, runs in result.histories.items():
+        for seed, run in enumerate(runs):
+            own = [r for r in rows if (r["objective"], r["seed"]) == (name, str(seed))]
+            for column in ("cost", "reconstruction", "kl", "test_cost", "seconds"):
+                assert [float(r[column]) for r in own] == run[column]
+            end = result.log_likelihoods[name][seed].mean
+            assert [r["log_likelihood"] for r in own] == [str(along[name][seed][1]), "", str(end)]
+
+
+def test_log_likelihoods_are_drawn_beside_elbos() -> None:
+    result = comparison(goal=7.0)
+    left = result.plot()
+    _, right = left.figure.axes
+    assert [label.get_text() for label in right.get_yticklabels()] == ["first", "second"]
+    elbo, likelihood = (list(each.lines[0].get_xdata()) for each in right.containers)
+    for place, runs in enumerate(result.log_likelihoods.values()):
+        assert elbo[place] == pytest.approx(runs[0].elbo.mean().item())
+        assert likelihood[place] == pytest.approx(runs[0].mean)
+        assert elbo[place] < likelihood[place]
+    _, given = plt.subplots()
+    assert result.plot(ax=given) is given
+    assert given.figure.axes == [given]
+    title = given.get_legend().get_title().get_text()
+    assert title == "mean of 2 runs, band from least to greatest"
+
+
+def test_log_likelihoods_along_a_run_are_those_of_its_epochs() -> None:
+    """They change no number, and the estimate after an epoch is that of so long a training."""
+    x = binary(40)
+    losses = {"iwae": objectives.iwae(2)}
+    settings: dict[str, Any] = {"seeds": (0, 3), "batch_size": 20, "num_samples": 5, "draws": 20}
+    plain = compare(bernoulli_vae, x, x[:10], losses, epochs=3, **settings)
+    assert plain.likelihoods == {"iwae": [{3: r.mean} for r in plain.log_likelihoods["iwae"]]}
+    result = compare(
+        bernoulli_vae, x, x[:10], losses, epochs=3, likelihood_epochs=np.array([1]), **settings
+    )
+    shorter = compare(bernoulli_vae, x, x[:10], losses, epochs=1, **settings)
+    for run in range(2):
+        assert result.histories["iwae"][run].cost == plain.histories["iwae"][run].cost
+        same, end = (r.log_likelihoods["iwae"][run] for r in (result, plain))
+        assert torch.equal(same.values, end.values)
+        after_one = shorter.log_likelihoods["iwae"][run].mean
+        assert result.likelihoods["iwae"][run] == {1: after_one, 3: end.mean}
+    ax = result.plot_likelihood_curves()
+    assert list(ax.lines[0].get_xdata()) == [1, 3]
+    means = [[run[epoch] for run in result.likelihoods["iwae"]] for epoch in (1, 3)]
+    assert list(ax.lines[0].get_ydata()) == pytest.approx([sum(each) / 2 for each in means])
+
+
+def test_a_goal_in_log_likelihood_is_looked_for_in_each_epoch() -> None:
+    x = binary(40)
+    losses = {"elbo": objectives.trace_elbo()}
+    settings: dict[str, Any] = {"epochs": 2, "batch_size": 20, "num_samples": 5, "draws": 20}
+    settings |= {"seeds": (0,), "likelihood_goal": np.float32(-1e9)}
+    result = compare(bernoulli_vae, x, x[:10], losses, **settings)
+    assert list(result.likelihoods["elbo"][0]) == [1, 2]
+    assert result.seconds_to_likelihood("elbo") == result.histories["elbo"][0].seconds[:1]
+    assert isinstance(result.likelihood_goal, float)
+    last = compare(bernoulli_vae, x, x[:10], losses, likelihood_epochs=(2,), **settings)
+    assert last.seconds_to_likelihood("elbo") == [sum(last.histories["elbo"][0].seconds)]
+    for epochs, got in (((0,), r"\(0,\)"), ((1, 3), r"\(1, 3\)")):
+        with pytest.raises(ValueError, match=f"likelihood_epochs: got {got}, expected .* 1 to 2"):
+            compare(bernoulli_vae, x, x, losses, likelihood_epochs=epochs, **settings)
 
 
 def test_each_run_has_an_objective_of_its_own() -> None:

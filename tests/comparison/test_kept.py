@@ -17,6 +17,7 @@ from pyro_vae.comparison import Comparison, compare
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.storage import DamagedRun
 from pyro_vae.training import History
+from pyro_vae.utils.sealed import sealed_state, unsealed_state
 
 from ..vaes import bernoulli_vae, binary
 
@@ -56,7 +57,7 @@ def numbers(result: Comparison) -> dict[str, Any]:
     """All numbers of a comparison but the seconds, with tensors as bytes."""
     found: dict[str, Any] = {
         "others": (result.seeds, result.pixels, result.gradients, result.peak_bytes,
-                   result.steps, result.goal, result.complete),
+                   result.steps, result.goal, result.complete, result.likelihoods),
     }  # fmt: skip
     for name, runs in result.histories.items():
         found[f"history {name}"] = [
@@ -152,6 +153,32 @@ def test_seeds_may_be_added(tmp_path: Path, whole: Comparison) -> None:
     assert fewer.goal == 2.5
 
 
+def test_log_likelihoods_along_the_runs_are_kept(tmp_path: Path) -> None:
+    """And with the same epochs, the goal in log-likelihood may change."""
+    along = {"likelihood_epochs": (1, 2)}
+    made, _ = compared(tmp_path, **along)
+    read, trained = compared(tmp_path, likelihood_goal=-3.0, **along)
+    assert not trained
+    assert read.likelihood_goal == -3.0
+    assert numbers(read) == numbers(made)
+    assert [list(run) for run in read.likelihoods["elbo"]] == [[1, 2], [1, 2]]
+
+
+def test_runs_of_before_there_were_such_epochs_are_read(
+    done: Path, tmp_path: Path, whole: Comparison
+) -> None:
+    """They have neither the setting nor the log-likelihoods by epoch."""
+    for path in done.iterdir():
+        config, tensors = unsealed_state(path)
+        del config["settings"]["likelihood_epochs"], config["likelihoods"]
+        (tmp_path / path.name).write_bytes(sealed_state(config, tensors))
+    result, trained = compared(tmp_path)
+    assert not trained
+    assert numbers(result) == numbers(whole)
+    with pytest.raises(ValueError, match="likelihood_epochs: got 1, expected 2"):
+        compared(tmp_path, likelihood_epochs=(1,))
+
+
 def relu_vae() -> VAE:
     vae = bernoulli_vae()
     encoder = networks.MLP(6, (8,), 2, nn.ReLU)
@@ -173,6 +200,8 @@ def scaled_vae() -> VAE:
         ({"num_samples": 31}, "num_samples: got 31, expected 30"),
         ({"draws": 21}, "draws: got 21, expected 20"),
         ({"gradient_epochs": (0, 2)}, "gradient_epochs: got 2, expected 1"),
+        ({"likelihood_epochs": (1,)}, "likelihood_epochs: got 1, expected 2"),
+        ({"likelihood_goal": -3.0}, "likelihood_epochs: got 1, expected 2"),
         ({"train": data()[0][:39]}, r"train: got torch.float32 \(39, 6\), expected .* \(40, 6\)"),
         ({"test": 1 - data()[1]}, "test: got checksum [0-9a-f]{16}, expected checksum "),
         ({"seeds": (7, 0)}, "seeds: got 7 first, expected 0 first"),

@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import random
+import threading
 import time
 import types
 import warnings
@@ -192,6 +193,12 @@ def in_a_global(name: str, value: Any) -> Callable[[Any], None]:
     return change
 
 
+def of_this_thread() -> threading.local:
+    settings = threading.local()
+    settings.gain = 1.0
+    return settings
+
+
 FOLLOWED: dict[str, Callable[[], tuple[Encoder, Callable[[Any], object]]]] = {
     "number": case(lambda: 1.0, lambda e: e.has, sets("has")),
     "from one to True": case(lambda: 2, lambda e: e.has, sets("has", 2.0)),
@@ -207,6 +214,8 @@ FOLLOWED: dict[str, Callable[[], tuple[Encoder, Callable[[Any], object]]]] = {
     "deep": case(Settings, lambda e: e.has.more["inner"][0],
                  lambda e: e.has.more["inner"].__setitem__(0, 0.5)),
     "slots": case(Slotted, lambda e: e.has.gain, lambda e: setattr(e.has, "gain", 0.5)),
+    "thread local": case(of_this_thread, lambda e: e.has.gain,
+                         lambda e: setattr(e.has, "gain", 0.5)),
     "property": case(Gain, lambda e: e.has.gain, lambda e: setattr(e.has, "half", 2.0)),
     "any name": case(lambda: 1.0, lambda e: getattr(e, "".join("sah"[::-1])), sets("has")),
     "constant name": case(lambda: 1.0, lambda e: getattr(e, "has"), sets("has")),  # noqa: B009
@@ -302,7 +311,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 QUICK = (
     "number", "dict", "deep", "slots", "any name", "array", "closure", "global", "environment",
     "class", "method", "absent", "partial", "mode of a part", "part in a list", "frozen",
-    "parametrized",
+    "parametrized", "thread local",
 )  # fmt: skip
 
 

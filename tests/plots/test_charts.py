@@ -1,56 +1,18 @@
-"""Charts have the columns, units and labels that they promise."""
+"""Charts: what is marked where, and what is refused."""
 
-import matplotlib.pyplot as plt
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from pyro_vae import plots
-from pyro_vae.training import History
-
-
-def test_latent_points_by_label() -> None:
-    z, labels = torch.randn(30, 3), torch.arange(30) % 10
-    ax = plots.latent(z, labels, dims=(0, 2))
-    assert len(ax.collections) == 10
-    for label, points in enumerate(ax.collections):
-        assert np.asarray(points.get_offsets()) == pytest.approx(
-            z[labels == label][:, [0, 2]].numpy()
-        )
-    assert "z_{3}" in ax.get_ylabel()
-
-
-def test_curves_have_the_lectures_columns_and_units() -> None:
-    columns = ("epoch", "cost", "reconstruction", "kl", "test_cost", "seconds")
-    history = History({name: [1.0, 2.0] for name in columns})
-    ax = history.plot()
-    assert len(ax.lines) == 4
-    assert ax.get_ylabel() == "nats per example"
-    assert ax.get_xlabel() == "epoch"
-    one = History({name: [1.0] for name in columns}).plot()
-    assert one.lines[0].get_marker() == "o"
-
-
-def test_bands_are_mean_and_range() -> None:
-    ax = plots.bands([1, 2], {"a": [[1.0, 2.0], [3.0, 6.0]]}, "nats")
-    assert list(ax.lines[0].get_ydata()) == [2.0, 4.0]
-
-
-def test_given_axes_are_used() -> None:
-    _, ax = plt.subplots()
-    assert plots.latent(torch.randn(3, 2), torch.arange(3), ax=ax) is ax
 
 
 def test_panels_share_a_figure() -> None:
     left, right = plots.panels()
     assert left is not right
     assert left.figure is right.figure
-
-
-def test_a_history_without_a_column_to_draw_is_named() -> None:
-    with pytest.raises(ValueError, match="history: got the columns epoch, seconds, expected one"):
-        plots.training_curves({"epoch": [1], "seconds": [0.1]})
-    assert not plt.get_fignums()
 
 
 @pytest.mark.parametrize(
@@ -64,3 +26,31 @@ def test_a_history_without_a_column_to_draw_is_named() -> None:
 def test_ranks_out_of_range_are_named(ranks: list[list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plots.ranks(torch.tensor(ranks, dtype=torch.int64), 5, ["a"] * len(ranks))
+
+
+def test_dots_are_each_run_their_mean_and_its_error() -> None:
+    runs = {"a": {"ELBO": [1.0, 3.0], "log": [4.0, 4.5]}, "b": {"ELBO": [2.0, 2.0]}}
+    ax = plots.dots(runs, "nats")
+    elbo, log = ax.containers
+    assert list(elbo.lines[0].get_xdata()) == [2.0, 2.0]
+    assert list(log.lines[0].get_xdata()) == [4.25]  # the second row has none
+    (bars,) = elbo.lines[2]
+    low, high = np.asarray(bars.get_segments()[0])[:, 0]
+    assert (low, high) == pytest.approx((1.0, 3.0))  # 2 +- sqrt(2) / sqrt(2)
+    each = [np.asarray(c.get_offsets())[:, 0].tolist() for c in ax.collections]
+    assert [1.0, 3.0] in each
+    assert [4.0, 4.5] in each
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == "open: mean of 2 runs ± std. error; small: each run"
+
+
+def test_dots_of_one_run_have_no_error_and_what_is_not_finite_no_mark() -> None:
+    ax = plots.dots({"a": {"ELBO": [-3.0]}, "b": {"ELBO": [math.nan]}}, "nats")
+    legend = ax.get_legend()
+    assert legend is not None
+    assert not legend.get_title().get_text()
+    assert ax.get_xlim()[0] < -3 < ax.get_xlim()[1]
+    with pytest.raises(TypeError, match=r"runs\['a'\]\['ELBO'\]: got a str, expected numbers"):
+        plots.dots({"a": {"ELBO": ["3"]}}, "nats")

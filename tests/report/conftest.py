@@ -16,6 +16,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 SHOTS = "PYRO_VAE_SCREENSHOTS"
 """The variable that names a folder for the pictures of pages, which are then kept."""
 
+LOCAL = "data:", "file:"
 DRAWN = """[...document.querySelectorAll("[data-explorer]")].every((e) => e.dataset.drawn) &&
     (!window.Bokeh || (Bokeh.documents.length > 0 && Bokeh.documents.every((d) => d.is_idle)))"""
 """Whether all explorers and charts of a page are drawn."""
@@ -54,13 +55,14 @@ def opened(browser: Any) -> Opened:
         viewport = {"width": width, "height": 900}
         context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True)
         page = context.new_page()
-        page.on("console", lambda m: m.type == "error" and wrong.append(m.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        page.on(
-            "request",
-            lambda r: r.url.startswith(("data:", "file:")) or wrong.append(f"asked for {r.url}"),
-        )
+
+        def noted(said: str) -> None:
+            wrong.append(said)
+
+        page.on("console", lambda m: noted(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: noted(str(error)))
+        page.on("dialog", lambda dialog: (noted(dialog.message), dialog.dismiss()))
+        page.on("request", lambda r: None if r.url.startswith(LOCAL) else noted(r.url))
         page.goto(path.as_uri())
         until(page, DRAWN)
         yield page

@@ -186,7 +186,7 @@ def test_a_labels_mistake_is_an_error(digits: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="labels: got 3, expected one for each of 4"):
         report(vae, x, out=out, labels=y[:3])
     with pytest.raises(TypeError, match="labels: got an int among them"):
-        report(vae, x, out=out, labels=["a", "b", "c", 3])  # type: ignore[list-item]
+        report(vae, x, out=out, labels=["a", "b", "c", 3])
     assert not out.exists()
     report(vae, x, out=out, labels=["a", "b", "c", "c"])
 
@@ -202,7 +202,7 @@ def test_explore_orders_latents_by_their_activity(digits: Dataset) -> None:
 
 def test_what_cannot_be_explored_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="vae: got a Pair"):
-        explore(Pair(fine, guide))  # type: ignore[arg-type]
+        explore(Pair(fine, guide))
     row = presets.build("pyro-mlp", z_dim=2, shape=6)
     with pytest.raises(ValueError, match="no image"):
         explore(row)
