@@ -61,7 +61,7 @@ def opened(browser: Any) -> Opened:
 
         page.on("console", lambda m: noted(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: noted(str(error)))
-        page.on("dialog", lambda dialog: (noted(dialog.message), dialog.dismiss()))
+        page.on("dialog", lambda dialog: noted(dialog.message))
         page.on("request", lambda r: None if r.url.startswith(LOCAL) else noted(r.url))
         page.goto(path.as_uri())
         until(page, DRAWN)
