@@ -123,7 +123,7 @@ def train(
     loss = objectives.parse(options["objective"])
     dataset = load_any(options["data"], root)
     vae, chosen = _built(options, dataset)
-    settings = _settings(options, chosen.get("pixels"), dataset)
+    settings = _settings(options, chosen.get("pixels"), dataset) | _made(folder, begun)
     if isinstance(dataset, Rows):
         say(f"{dataset.table}")
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
@@ -186,8 +186,6 @@ def _settings(options: Mapping[str, Any], pixels: str | None, dataset: Dataset) 
         **{name: options[name] for name in _SETTINGS},
         "pixels": pixels,
         "compile": "auto",
-        "command": shlex.join(["pyro-vae", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processes": count(),
         "optimizer": "optim.Adam(lr=1e-3)",
     }
@@ -254,6 +252,16 @@ def _diagnosed(
     except (ValueError, FloatingPointError) as error:  # The run is written, and is whole.
         return [f"not diagnosed: {error}"]
     return [str(found)] if found else []
+
+
+def _made(folder: Path, begun: bool) -> dict[str, Any]:
+    """By which commands the run is made, one after the other, and when the first one began."""
+    before = storage.read_config(folder)["training"] if begun else {}
+    commands = before.get("commands", [])
+    own = shlex.join(["pyro-vae", *sys.argv[1:]])
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    again = commands[-1:] == [own]  # as where a cluster starts it again and again
+    return {"commands": commands if again else [*commands, own], "date": before.get("date", now)}
 
 
 def _kept(context: typer.Context, folder: Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _of_run(name: str, folder: Path, root: Path | None, seed: int | None) -> Evi
         "epochs": f"{settings.get('epochs_done')} of {settings.get('epochs')}",
         "objective": str(settings.get("objective")),
         "parameters": _parameters(run.vae),
-        "made by": str(settings.get("command", "unknown")),
+        "made by": "; ".join(settings.get("commands", ())) or "unknown",
         "made on": str(settings.get("date", "unknown")),
         "versions": ", ".join(f"{what} {version}" for what, version in config["versions"].items()),
     }
