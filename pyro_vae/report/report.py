@@ -141,17 +141,16 @@ def _page(found: Sequence[Evidence], seed: int | None, data: bool) -> str:
 
 def _contained(found: Sequence[Evidence], data: bool) -> str:
     """Which of the data the page has."""
-    decoder = "The decoder's weights are in it where there is an explorer."
+    one = len(found) == 1
+    decoder = " The decoder's weights are in it where there is an explorer." if one else ""
     if not data:
-        return f"No examples of the data: this page was made without them. {decoder}"
+        return f"No examples of the data: this page was made without them.{decoder}"
     if all(own.seen is None for own in found):
-        return f"No examples of the data. {decoder}"
-    kept = "examples with their reconstructions"
-    if len(found) == 1:
-        kept += f", and the latent points, labels and small pictures of up to {POINTS} of them"
+        return f"No examples of the data.{decoder}"
+    points = f", and the latent points, labels and small pictures of up to {POINTS} of them"
     return (
-        f"This file has {kept}. Without them: pyro-vae report --no-data, or "
-        f"report(..., data=False). {decoder}"
+        f"This file has examples with their reconstructions{points if one else ''}. Without them: "
+        f"pyro-vae report --no-data, or report(..., data=False).{decoder}"
     )
 
 

@@ -53,6 +53,7 @@ def test_a_damaged_run_has_no_page(name: str, trained: Path, tmp_path: Path) -> 
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_runs_are_compared_on_the_same_data_only(
     evaluated: Path, run: Run, tmp_path: Path
 ) -> None:

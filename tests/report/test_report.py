@@ -43,7 +43,7 @@ def examples(digits: Dataset, count: int = 40) -> tuple[Tensor, Tensor]:
 
 def test_the_page_of_make_runs_vae(digits: Dataset, tmp_path: Path) -> None:
     vae = presets.build("bernoulli-mlp", shape=(28, 28))
-    x, y = examples(digits, 1000)
+    x, y = examples(digits, 500)
     history = fit(vae, x[:128], epochs=2, seed=0, compile=False)
     result = log_likelihood(vae, x[:50], num_samples=50, seed=0)
     page = report(
@@ -55,6 +55,7 @@ def test_the_page_of_make_runs_vae(digits: Dataset, tmp_path: Path) -> None:
     assert f"{history['cost'][-1]:.2f}" in text
     for title in ("Summary", "Explore", "Training", "Log-likelihood", "What it makes", "Latents"):
         assert title in text
+    assert "default-src 'none'; img-src data:;" in page.read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=\"(?!data:|#)", without_scripts(page))
 
 
