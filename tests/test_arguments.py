@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 from _pytest.mark.structures import ParameterSet
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 import pyro_vae
 from pyro_vae import (
     VAE,
+    comparison,
+    datasets,
+    evaluation,
     fit,
     flows,
     likelihoods,
@@ -32,6 +36,7 @@ from pyro_vae import (
     presets,
     priors,
 )
+from pyro_vae.training import History
 
 MODULES = (
     "pyro_vae",
@@ -80,7 +85,16 @@ RESULTS = {
 PROTOCOLS = {"training.Tracker", "estimators.Estimator"}
 """What a user's class has to offer; they are not called."""
 
-METHODS = ("decode", "embed", "generate", "reconstruct", "model", "guide")
+HOOKS = {
+    "append", "as_batch", "as_observed", "bind_all", "check_batch", "drawing", "extra_repr",
+    "forward", "placed", "reads", "setup",
+}  # fmt: skip
+"""Methods that the package calls itself."""
+
+CALLED_BY_OTHERS = (
+    "flows.", "optim.", "training.", "estimators.", "likelihoods.", "networks.", "pyro_vae.Pair",
+)  # fmt: skip
+"""Classes whose methods torch, Pyro or ``fit`` call: distributions, optimizers, callbacks."""
 
 ANYTHING = {
     "optim.JointOptim.kwargs": "the options of torch's class, which checks them",
@@ -101,6 +115,92 @@ def small_vae() -> VAE:
         likelihoods.Bernoulli(networks.MLP(1, (4,), 4)),
         posteriors.Normal(networks.MLP(4, (4,), 2)),
     )
+
+
+def joined(into: int, out: int) -> nn.Module:
+    return networks.Conditioned(networks.MLP(into + 2, (4,), out), (), classes=2)
+
+
+def small_layers() -> models.HierarchicalVAE:
+    return models.HierarchicalVAE(
+        [posteriors.Normal(networks.MLP(2, (4,), 4)), priors.StandardNormal(2)],
+        likelihoods.Bernoulli(networks.MLP(2, (4,), 4)),
+        [posteriors.Normal(networks.MLP(n, (4,), 4)) for n in (4, 2)],
+    )
+
+
+def small_mixture() -> models.MixtureVAE:
+    return models.MixtureVAE(
+        priors.GaussianMixture(2, components=2),
+        likelihoods.Bernoulli(networks.MLP(2, (4,), 4)),
+        posteriors.Normal(networks.MLP(4, (4,), 4)),
+    )
+
+
+def small_labelled() -> models.SemiSupervisedVAE:
+    return models.SemiSupervisedVAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(joined(2, 4)),
+        posteriors.Normal(joined(4, 4)),
+        models.Classifier(networks.MLP(4, (4,), 2)),
+        classes=2,
+    )
+
+
+def small_missing() -> models.NotMissingAtRandom:
+    return models.NotMissingAtRandom(
+        priors.StandardNormal(2),
+        likelihoods.Gaussian(networks.MLP(2, (4,), 4), scale=1.0),
+        posteriors.Normal(networks.Observed(networks.MLP((2, 4), (4,), 4))),
+        likelihoods.Bernoulli(networks.SelfMasking(4)),
+    )
+
+
+def small_comparison() -> comparison.Comparison:
+    how: dict[str, Any] = {"epochs": 1, "seeds": (0,), "num_samples": 2, "batch_size": 8}
+    named = {"trace": objectives.trace_elbo()}
+    return comparison.compare(small_vae, pixels_of(), pixels_of(), named, **how)
+
+
+def a_frame() -> pd.DataFrame:
+    return pd.DataFrame({"age": [20.5, 30.5, 40.5, 20.5], "sex": ["f", "m", "f", "m"]})
+
+
+OWNERS: dict[str, tuple[type, Callable[[], Any]]] = {
+    "VAE": (VAE, small_vae),
+    "HierarchicalVAE": (models.HierarchicalVAE, small_layers),
+    "MixtureVAE": (models.MixtureVAE, small_mixture),
+    "SemiSupervisedVAE": (models.SemiSupervisedVAE, small_labelled),
+    "NotMissingAtRandom": (models.NotMissingAtRandom, small_missing),
+    "History": (History, lambda: History({"epoch": [1, 2], "cost": [2.0, 1.0]})),
+    "LogLikelihood": (
+        evaluation.LogLikelihood,
+        lambda: evaluation.log_likelihood(small_vae(), pixels_of(), 30, seed=0),
+    ),
+    "Calibration": (
+        evaluation.Calibration,
+        lambda: evaluation.calibration(small_vae(), 20, 4, seed=0),
+    ),
+    "Comparison": (comparison.Comparison, small_comparison),
+    "Table": (datasets.Table, lambda: datasets.Table.from_frame(a_frame())),
+}
+"""What has public methods, and makes a small one."""
+
+
+def methods_of(owner: type) -> list[str]:
+    """The public methods of a class that take arguments, but for hooks and what torch has."""
+    found = []
+    for name in dir(owner):
+        method = inspect.getattr_static(owner, name)
+        own = inspect.unwrap(getattr(method, "__func__", method))
+        if name.startswith("_") or name in HOOKS or not inspect.isfunction(own):
+            continue
+        if own.__module__.startswith("pyro_vae") and set(inspect.signature(own).parameters) - {
+            "self",
+            "cls",
+        }:
+            found.append(name)
+    return found
 
 
 def observing_vae() -> VAE:
@@ -199,6 +299,12 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "errors": lambda: [0.1, 0.1],
     "threshold": lambda: 0.7,
     "z": lambda: torch.arange(16.0).reshape(8, 2),
+    "SemiSupervisedVAE.decode.y": lambda: 1,
+    "Table.encode.frame": a_frame,
+    "Table.from_frame.frame": a_frame,
+    "Table.from_dict.state": lambda: datasets.Table.from_frame(a_frame()).to_dict(),
+    "Table.log_jacobian.x": lambda: datasets.Table.from_frame(a_frame()).x,
+    "Table.to_frame.x": lambda: datasets.Table.from_frame(a_frame()).x,
     "labels": lambda: torch.arange(8) % 2,
     "decode": lambda: lambda z: torch.zeros(len(z), 4, 4),
     "reconstructed": images_of,
@@ -313,6 +419,8 @@ PATH: list[Any] = [3, 1.5, None]
 SEED: list[Any] = [-1, 2**32, 1.5, "0", True]
 DATA: list[Any] = [3, torch.zeros(0, 4), torch.zeros(()), torch.zeros(8, 3)]
 
+LABELS: list[Any] = [3, "x", torch.zeros(3, dtype=torch.int64), torch.zeros(8)]
+CLASS: list[Any] = [-1, 2, "1", 1.5, True]
 WRONG: dict[str, list[Any]] = {
     "vae": PAIR,
     "x": [*TENSOR, torch.zeros(0, 4), torch.zeros(8, 3), torch.full((8, 4), math.nan)],
@@ -564,6 +672,21 @@ WRONG: dict[str, list[Any]] = {
     "plots.save.ax": [3, "axes", None],
     "flows.InverseAutoregressive.context": COUNT,
     "flows.InverseAutoregressive.z_dim": COUNT,
+    "HierarchicalVAE.generate.z": [3, "z", torch.zeros(8, 3)],
+    "SemiSupervisedVAE.model.labels": LABELS,
+    "SemiSupervisedVAE.guide.labels": LABELS,
+    "HierarchicalVAE.generate.level": [-1, 4, "1", 1.5, True],
+    "MixtureVAE.generate.y": CLASS,
+    "SemiSupervisedVAE.generate.y": CLASS,
+    "SemiSupervisedVAE.decode.y": [*CLASS, None],
+    "SemiSupervisedVAE.embed.y": CLASS,
+    "LogLikelihood.interval.level": [*NUMBER, 0.0, 1.0],
+    "LogLikelihood.plot.axes": [3, "axes", (1, 2, 3), (1, 2)],
+    "Comparison.plot_gradients.part": CHOICE,
+    "Table.encode.frame": [3, "frame", None, a_frame()[["age"]]],
+    "Table.from_frame.frame": [3, "frame", None],
+    "Table.from_frame.kinds": [3, "kinds", {"age": "colour"}, {"height": "real"}],
+    "Table.from_dict.state": [3, None, {}],
     "VAE.decode.z": [*TENSOR, torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.int64)],
     "VAE.model.x": [3, "x", torch.zeros(8, 3)],
     "VAE.guide.x": [*TENSOR, torch.zeros(8, 3)],
@@ -591,15 +714,36 @@ NAMED_AS = {
 }
 
 
+def of_models() -> Iterator[tuple[str, list[Any]]]:
+    """What the further models take no more than a VAE does."""
+    wrong = {"x": [*TENSOR, torch.zeros(8, 3)], "z": [*TENSOR, torch.zeros(3, 3)]}
+    for owner in ("HierarchicalVAE", "MixtureVAE", "SemiSupervisedVAE", "NotMissingAtRandom"):
+        for method in methods_of(OWNERS[owner][0]):
+            argument = "z" if method == "decode" else "x"
+            if method != "generate":
+                first = int(method == "model")  # which draws x where it is None
+                yield f"{owner}.{method}.{argument}", wrong[argument][first:]
+
+
+for _name, _values in of_models():
+    WRONG[_name], NAMED_AS[_name] = _values, f"{_name[-1]}|input"
+
+
+def module_of(name: str) -> Any:
+    """A public module, which the package may have under another path."""
+    if name == "pyro_vae":
+        return pyro_vae
+    module = getattr(pyro_vae, name, None)
+    return import_module(f"pyro_vae.{name}") if module is None else module
+
+
 def targets() -> dict[str, Callable[..., Any]]:
     """Every public function and class once, by the first name under which it is public."""
     found: dict[str, Callable[..., Any]] = {}
     seen: set[Any] = set()
     for name in MODULES:
-        module = pyro_vae if name == "pyro_vae" else getattr(pyro_vae, name, None)
-        module = import_module(f"pyro_vae.{name}") if module is None else module
-        for public in module.__all__:
-            value = getattr(module, public)
+        for public in module_of(name).__all__:
+            value = getattr(module_of(name), public)
             exception = inspect.isclass(value) and issubclass(value, Exception | Warning)
             called = inspect.isclass(value) or inspect.isfunction(value)
             target = f"{name}.{public}"
@@ -607,8 +751,8 @@ def targets() -> dict[str, Callable[..., Any]]:
                 seen.add(value)
                 if target not in RESULTS | PROTOCOLS:
                     found[target] = value
-    for method in METHODS:
-        found[f"VAE.{method}"] = getattr(VAE, method)
+    for name, (owner, _) in OWNERS.items():
+        found |= {f"{name}.{method}": getattr(owner, method) for method in methods_of(owner)}
     return found
 
 
@@ -644,8 +788,9 @@ def wrong_cases() -> Iterator[ParameterSet]:
 
 def call(target: str, arguments: dict[str, Any]) -> Any:
     function = TARGETS[target]
-    if target.startswith("VAE."):
-        function = getattr(small_vae(), target.removeprefix("VAE."))
+    owner, _, method = target.partition(".")
+    if owner in OWNERS:
+        function = getattr(OWNERS[owner][1](), method)
     positional: list[Any] = []
     named: dict[str, Any] = {}
     for p in inspect.signature(function).parameters.values():
@@ -702,6 +847,20 @@ def test_every_public_argument_has_wrong_values() -> None:
         "(or the full one to ANYTHING, with the reason for which nothing is wrong)"
     )
     assert not needed, f"add a function that makes a right value of {needed} to RIGHT"
+
+
+def test_methods_of_every_public_class_are_looked_at() -> None:
+    """New classes with methods that users call are not forgotten."""
+    known = {owner for owner, _ in OWNERS.values()}
+    forgotten = []
+    for name in MODULES:
+        for public in module_of(name).__all__:
+            value, target = getattr(module_of(name), public), f"{name}.{public}"
+            if not inspect.isclass(value) or value in known or target in PROTOCOLS:
+                continue
+            if not target.startswith(CALLED_BY_OTHERS) and methods_of(value):
+                forgotten.append(target)
+    assert not forgotten, f"add a small one of {forgotten} to OWNERS"
 
 
 def test_the_tables_have_no_entries_of_arguments_that_are_gone() -> None:

@@ -69,7 +69,13 @@ class Comparison:
 
         The first epoch of a run is left out, since it may include the compilation.
         """
-        return [seconds for history in self.histories[name] for seconds in self._steps(history)]
+        return [seconds for history in self._runs(name) for seconds in self._steps(history)]
+
+    def _runs(self, name: str) -> Sequence[History]:
+        """The histories of an objective; raises ValueError for another name."""
+        if not isinstance(name, str) or name not in self.histories:
+            raise ValueError(f"name: got {name!r}, expected one of {', '.join(self.histories)}")
+        return self.histories[name]
 
     def _steps(self, history: History) -> list[float]:
         return [seconds / self.steps for seconds in history.seconds[1:] or history.seconds]
@@ -81,7 +87,7 @@ class Comparison:
     def seconds_to_goal(self, name: str) -> list[float]:
         """Returns the seconds of training of each run up to the goal; NaN if not reached."""
         found = []
-        for history in self.histories[name]:
+        for history in self._runs(name):
             times = zip(accumulate(history.seconds), history.test_cost, strict=True)
             found.append(next((time for time, cost in times if cost <= self.goal), math.nan))
         return found
@@ -94,7 +100,7 @@ class Comparison:
         """
         goal = math.inf if self.likelihood_goal is None else self.likelihood_goal
         found = []
-        for history, means in zip(self.histories[name], self._likelihoods(name), strict=True):
+        for history, means in zip(self._runs(name), self._likelihoods(name), strict=True):
             times = dict(zip(history.epoch, accumulate(history.seconds), strict=True))
             reached = (epoch for epoch in sorted(means) if means[epoch] >= goal)
             found.append(next((times[epoch] for epoch in reached), math.nan))
@@ -266,6 +272,8 @@ class Comparison:
             part: ``"encoder"`` or ``"decoder"``.
             ax: The matplotlib axes to draw on; None makes a new figure.
         """
+        if part not in ("encoder", "decoder"):
+            raise ValueError(f"part: got {part!r}, expected 'encoder' or 'decoder'")
         points = self.gradients.values()
         curves = {n: [[point[n][part].snr for point in points]] for n in self.histories}
         label = f"signal / noise of the {part}'s gradient"

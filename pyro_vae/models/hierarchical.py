@@ -21,7 +21,15 @@ from pyro_vae.contracts import (
 )
 from pyro_vae.distributions import latent_point, point
 from pyro_vae.models.layers import Inference, posterior_of, prior_of
-from pyro_vae.utils.checks import check_count, check_examples, check_flag, check_index, plain
+from pyro_vae.utils.checks import (
+    check_count,
+    check_examples,
+    check_flag,
+    check_index,
+    is_sequence,
+    kind,
+    plain,
+)
 from pyro_vae.utils.context import Context, expanded
 from pyro_vae.utils.modules import device_of, dtype_of, evaluating
 from pyro_vae.utils.random import seeded
@@ -345,6 +353,8 @@ class HierarchicalVAE(Composed):
         self, z: Tensor | Sequence[Tensor], context: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Values of layers on the pair's device: of all, or of z1 if that is enough."""
+        if not isinstance(z, Tensor) and not is_sequence(z):
+            raise TypeError(f"z: got {kind(z)}, expected a tensor, or one of each layer")
         values = (z,) if isinstance(z, Tensor) else tuple(z)
         enough = {self.layers} if self.skip else {1, self.layers}
         if len(values) not in enough:

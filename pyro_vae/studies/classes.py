@@ -62,8 +62,7 @@ class Classes(Study[Right]):
     def run(self, name: str, say: Say = print) -> Right:
         """Trains a row, and counts the test images that are right."""
         kind, _, _ = name.rpartition(", seed ")
-        settings, clock = self.settings(name), Clock()
-        seed = settings["seed"]
+        settings, seed, clock = self.settings(name), int(name.rpartition(" ")[2]), Clock()
         x, y = binarize(self.test, seed=0), self.dataset.test_labels[: len(self.test)]
         if kind == CLUSTERS:
             mixture = self._clusters(name, seed, clock)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pyro_vae import plots
 from pyro_vae.training.ending import Ended
 from pyro_vae.utils import html
+from pyro_vae.utils.checks import check_path
 from pyro_vae.utils.sealed import DamagedRun
 from pyro_vae.utils.tables import markdown, write_csv
 
@@ -155,8 +156,10 @@ class History(Mapping[str, list[float]]):
             path: The file.
 
         Raises:
+            TypeError: `path` is no path.
             DamagedRun: The columns are others, or the file is damaged. It is a ValueError.
         """
+        check_path("path", path)
         try:
             with Path(path).open(newline="") as file:
                 header, *rows = list(csv.reader(file)) or [[]]
