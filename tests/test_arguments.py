@@ -35,6 +35,7 @@ from pyro_vae import (
     posteriors,
     presets,
     priors,
+    report,
 )
 from pyro_vae.training import History
 
@@ -172,6 +173,7 @@ OWNERS: dict[str, tuple[type, Callable[[], Any]]] = {
     "MixtureVAE": (models.MixtureVAE, small_mixture),
     "SemiSupervisedVAE": (models.SemiSupervisedVAE, small_labelled),
     "NotMissingAtRandom": (models.NotMissingAtRandom, small_missing),
+    "Explorer": (report.Explorer, lambda: report.Explorer("<!doctype html>")),
     "History": (History, lambda: History({"epoch": [1, 2], "cost": [2.0, 1.0]})),
     "LogLikelihood": (
         evaluation.LogLikelihood,
@@ -356,6 +358,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "report.report.x": pixels_of,
     "report.report.out": lambda: "page.html",
     "report.explore.x": pixels_of,
+    "Explorer.save.path": lambda: "page.html",
     "plots.layers.x": images_of,
     "networks.Observed.network": lambda: networks.MLP((2, 4), (), 4),
     "pyro_vae.VAE.posterior": lambda: posteriors.Normal(networks.MLP(4, (4,), 2)),
@@ -667,6 +670,7 @@ WRONG: dict[str, list[Any]] = {
     "report.report.result": [3, "x", {}],
     "report.report.data": FLAG,
     "report.report.root": [3, 1.5, "data"],
+    "Explorer.save.path": PATH,
     "report.explore.x": [3, "x", [0.0], torch.zeros(0, 4), torch.zeros(8, 3)],
     "plots.training_curves.history": [3, None, {"cost": [1.0]}],
     "plots.save.ax": [3, "axes", None],
