@@ -8,13 +8,14 @@ RUN := runs/$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: run test test-slow test-all lint bench notebooks
 
-# The main job on the embedded digits: train, evaluate, compare, plot.
-run: .venv/core
+# The main job on the embedded digits: train, evaluate, compare, plot, report.
+run: .venv/report
 	$(BIN)/pyro-vae train --preset bernoulli-mlp --data digits --epochs 40 --out $(RUN)/vae
 	$(BIN)/pyro-vae evaluate $(RUN)/vae
 	$(BIN)/pyro-vae compare --preset bernoulli-mlp --data digits --epochs 10 --seeds 3 --num-samples 200 --examples 1000 --out $(RUN)/comparison
 	$(BIN)/pyro-vae plot $(RUN)/vae
 	@echo "The pictures are in $(RUN)/vae/figures and $(RUN)/comparison."
+	$(BIN)/pyro-vae report $(RUN)/vae
 
 # Lint, types, and the tests that a change must not break: five minutes on two cores.
 test: lint
@@ -48,6 +49,6 @@ notebooks: .venv/notebooks
 	$(BIN)/pip install -q -e .
 	touch $@
 
-.venv/dev .venv/bench .venv/notebooks: .venv/%: pyproject.toml .venv/core
+.venv/dev .venv/bench .venv/notebooks .venv/report: .venv/%: pyproject.toml .venv/core
 	$(BIN)/pip install -q -e '.[$*]'
 	touch $@

@@ -21,6 +21,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("presets", "training", "evaluation", "gradients"),
     ("storage", "comparison", "estimators"),
+    ("runs",),
+    ("report",),
     ("__init__",),
     ("studies",),
     ("cli",),

@@ -35,6 +35,7 @@ from pyro_vae import (
     posteriors,
     presets,
     priors,
+    report,
 )
 from pyro_vae.training import History
 
@@ -56,6 +57,7 @@ MODULES = (
     "estimators",
     "flows",
     "models",
+    "report",
 )
 
 RESULTS = {
@@ -77,6 +79,7 @@ RESULTS = {
     "datasets.Table",
     "objectives.Traits",
     "presets.Preset",
+    "report.Explorer",
 }
 """Records that the package makes: they hold what they are given."""
 
@@ -170,6 +173,7 @@ OWNERS: dict[str, tuple[type, Callable[[], Any]]] = {
     "MixtureVAE": (models.MixtureVAE, small_mixture),
     "SemiSupervisedVAE": (models.SemiSupervisedVAE, small_labelled),
     "NotMissingAtRandom": (models.NotMissingAtRandom, small_missing),
+    "Explorer": (report.Explorer, lambda: report.Explorer("<!doctype html>")),
     "History": (History, lambda: History({"epoch": [1, 2], "cost": [2.0, 1.0]})),
     "LogLikelihood": (
         evaluation.LogLikelihood,
@@ -350,6 +354,11 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "models.SemiSupervisedVAE.classes": lambda: 3,
     "datasets.keep_labels.count": lambda: 4,
     "plots.layers.vae": layered_vae,
+    "report.report.source": small_vae,
+    "report.report.x": pixels_of,
+    "report.report.out": lambda: "page.html",
+    "report.explore.x": pixels_of,
+    "Explorer.save.path": lambda: "page.html",
     "plots.layers.x": images_of,
     "networks.Observed.network": lambda: networks.MLP((2, 4), (), 4),
     "pyro_vae.VAE.posterior": lambda: posteriors.Normal(networks.MLP(4, (4,), 2)),
@@ -653,6 +662,16 @@ WRONG: dict[str, list[Any]] = {
     "plots.traversal.start": [*TENSOR[1:], torch.zeros(3), torch.zeros(1, 2)],
     "plots.khat.threshold": NUMBER[1:],  # NaN draws none
     "plots.khat.values": [*TENSOR[:-1], torch.zeros(0)],
+    "report.report.source": [3, None, [], [3], nn.Linear(2, 2)],
+    "report.report.x": [3, "x", [0.0], torch.zeros(0, 4), torch.zeros(8, 3), torch.zeros(1, 4)],
+    "report.report.out": PATH,
+    "report.report.labels": [3, "x", [3] * 8, ["a"], torch.zeros(8), torch.arange(3)],
+    "report.report.history": [3, "x", {}],
+    "report.report.result": [3, "x", {}],
+    "report.report.data": FLAG,
+    "report.report.root": [3, 1.5, "data"],
+    "Explorer.save.path": PATH,
+    "report.explore.x": [3, "x", [0.0], torch.zeros(0, 4), torch.zeros(8, 3)],
     "plots.training_curves.history": [3, None, {"cost": [1.0]}],
     "plots.save.ax": [3, "axes", None],
     "flows.InverseAutoregressive.context": COUNT,
@@ -694,6 +713,7 @@ NAMED_AS = {
     "VAE.reconstruct.x": "x|input",
     "VAE.guide.x": "x|input",
     "gradients.measure.x": "x|input",
+    "report.explore.x": "x|input",
     "comparison.compare.train": "train|input",
 }
 

@@ -18,13 +18,11 @@ from pyro_vae.cli.options import (
     SamplesOption,
     ZDimOption,
     build,
-    first_of,
-    load_data,
     say,
-    with_labels,
 )
 from pyro_vae.comparison import Comparison
 from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.runs import first_of, load_data, with_labels
 from pyro_vae.training import History
 from pyro_vae.utils.checks import check_count
 

@@ -13,13 +13,10 @@ from pyro_vae.cli.options import (
     RootOption,
     RunArgument,
     SamplesOption,
-    first_of,
-    open_run,
+    opened,
     say,
-    with_labels,
 )
 from pyro_vae.cli.processes import count, is_first, joined
-from pyro_vae.cli.tables import Rows
 from pyro_vae.composed import Composed
 from pyro_vae.evaluation import (
     Elbo,
@@ -30,6 +27,7 @@ from pyro_vae.evaluation import (
     khat_threshold,
     log_likelihood,
 )
+from pyro_vae.runs import Rows, first_of, with_labels
 from pyro_vae.utils.context import Batch, as_batch, rows
 from pyro_vae.utils.tables import markdown
 
@@ -50,7 +48,8 @@ def evaluate(
     root: RootOption = None,
 ) -> None:
     """Score the test set: ELBO and log-likelihood, and how far to trust it; evaluations/*.json."""
-    vae, settings, dataset = open_run(run, root)
+    found = opened(run, root)
+    vae, settings, dataset = found.vae, found.settings, found.dataset
     digest = storage.weights_hash(run)
     images = first_of("examples", dataset.test, examples)
     levels = with_labels(vae, images, dataset.test_labels)
@@ -149,8 +148,12 @@ def _diagnostics(result: LogLikelihood, bound: Elbo) -> dict[str, Any]:
         "elbo_num_samples": bound.num_samples,
         "interval_of_the_bound": result.interval(0.95),
         "bias": result.bias,
+        "sizes": list(result.sizes),
+        "bounds": list(result.bounds),
+        "bound_errors": list(result.bound_errors),
         "khat_threshold": threshold,
         "above_it": None if math.isnan(threshold) else int(result.unreliable.sum()),
+        "doubt": result.doubt,
         "complete": result.complete,
     }
 

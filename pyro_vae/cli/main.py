@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import typer
 
-from pyro_vae.cli import compare, evaluate, pairs, plot, processes, reproduce, runs, train
+from pyro_vae.cli import compare, evaluate, pairs, plot, processes, report, reproduce, runs, train
 from pyro_vae.cli.options import print_help
 from pyro_vae.cli.termination import TERMINATED, Termination
 from pyro_vae.training import NonFiniteLoss
@@ -25,6 +25,7 @@ app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="compare")(compare.compare)
 app.command(name="plot")(plot.plot)
+app.command(name="report")(report.report)
 app.command(name="list")(runs.list_runs)
 app.command(name="pairs")(pairs.pairs)
 app.add_typer(reproduce.app, name="reproduce")

@@ -6,11 +6,11 @@ import torch
 import typer
 
 from pyro_vae import datasets, plots, presets, storage
-from pyro_vae.cli.options import RootOption, RunArgument, is_conditional, open_run, say
-from pyro_vae.cli.tables import Rows
+from pyro_vae.cli.options import RootOption, RunArgument, opened, say
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
 from pyro_vae.models import HierarchicalVAE, SemiSupervisedVAE
+from pyro_vae.runs import Rows, is_conditional
 from pyro_vae.training import History
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
@@ -36,7 +36,8 @@ def plot(
     """Draw a run: curves, reconstructions, generated images, manifold, latent space, traversal."""
     if format_ not in _FORMATS:
         raise ValueError(f"format: got {format_!r}, expected one of {', '.join(_FORMATS)}")
-    vae, settings, dataset = open_run(run, root)
+    found = opened(run, root)
+    vae, settings, dataset = found.vae, found.settings, found.dataset
     z_dim = _z_dim(vae)
     if quantiles and z_dim != 2:
         raise ValueError(f"quantiles: the run has {z_dim} latents, expected 2")

@@ -1,8 +1,11 @@
 """``pyro-vae train``: trains a preset and writes a run."""
 
+import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,16 +21,14 @@ from pyro_vae.cli.options import (
     TableOption,
     ZDimOption,
     build,
-    load_any,
     say,
-    with_labels,
 )
 from pyro_vae.cli.processes import count, is_first, joined
-from pyro_vae.cli.tables import PRESET, Rows, is_table
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
 from pyro_vae.evaluation import density_draw, diagnose
 from pyro_vae.pair import Pair
+from pyro_vae.runs import PRESET, Rows, is_table, load_any, with_labels
 from pyro_vae.training import Averaging, History, TensorBoard, fit
 from pyro_vae.utils.context import Batch
 from pyro_vae.utils.progress import clock, without_lines
@@ -122,7 +123,7 @@ def train(
     loss = objectives.parse(options["objective"])
     dataset = load_any(options["data"], root)
     vae, chosen = _built(options, dataset)
-    settings = _settings(options, chosen.get("pixels"), dataset)
+    settings = _settings(options, chosen.get("pixels"), dataset) | _made(folder, begun)
     if isinstance(dataset, Rows):
         say(f"{dataset.table}")
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
@@ -251,6 +252,16 @@ def _diagnosed(
     except (ValueError, FloatingPointError) as error:  # The run is written, and is whole.
         return [f"not diagnosed: {error}"]
     return [str(found)] if found else []
+
+
+def _made(folder: Path, begun: bool) -> dict[str, Any]:
+    """By which commands the run is made, one after the other, and when the first one began."""
+    before = storage.read_config(folder)["training"] if begun else {}
+    commands = before.get("commands", [])
+    own = shlex.join(["pyro-vae", *sys.argv[1:]])
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    again = commands[-1:] == [own]  # as where a cluster starts it again and again
+    return {"commands": commands if again else [*commands, own], "date": before.get("date", now)}
 
 
 def _kept(context: typer.Context, folder: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pyro_vae import likelihoods, load, storage
-from pyro_vae.cli import tables
 from pyro_vae.datasets import Table
+from pyro_vae.runs import tables
 
 from .conftest import Run
 

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ from tests.cli.conftest import Run
 def test_a_run_says_how_it_was_made(trained: Path, run: Run, tmp_path: Path) -> None:
     config = json.loads((trained / "config.json").read_text())
     assert config["preset"]["name"] == "bernoulli-mlp"
+    made = {name: config["training"].pop(name) for name in ("commands", "date")}
+    assert [command.split(" --out")[0] for command in made["commands"]] == [
+        "pyro-vae train --epochs 2 --batch-size 250 --seed 3 --tensorboard"
+    ]
+    assert timedelta() <= datetime.now(UTC) - datetime.fromisoformat(made["date"]) < timedelta(1)
     assert config["training"] == {
         "data": "digits",
         "epochs": 2,
@@ -150,7 +156,10 @@ def test_a_run_goes_on(
     assert histories[0].test_cost == histories[1].test_cost
     assert run("train", "--resume", "--epochs", 5, "--out", broken) == 0
     assert History.load_csv(broken / "metrics.csv").epoch == [1, 2, 3, 4, 5]
-    assert json.loads((broken / "config.json").read_text())["training"]["epochs"] == 5
+    settings = json.loads((broken / "config.json").read_text())["training"]
+    assert settings["epochs"] == 5
+    resumed = ["train --resume", "train --resume --epochs 5"]
+    assert settings["commands"][1:] == [f"pyro-vae {way} --out {broken}" for way in resumed]
     assert run("train", "--resume", "--seed", 6, "--out", broken) == 2
     assert "seed: got 6, expected 5" in capsys.readouterr().err
 

@@ -1,0 +1,88 @@
+"""Several runs side by side, with paired differences where their data are the same."""
+
+from collections.abc import Sequence
+
+from pyro_vae.report import charts
+from pyro_vae.report.evidence import Evidence
+from pyro_vae.report.parts import Chart, Lines, Part, Section, Table, Text
+from pyro_vae.report.sections import pictures
+
+__all__ = ["side_by_side"]
+
+
+def side_by_side(runs: Sequence[Evidence], seed: int | None, data: bool) -> list[Section]:
+    """The sections of a page of several runs.
+
+    Arguments:
+        runs: The runs; the others are compared with the first.
+        seed: Fixes the new examples.
+        data: Whether the page has examples of the data.
+    """
+    found = [Section("summary", "Side by side", [_table(runs), *_differences(runs)])]
+    histories = {run.name: run.history for run in runs if run.history}
+    if histories:
+        costs, kl = charts.curves(histories)
+        words = "Costs by epoch, in nats per example, of each run."
+        parts = [
+            Chart("costs", costs, words, words),
+            Chart("kl", kl, "The KL of each run.", "KL by epoch."),
+        ]
+        found.append(Section("training", "Training", parts))
+    last = {run.name: run.scores[-1] for run in runs if run.scores}
+    bounds = {
+        name: (score.sizes, score.bounds, score.errors)
+        for name, score in last.items()
+        if score.num_samples > 1
+    }
+    if bounds:
+        words = "The mean of L_k by the number of samples k, of each run."
+        chart = Chart("bounds", charts.bounds(bounds), words, words)
+        found.append(Section("likelihood", "Log-likelihood", [chart]))
+    for place, run in enumerate(runs, 1):
+        shown = [part for section in pictures(run, seed, data) for part in section.parts]
+        found.append(Section(f"run-{place}", run.name, [Lines(run.about), *shown]))
+    return found
+
+
+def _table(runs: Sequence[Evidence]) -> Table:
+    rows = []
+    for run in runs:
+        score, seen = run.scores[-1] if run.scores else None, run.seen
+        rows.append(
+            (
+                run.name,
+                *(
+                    ("", "", "")
+                    if score is None
+                    else (
+                        f"{score.mean:.2f} ± {score.stderr:.2f}",
+                        score.how,
+                        "take care" if score.doubt else "yes",
+                    )
+                ),
+                "" if seen is None else f"{seen.bound.mean:.2f}",
+                "" if seen is None else f"{seen.bound.kl_mean:.2f}",
+                "" if seen is None or seen.units is None else f"{seen.units.count}",
+                "" if run.history is None else f"{len(run.history)}",
+            )
+        )
+    header = ["run", "log p(x)", "samples", "trusted", "ELBO", "KL", "active latents", "epochs"]
+    return Table("In nats per example", header, rows)
+
+
+def _differences(runs: Sequence[Evidence]) -> list[Part]:
+    """The mean paired difference of each run from the first, where both scored the same data."""
+    first, *others = runs
+    rows, apart = [], []
+    for run in others:
+        if not first.scores or not run.scores:
+            apart.append(f"{run.name} is not compared: a log-likelihood is missing.")
+        elif (found := run.scores[-1].above(first.scores[-1])) is None:
+            apart.append(
+                f"{run.name} is not subtracted from {first.name}: they were scored on other data."
+            )
+        else:
+            rows.append((run.name, f"{found[0]:+.2f}", f"{found[1]:.2f}"))
+    header = ["run", f"above {first.name}", "std. error"]
+    table = Table("Paired differences in log p(x) of the same examples, in nats", header, rows)
+    return [*([table] if rows else []), *(Text(text, "doubt") for text in apart)]
