@@ -95,6 +95,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if no_gpu:
         terminalreporter.section("left out: they need a GPU")
         terminalreporter.line(f"  {no_gpu} tests; pytest -m cuda runs them where there is one")
+    unseen = sum("needs chromium" in str(report.longrepr) for report in skipped)
+    if unseen:
+        terminalreporter.section("left out: they need Chromium")
+        terminalreporter.line(f"  {unseen} tests of pages; Debian's package chromium runs them")
     left_out = [report.nodeid for report in skipped if _LEFT_OUT in str(report.longrepr)]
     if left_out:
         terminalreporter.section("left out: they need the full MNIST")
