@@ -9,6 +9,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,7 @@ def small_missing() -> models.NotMissingAtRandom:
     )
 
 
+@cache
 def small_comparison() -> comparison.Comparison:
     how: dict[str, Any] = {"epochs": 1, "seeds": (0,), "num_samples": 2, "batch_size": 8}
     named = {"trace": objectives.trace_elbo()}
@@ -177,11 +179,11 @@ OWNERS: dict[str, tuple[type, Callable[[], Any]]] = {
     "History": (History, lambda: History({"epoch": [1, 2], "cost": [2.0, 1.0]})),
     "LogLikelihood": (
         evaluation.LogLikelihood,
-        lambda: evaluation.log_likelihood(small_vae(), pixels_of(), 30, seed=0),
+        cache(lambda: evaluation.log_likelihood(small_vae(), pixels_of(), 30, seed=0)),
     ),
     "Calibration": (
         evaluation.Calibration,
-        lambda: evaluation.calibration(small_vae(), 20, 4, seed=0),
+        cache(lambda: evaluation.calibration(small_vae(), 20, 4, seed=0)),
     ),
     "Comparison": (comparison.Comparison, small_comparison),
     "Table": (datasets.Table, lambda: datasets.Table.from_frame(a_frame())),

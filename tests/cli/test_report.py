@@ -84,6 +84,7 @@ def test_runs_are_compared_on_the_same_data_only(
     assert "Paired differences" not in texts(page)
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_are_called_by_their_paths(trained: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(trained, tmp_path / "b" / trained.name))
     text = texts(report([trained, other], out=tmp_path / "page.html"))

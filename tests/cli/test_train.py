@@ -207,6 +207,7 @@ def test_an_average_is_evaluated_and_written(tmp_path: Path, run: Run, short: No
     assert run("train", "--resume", "--average", 0.8, "--epochs", 4, "--out", folders[1]) == 2
 
 
+@pytest.mark.slow
 def test_a_run_with_few_labels(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

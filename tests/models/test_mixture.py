@@ -75,7 +75,9 @@ def clusters(count: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("covariance", ["diagonal", "full"])
 @pytest.mark.parametrize("classifier", [True, False])
-@pytest.mark.parametrize("estimator", ["importance", "ais:10:3"])
+@pytest.mark.parametrize(
+    "estimator", ["importance", pytest.param("ais:10:3", marks=pytest.mark.slow)]
+)
 def test_log_likelihood_is_that_of_the_mixture(
     classifier: bool, estimator: str, covariance: str
 ) -> None:
