@@ -25,7 +25,7 @@ from tests.trackers import Calls, mlflow, wandb
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
-GENERATED = ("benchmarks", "lecture", "likelihoods", "parts", "results")
+GENERATED = ("benchmarks", "classes", "lecture", "likelihoods", "parts", "results")
 PAGES = sorted(path for path in DOCS.glob("*.md") if path.stem not in GENERATED)
 TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in (README, *PAGES)}
 LINKED = {**TEXTS, **{f"docs/{n}.md": (DOCS / f"{n}.md").read_text() for n in GENERATED}}
