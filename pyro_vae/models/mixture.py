@@ -238,7 +238,7 @@ class MixtureVAE(Composed):
         Requires scikit-learn: ``pip install 'pyro_vae[clusters]'``.
 
         Source: Tomczak and Welling (2018), arXiv 1705.07120, section 2, for the best prior; Jiang
-        et al. (2017), arXiv 1611.05148, section 4, for the start.
+        et al. (2017), arXiv 1611.05148, start theirs in the same way.
 
         Arguments:
             x: A floating-point tensor of shape ``(N, *x_shape)``.
