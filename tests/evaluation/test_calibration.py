@@ -12,8 +12,16 @@ from torch import Tensor, nn
 from pyro_vae import VAE, Pair, estimators, likelihoods, networks, posteriors, priors
 from pyro_vae.evaluation import calibration
 
-from ..swaps import PRIORS, vae_of
+from ..swaps import LIKELIHOODS, POSTERIORS, PRIORS, X_DIM, likelihood_of, vae_of
 from ..vaes import linear_gaussian
+
+
+def moved(vae: VAE) -> VAE:
+    """The VAE, with parameters away from where they start."""
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return vae
 
 
 def bimodal() -> VAE:
@@ -197,9 +205,50 @@ def test_wrong_arguments_are_named() -> None:
 @pytest.mark.parametrize("prior", PRIORS)
 def test_ais_and_mcmc_draw_from_the_posterior_of_every_prior(prior: str, method: str) -> None:
     """One of the 42 p-values is below 1e-4 by chance once in 250 seeds."""
-    vae = vae_of(prior, "Normal", "Gaussian-fixed")
-    with torch.no_grad():  # away from where they start
-        for parameter in vae.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    vae = moved(vae_of(prior, "Normal", "Gaussian-fixed"))
     result = calibration(vae, 300, 19, method=method, seed=0)
     assert (result.p_values > 1e-4).all(), result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ais:40:5", "mcmc:80:5"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_ais_and_mcmc_draw_from_the_posterior_by_every_likelihood(
+    likelihood: str, method: str
+) -> None:
+    """One of the 96 p-values is below 1e-4 by chance once in 100 seeds."""
+    vae = moved(vae_of("StandardNormal", "Normal", likelihood))
+    result = calibration(vae, 300, 19, method=method, seed=0)
+    assert (result.p_values > 1e-4).all(), result
+
+
+class FixedPosterior(nn.Module):
+    """The prior that is a posterior's q(z|x) for one x."""
+
+    def __init__(self, q: nn.Module) -> None:
+        super().__init__()
+        self.q = q
+
+    def forward(self) -> dist.Distribution:
+        """Returns p(z)."""
+        return self.q(torch.zeros(X_DIM))
+
+
+def blind(network: nn.Module) -> None:
+    """Lets a network's output not depend on its input."""
+    with torch.no_grad():
+        network.layers[0].weight.zero_()
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_every_posterior_is_calibrated_where_it_is_exact(posterior: str) -> None:
+    """x says nothing of z, and the prior is the guide itself. If x does, the guide is wrong."""
+    q = POSTERIORS[posterior](2)
+    vae = moved(VAE(FixedPosterior(q), likelihood_of("Gaussian-fixed", 2), q))
+    encoder, decoder = (m for m in vae.modules() if isinstance(m, networks.MLP))
+    blind(encoder)
+    wrong = calibration(vae, 400, 19, seed=0)
+    assert set(wrong.verdicts) != {"calibrated"}
+    blind(decoder)
+    right = calibration(vae, 400, 19, seed=0)
+    assert (right.p_values > 1e-4).all(), right
