@@ -1,6 +1,6 @@
 """Estimators of log p(x), for the argument `estimator` of ``log_likelihood``.
 
-They are defined in :mod:`pyro_vae.evaluation.estimators`, one in each file.
+They are defined in ``pyro_vae.evaluation.estimators``, one in each file.
 
 Example:
     >>> sorted(estimators.names())

@@ -122,7 +122,7 @@ def diagnose(
       Source: Goodfellow, Bengio and Courville (2016), Deep Learning, section 6.2.2.2.
     * **Train and test apart.** From a history of 5 epochs or more with a validation cost, or else
       a test cost, with medians of 3 epochs. A finding if the cost has risen from its minimum by
-      more than 1 % of |reconstruction| + KL and by four times its noise, or if it exceeds the
+      more than 1 % of ``|reconstruction| + KL`` and by four times its noise, or if it exceeds the
       training's reconstruction + KL by more than 25 % of the same. The noise is that of the
       second differences of the last half of the epochs. After a stop by a callback such as
       :class:`EarlyStopping`, the rise is not counted, and the gap is that of the best epoch.
