@@ -10,6 +10,8 @@ from pyro_vae.priors import SCALE_FLOOR, GaussianMixture
 __all__ = ["fit_mixture"]
 
 _STARTS = 3
+_TOLERANCE = 1e-6
+"""Of the mean log-likelihood, in nats. With scikit-learn's 1e-3, EM ends while clusters move."""
 _ADDED = 1e-6
 """Added to all variances, as scikit-learn does: a component may have a single point."""
 
@@ -49,6 +51,7 @@ def fit_mixture(prior: GaussianMixture, points: Tensor, draws: Tensor) -> None:
         covariance_type="diag" if prior.below is None else "full",
         n_init=_STARTS,
         max_iter=1000,
+        tol=_TOLERANCE,
         reg_covar=_ADDED,
         random_state=int(torch.randint(2**31, ())),
     )
