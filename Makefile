@@ -6,7 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 RUN := runs/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test test-slow test-all lint bench notebooks
+.PHONY: run test test-slow test-all lint bench notebooks docs
 
 # The main job on the embedded digits: train, evaluate, compare, plot, report.
 run: .venv/report
@@ -41,6 +41,11 @@ bench: .venv/bench
 notebooks: .venv/notebooks
 	TQDM_DISABLE=1 $(BIN)/pytest --nbmake --nbmake-timeout=3600 --overwrite notebooks
 
+# The documentation as a site: build/docs/index.html. Warnings are errors, and nothing is fetched.
+docs: .venv/docs
+	$(BIN)/sphinx-build -W --keep-going -q -c docs . build/docs
+	@echo "The site is in build/docs: open build/docs/index.html."
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -49,6 +54,6 @@ notebooks: .venv/notebooks
 	$(BIN)/pip install -q -e .
 	touch $@
 
-.venv/dev .venv/bench .venv/notebooks .venv/report: .venv/%: pyproject.toml .venv/core
+.venv/dev .venv/bench .venv/notebooks .venv/report .venv/docs: .venv/%: pyproject.toml .venv/core
 	$(BIN)/pip install -q -e '.[$*]'
 	touch $@

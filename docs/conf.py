@@ -1,15 +1,16 @@
 """How Sphinx builds the site: ``make docs``.
 
-The source folder is the repository's root, so that pages and notebooks are read where they lie, and
-links between them are the same here and on GitHub.
+The source folder is the repository's root, so that pages and notebooks are read where they lie,
+and links between them are the same here and on GitHub.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # this checkout, whatever is installed
 
-from pyro_vae.version import __version__
+from pyro_vae.version import __version__  # noqa: E402
 
 project = "pyro_vae"
 release = version = __version__
@@ -69,7 +70,7 @@ html_show_copyright = False
 html_show_sourcelink = False
 html_copy_source = False
 html_show_search_summary = False  # it fetches pages, which a browser refuses for files
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options: dict[str, list[str]] = {"top_of_page_buttons": []}
 pygments_style = "default"
 pygments_dark_style = "github-dark"
 copybutton_prompt_text = r">>> |\.\.\. "

@@ -12,6 +12,7 @@ from pyro_vae import datasets
 from pyro_vae.compat import cpp_compiler
 from pyro_vae.compile import inductor
 from pyro_vae.datasets import Dataset
+from tests.browser import browser, opened, screenshot  # noqa: F401
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:

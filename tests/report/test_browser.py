@@ -26,9 +26,9 @@ from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
 from pyro_vae.report import explore, report
 from pyro_vae.report.decoding import BOUND, decoding_of
+from tests.browser import Opened, until
 from tests.vaes import IMAGE_PRESETS
 
-from .conftest import Opened, until
 from .test_report import HOSTILE
 
 ROOT = Path(__file__).parent.parent.parent

@@ -1,0 +1,84 @@
+"""What the site is built from: each page has its place, and each public name its room's page."""
+
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+import pyro_vae
+
+from .conftest import ROOT
+
+DOCS = ROOT / "docs"
+INDEX = (DOCS / "index.md").read_text()
+ROOMS = {
+    path.stem: re.findall(r"automodule:: (\S+)", path.read_text())
+    for path in DOCS.glob("api/*.md")
+}
+MORE = "distributions", "report", "storage", "training"
+"""Rooms with a page that are not names of the package itself."""
+
+
+def listed() -> list[str]:
+    """The documents of all tables of contents, by path from the root."""
+    found = []
+    for tree in re.findall(r"```{toctree}\n(.*?)```", INDEX, flags=re.DOTALL):
+        entries = [line for line in tree.splitlines() if line and not line.startswith(":")]
+        names = [re.sub(r".*<(.*)>$", r"\1", entry) for entry in entries]
+        found += [str((DOCS / name).resolve().relative_to(ROOT)) for name in names]
+    return found
+
+
+def test_every_page_has_one_place() -> None:
+    pages = [*DOCS.glob("*.md"), *DOCS.glob("api/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    expected = {str(path.relative_to(ROOT).with_suffix("")) for path in pages} - {"docs/index"}
+    outside = {"CHANGELOG", "CONTRIBUTING", "docs/analytic_kl/results"}
+    assert sorted(listed()) == sorted(expected | outside)
+
+
+def test_each_public_room_has_a_page() -> None:
+    modules = [n for n in pyro_vae.__all__ if isinstance(getattr(pyro_vae, n), ModuleType)]
+    assert ROOMS.keys() == {"pyro_vae", *modules, *MORE}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_page_is_of_its_room(room: str) -> None:
+    (name,) = ROOMS[room]
+    module = getattr(pyro_vae, room, None) or import_module(name)
+    assert module is import_module(name) or room == "pyro_vae"
+    assert import_module(name).__all__
+
+
+@pytest.fixture
+def formulas(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("latex2mathml", reason="needs latex2mathml, of the extra docs")
+    monkeypatch.syspath_prepend(DOCS)
+    yield import_module("_site.formulas")
+    sys.modules.pop("_site.formulas")
+
+
+def texts(path: Path) -> list[str]:
+    """The formulas in a module's docstrings."""
+    code = path.read_text()
+    blocks = re.findall(r"\.\. math:: ((?:.|\n)+?)\n\n", code)
+    return [*re.findall(r":math:`([^`]+)`", code), *blocks]
+
+
+def test_formulas_become_mathml(formulas: Any) -> None:
+    found = [text for path in ROOT.glob("pyro_vae/**/*.py") for text in texts(path)]
+    assert len(found) > 200
+    for text in found:
+        tree = ElementTree.fromstring(formulas.mathml(text, "inline"))
+        assert tree.tag.endswith("math")
+        assert "\\" not in "".join(tree.itertext())
+
+
+@pytest.mark.parametrize("text", [r"\nosuch x", r"\begin{aligned} a &= b \end{aligned}"])
+def test_a_formula_that_the_converter_does_not_know_is_an_error(formulas: Any, text: str) -> None:
+    with pytest.raises(ValueError, match="which latex2mathml does not know"):
+        formulas.mathml(text, "block")
