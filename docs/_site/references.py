@@ -59,9 +59,12 @@ def name_several(app: Sphinx, what: str, name: str, value: Any, _: Any, lines: l
 
 
 def space_several(app: Sphinx, tree: nodes.document) -> None:
-    """Gives names the space back that :func:`name_several` took."""
+    """Gives names the space back that :func:`name_several` took, and calls attributes so."""
     for node in tree.findall(literal_strong):
         node.children = [nodes.Text(re.sub(r",(?=\w)", ", ", node.astext()))]
+    for name in tree.findall(nodes.field_name):
+        if name.astext() == "Variables":
+            name.children = [nodes.Text("Attributes")]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
