@@ -10,6 +10,12 @@ from sphinx.util import logging
 
 LOG = logging.getLogger(__name__)
 
+FUNCTION = re.compile(r"<mi>(log|ln|sin|exp|det|max|min)</mi>(?!<mo[^>]*>&#x00028;)")
+"""A function's name before what is no bracket: TeX puts a space between the two."""
+
+MINUS = re.compile(r"(<mo>&#x0003D;</mo>)<mo>(&#x02212;)</mo>")
+"""A minus after "=", which is a sign."""
+
 
 def mathml(text: str, display: str) -> str:
     """The MathML of a formula in TeX.
@@ -21,7 +27,8 @@ def mathml(text: str, display: str) -> str:
     unknown = re.findall(r"\\\w+|<mi>&amp;</mi>|<mi>&</mi>", found)
     if unknown:
         raise ValueError(f"formula {text!r}: got {unknown}, which latex2mathml does not know")
-    return found
+    found = FUNCTION.sub(r'<mo form="prefix" lspace="0em" rspace="0.167em">\1</mo>', found)
+    return MINUS.sub(r'\1<mo form="prefix" lspace="0em" rspace="0em">\2</mo>', found)
 
 
 def _write(writer: Any, node: nodes.Element, display: str) -> None:

@@ -63,7 +63,7 @@ class NormalMixture(Mixture):
     any parameters,
 
     .. math:: \frac{dz}{d\theta} =
-        -\Big(\frac{\partial u}{\partial z}\Big)^{-1} \frac{\partial u}{\partial \theta}
+        -\left(\frac{\partial u}{\partial z}\right)^{-1} \frac{\partial u}{\partial \theta}
 
     Source: Figurnov, Mohamed and Mnih (2018), arXiv 1805.08498, sections 2 and 3.
 

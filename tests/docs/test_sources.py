@@ -82,3 +82,20 @@ def test_formulas_become_mathml(formulas: Any) -> None:
 def test_a_formula_that_the_converter_does_not_know_is_an_error(formulas: Any, text: str) -> None:
     with pytest.raises(ValueError, match="which latex2mathml does not know"):
         formulas.mathml(text, "block")
+
+
+@pytest.mark.parametrize(
+    ("text", "spaced"),
+    [(r"\log p", True), (r"\log_{10} p", True), (r"\log (p)", False), (r"\mu p", False)],
+)
+def test_a_function_stands_apart_from_a_letter(formulas: Any, text: str, spaced: bool) -> None:
+    """As in TeX. An index of the function stays its index: the name has no sibling more."""
+    tree = ElementTree.fromstring(formulas.mathml(text, "inline"))
+    assert any(each.get("rspace") == "0.167em" for each in tree.iter()) == spaced
+    for index in tree.iter("{http://www.w3.org/1998/Math/MathML}msub"):
+        assert len(index) == 2
+
+
+def test_a_minus_after_an_equality_is_a_sign(formulas: Any) -> None:
+    signs = [r"a = -b", r"a - b"]
+    assert ['form="prefix"' in formulas.mathml(each, "inline") for each in signs] == [True, False]
