@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.priors import SCALE_FLOOR, GaussianMixture
+from pyro_vae.utils.extras import extra
 
 __all__ = ["fit_mixture"]
 
@@ -105,15 +106,7 @@ def _moments(z: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _classes() -> tuple[Any, Any]:
     """scikit-learn's classes, which are imported only where a mixture is fitted."""
-    try:
+    with extra("clusters", {"sklearn": "scikit-learn"}, "a mixture"):
         from sklearn.cluster import KMeans
         from sklearn.mixture import GaussianMixture as Mixtures
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "sklearn":
-            raise
-        raise ModuleNotFoundError(
-            "scikit-learn: not installed, expected to fit a mixture: pip install "
-            "'pyro_vae[clusters]'",
-            name="sklearn",
-        ) from error
     return Mixtures, KMeans
