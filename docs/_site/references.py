@@ -13,6 +13,7 @@ from docutils import nodes
 from sphinx.addnodes import literal_strong, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
 TYPES = (
@@ -47,6 +48,25 @@ def resolve(
     return content if node["reftype"] == "attr" or target in TYPES or exists(target) else None
 
 
+def lead_back(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None
+) -> None:
+    """Mends "[docs]" in listings of code: viewcode forgets which room handed a name out."""
+    names = app.env.domains.python_domain.objects
+
+    def mended(link: re.Match[str]) -> str:
+        parts = link[1].split(".")
+        endings = (".".join(parts[i:]) for i in range(len(parts)))
+        found = (each for ending in endings for each in candidates(ending, app.env))
+        name = link[1] if link[1] in names else next(found)
+        uri = app.builder.get_relative_uri(page, names[name].docname)
+        return f'<a class="viewcode-back" href="{uri}#{names[name].node_id}">'
+
+    if page.startswith("_modules/") and "body" in context:
+        listing = r'<a class="viewcode-back" href="[^"#]*#([^"]+)">'
+        context["body"] = re.sub(listing, mended, context["body"])
+
+
 def exists(target: str) -> bool:
     """Whether a module, a name of a module or of the built-ins is that target."""
     module, _, name = target.rpartition(".")
@@ -56,6 +76,17 @@ def exists(target: str) -> bool:
 def name_several(app: Sphinx, what: str, name: str, value: Any, _: Any, lines: list[str]) -> None:
     """``low, high: ...`` of a docstring's list is one entry, where napoleon sees a type."""
     lines[:] = [SEVERAL.sub(lambda m: m[1] + m[2].replace(", ", ","), line) for line in lines]
+
+
+def read_home(app: Sphinx, what: str, name: str, value: Any, _: Any, lines: list[str]) -> None:
+    """Gives a constant that a room hands out the docstring that it has in its own file."""
+    if what != "data":
+        return
+    room, _, short = name.rpartition(".")
+    for home, module in sorted(sys.modules.items()):
+        if home.startswith(f"{room}.") and vars(module).get(short) is value:
+            found = ModuleAnalyzer.for_module(home).find_attr_docs()
+            lines[:] = found.get(("", short), lines)
 
 
 def space_several(app: Sphinx, tree: nodes.document) -> None:
@@ -71,5 +102,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls."""
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", name_several, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", read_home, priority=600)  # after it
+    app.connect("html-page-context", lead_back)
     app.connect("doctree-read", space_several)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
