@@ -1,14 +1,10 @@
 """Runs: a folder with a pair's configuration, its parameters, its history and its figures.
 
-====================  ===================================================================
-file                  content
-====================  ===================================================================
-`config.json`         what repeats the run: preset, training settings, versions
-`model.safetensors`   parameters and buffers, without pickle
-`metrics.csv`         the history, one row an epoch
-`evaluations/*.json`  the evaluations, each with a hash of the parameters that it belongs to
-`figures/*`           pictures
-====================  ===================================================================
+* `config.json`: what repeats the run: preset, training settings, versions
+* `model.safetensors`: parameters and buffers, without pickle
+* `metrics.csv`: the history, one row an epoch
+* `evaluations/*.json`: evaluations, each with a hash of the parameters that it belongs to
+* `figures/*`: pictures
 """
 
 import hashlib
