@@ -89,10 +89,18 @@ def read_home(app: Sphinx, what: str, name: str, value: Any, _: Any, lines: list
             lines[:] = found.get(("", short), lines)
 
 
-def space_several(app: Sphinx, tree: nodes.document) -> None:
-    """Gives names the space back that :func:`name_several` took, and calls attributes so."""
-    for node in tree.findall(literal_strong):
-        node.children = [nodes.Text(re.sub(r",(?=\w)", ", ", node.astext()))]
+def space(app: Sphinx, tree: nodes.document) -> None:
+    """Gives names the space back that :func:`name_several` took, and calls attributes so.
+
+    A number stays on one line with its error.
+    """
+    for node in list(tree.findall(nodes.Text)):
+        if isinstance(node.parent, literal_strong) and node == ",":
+            node.parent.replace(node, nodes.Text(", "))
+        elif " ± " in node and not isinstance(node.parent, nodes.literal | nodes.literal_block):
+            node.parent.replace(
+                node, nodes.Text(node.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"))
+            )
     for name in tree.findall(nodes.field_name):
         if name.astext() == "Variables":
             name.children = [nodes.Text("Attributes")]
@@ -104,5 +112,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", name_several, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", read_home, priority=600)  # after it
     app.connect("html-page-context", lead_back)
-    app.connect("doctree-read", space_several)
+    app.connect("doctree-read", space)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
