@@ -419,6 +419,22 @@ def test_fit_refuses_a_wrong_context_before_the_first_step() -> None:
         assert torch.equal(value, start[name])
 
 
+def test_labels_of_integers_are_taken_or_named() -> None:
+    """torch has few operators for unsigned integers of more than 8 bits."""
+    vae, x, y = labelled(), torch.ones(6, 3, 2), torch.arange(6) % 4
+    expected = log_likelihood(vae, (x, y), 50, seed=0).values
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        assert torch.equal(log_likelihood(vae, (x, y.to(dtype)), 50, seed=0).values, expected)
+    for dtype in (torch.uint16, torch.uint32, torch.uint64):
+        message = rf"context: got {dtype} as entry 0, .*expected entry\.long"
+        with pytest.raises(TypeError, match=message):
+            log_likelihood(vae, (x, y.to(dtype)), 50)
+        with pytest.raises(TypeError, match=message):
+            fit(vae, (x, y.to(dtype)), epochs=1, batch_size=3)
+        with pytest.raises(TypeError, match=message):
+            vae.generate(6, context=y.to(dtype))
+
+
 @pytest.mark.slow
 def test_objectives_are_compared_and_gradients_measured_with_a_context(digits: Dataset) -> None:
     train = digits.train[:64, ::4, ::4], digits.train_labels[:64]

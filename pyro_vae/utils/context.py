@@ -43,6 +43,9 @@ Examples = tuple[Tensor, ...]
 _INNER = "network", "posterior", "likelihood"  # what a part with ``*context`` hands it on to
 
 
+_UNSIGNED = torch.uint16, torch.uint32, torch.uint64
+
+
 def as_batch(batch: Batch, argument: str = "x") -> tuple[Tensor, ...]:
     """A batch as the tuple ``(x, *context)``.
 
@@ -127,6 +130,11 @@ def as_context(
             raise TypeError(
                 f"context: got a tensor of layout {entry.layout} as entry {index}, expected a "
                 "dense one: entry.to_dense()"
+            )
+        if entry.dtype in _UNSIGNED:
+            raise TypeError(
+                f"context: got {entry.dtype} as entry {index}, for which torch has few operators, "
+                "expected entry.long()"
             )
         if points:
             continue
