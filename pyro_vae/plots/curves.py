@@ -135,7 +135,7 @@ def lines(
     ylabel: str,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Lines with markers, each with its own horizontal places.
+    """Lines with markers, each with its own horizontal places; whole places have whole ticks.
 
     Arguments:
         curves: By name, the horizontal places and the values.
@@ -148,6 +148,8 @@ def lines(
         >>> len(ax.lines)
         2
     """
+    from matplotlib.ticker import MaxNLocator
+
     _check_curves(curves)
     check_text("xlabel", xlabel)
     check_text("ylabel", ylabel)
@@ -164,6 +166,8 @@ def lines(
             ms=marks(2 / 3),
         )
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    if all(float(place) % 1 == 0 for x, _ in curves.values() for place in x):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax
