@@ -176,7 +176,7 @@ def khat(values: Tensor, threshold: float, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlabel="k-hat", ylabel=f"examples, of {len(values)}")
     if not math.isnan(threshold):
         above = int((~(values <= threshold)).sum())  # NaN too
-        ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"{threshold:.2f}: {above} above")
+        ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"threshold {threshold:.2f}, {above} above")
         ax.legend(frameon=False)
     return ax
 
