@@ -87,7 +87,7 @@ TAUGHT = {"00_the_lecture": {"expected_log_likelihood", "general_kl", "expected"
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_has_no_helpers(path: Path) -> None:
-    """What it defines is a part or a program, which is what it teaches; the rest is a library's."""
+    """What it defines is a part or a program, which it teaches; the rest is the library's."""
     for cell in code_of(path):
         for node in ast.parse(cell.source).body:
             if isinstance(node, ast.ClassDef):

@@ -102,6 +102,8 @@ def bands(
         >>> len(ax.lines), len(ax.collections)
         (2, 2)
     """
+    from matplotlib.ticker import LogFormatter
+
     check_values("epochs", epochs)
     _check_curves(curves, len(epochs))
     check_text("ylabel", ylabel)
@@ -117,6 +119,8 @@ def bands(
     _finish_curves(ax, epochs, ylabel, xlabel, title=_meaning(curves))
     if log:
         ax.set_yscale("log")
+        for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))  # 6, not 6 × 10⁰
     return ax
 
 
