@@ -12,6 +12,7 @@ from pyro_vae import likelihoods
 from pyro_vae.datasets.columns import TableColumn, found
 from pyro_vae.likelihoods import Column
 from pyro_vae.utils.checks import check_mapping, check_tensor, kind
+from pyro_vae.utils.extras import extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,13 +256,6 @@ def _check_frame(frame: "pd.DataFrame") -> None:
 
 def _pandas() -> Any:
     """pandas, which is imported only where a frame is given or asked for."""
-    try:
+    with extra("tables", {"pandas": "pandas"}, "tables"):
         import pandas
-    except ModuleNotFoundError as error:
-        if error.name != "pandas":
-            raise
-        raise ModuleNotFoundError(
-            "pandas: not installed, expected for tables: pip install 'pyro_vae[tables]'",
-            name="pandas",
-        ) from error
     return pandas

@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from pyro_vae.compat import changes
 from pyro_vae.distributions.versions import is_unchanged
 from pyro_vae.utils.checks import check_count, kind
+from pyro_vae.utils.extras import extra
 from pyro_vae.utils.shapes import as_shape
 
 __all__ = ["FromZuko", "InverseAutoregressive", "spline"]
@@ -220,13 +221,8 @@ def _zuko() -> Iterator[Any]:
     """Imports Zuko, and undoes that its import disables torch's validation of arguments."""
     validates = Distribution._validate_args
     try:
-        import zuko
-    except ModuleNotFoundError as error:
-        if error.name != "zuko":
-            raise
-        raise ModuleNotFoundError(
-            "zuko: not installed, expected for flows: pip install 'pyro_vae[flows]'", name="zuko"
-        ) from error
+        with extra("flows", {"zuko": "zuko"}, "flows"):
+            import zuko
     finally:
         Distribution.set_default_validate_args(validates)
     yield zuko

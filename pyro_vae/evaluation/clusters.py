@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.utils.checks import check_examples, check_tensor
+from pyro_vae.utils.extras import extra
 
 
 def cluster_accuracy(clusters: Tensor, labels: Tensor) -> float:
@@ -59,16 +60,8 @@ def cluster_accuracy(clusters: Tensor, labels: Tensor) -> float:
 
 def _matched(clusters: Tensor, labels: Tensor) -> float:
     """The share of examples that agree, under the best matching."""
-    try:
+    with extra("clusters", {"scipy": "scipy"}, "the best matching"):
         from scipy.optimize import linear_sum_assignment
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "scipy":
-            raise
-        raise ModuleNotFoundError(
-            "scipy: not installed, expected for the best matching: pip install "
-            "'pyro_vae[clusters]'",
-            name="scipy",
-        ) from error
     _, own = clusters.unique(return_inverse=True)
     _, true = labels.unique(return_inverse=True)
     counts = torch.zeros(int(own.max()) + 1, int(true.max()) + 1, dtype=torch.long)

@@ -233,7 +233,7 @@ class MixtureVAE(Composed):
         r"""Fits the mixture to the average posterior :math:`\frac1N \sum_n q(z|x_n)`, by EM.
 
         For a fixed guide, that is the prior of the greatest ELBO. The clusters are those of the
-        latent points, the best of three starts; the moments are those of a draw of z for each x.
+        latent points, by EM from k-means; the moments are those of a draw of z for each x.
         The mixture is a start for the training: likelihood and posterior stay as they are.
         Requires scikit-learn: ``pip install 'pyro_vae[clusters]'``.
 
@@ -248,7 +248,7 @@ class MixtureVAE(Composed):
         Raises:
             TypeError: The prior is not a ``priors.GaussianMixture``, or x not a floating-point
                 tensor.
-            ValueError: There is a classifier, or there are fewer examples than components.
+            ValueError: There is a classifier, or fewer different examples than components.
             ModuleNotFoundError: scikit-learn is not installed.
         """
         if not isinstance(self.prior, GaussianMixture):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from bokeh.models import ColumnDataSource, FactorRange, HoverTool
+from bokeh.models import BasicTicker, ColumnDataSource, FactorRange, HoverTool
 from bokeh.plotting import figure
 from torch import Tensor
 
@@ -60,6 +60,8 @@ def _figure(x: str, y: str, height: int = 320, **options: Any) -> Any:
         min_border_right=12,
         **options,
     )
+    if x == "epoch":  # There is nothing between two of them.
+        chart.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
     for axis in chart.axis:
         axis.axis_label_text_color = axis.major_label_text_color = _GREY
         axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = _GREY

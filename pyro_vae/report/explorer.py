@@ -21,13 +21,16 @@ _SLIDERS = 64  # Latents beyond these stay at their start.
 
 
 @torch.no_grad()
-def explorer_of(decoding: Decoding, points: Tensor | None = None) -> Explore:
+def explorer_of(
+    decoding: Decoding, points: Tensor | None = None, name: str = "explorer"
+) -> Explore:
     """Makes the explorer of a decoder.
 
     Arguments:
         decoding: The decoder.
         points: Latent points of shape ``(N, z_dim)``, which order the latents: what varies most is
             first. None leaves them as they are.
+        name: A name that no other on the page has.
 
     Raises:
         NotInPage: x is no image.
@@ -67,7 +70,7 @@ def explorer_of(decoding: Decoding, points: Tensor | None = None) -> Explore:
         {"index": d, "low": round(low[d].item(), 2), "high": round(high[d].item(), 2)}
         for d in shown
     ]
-    return Explore(spec, note, latents, decoding.classes or 0)
+    return Explore(name, spec, note, latents, decoding.classes or 0)
 
 
 def _written(layers: Sequence[Layer]) -> Mapping[str, Any]:

@@ -124,12 +124,14 @@ class Explore(Part):
     """An explorer of a decoder.
 
     Attributes:
+        name: A name that no other on the page has.
         spec: What the script reads.
         note: Why there are grids in place of a decoder; empty if there are none.
         latents: The latents that have a slider, the most active first.
         classes: How many classes have a button.
     """
 
+    name: str
     spec: Mapping[str, Any]
     note: str
     latents: Sequence[Mapping[str, Any]]

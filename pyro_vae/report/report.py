@@ -50,7 +50,8 @@ def report(
 
     A page of one has the verdict, an explorer of the decoder, curves, log-likelihoods with k-hat,
     reconstructions and new examples, and the latents. One of several runs has them side by side,
-    with paired differences of log-likelihoods where these are of the same data.
+    with paired differences of log-likelihoods where these are of the same data, and the explorer
+    of each.
 
     Arguments:
         source: The folder of a run that ``pyro-vae train`` wrote; a VAE or any :class:`Pair`; or
@@ -142,7 +143,7 @@ def _page(found: Sequence[Evidence], seed: int | None, data: bool) -> str:
 def _contained(found: Sequence[Evidence], data: bool) -> str:
     """Which of the data the page has."""
     one = len(found) == 1
-    decoder = " The decoder's weights are in it where there is an explorer." if one else ""
+    decoder = " A decoder's weights are in it where there is an explorer."
     if not data:
         return f"No examples of the data: this page was made without them.{decoder}"
     if all(own.seen is None for own in found):

@@ -70,13 +70,14 @@ def _trust(score: Score) -> Text:
     )
 
 
-def explore(own: Evidence) -> Section:
-    """The live explorer, or why there is none."""
+def explore(own: Evidence, name: str = "explorer") -> Section:
+    """The live explorer of a name that no other on the page has, or why there is none."""
     try:
         if not isinstance(own.pair, Composed):
             raise NotInPage("the pair is not composed of parts, so the page knows no decoder")
         decoding = decoding_of(own.pair)
-        part: Part = explorer_of(decoding, None if own.seen is None else own.seen.points)
+        points = None if own.seen is None else own.seen.points
+        part: Part = explorer_of(decoding, points, name)
     except NotInPage as error:
         part = Text(f"There is no explorer: {error}.")
     return Section("explore", "Explore", [part])
@@ -85,7 +86,7 @@ def explore(own: Evidence) -> Section:
 def training(own: Evidence) -> list[Section]:
     """The curves."""
     history = own.history
-    if history is None or not len(history):
+    if history is None or not history.get("epoch"):
         return []
     costs, kl = charts.curves({own.name: history})
     last = [f"{name} {history[name][-1]:.2f}" for name in ("cost", "kl") if name in history]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pyro_vae.report import charts
 from pyro_vae.report.evidence import Evidence
 from pyro_vae.report.parts import Chart, Lines, Part, Section, Table, Text
-from pyro_vae.report.sections import pictures
+from pyro_vae.report.sections import explore, pictures
 
 __all__ = ["side_by_side"]
 
@@ -19,7 +19,7 @@ def side_by_side(runs: Sequence[Evidence], seed: int | None, data: bool) -> list
         data: Whether the page has examples of the data.
     """
     found = [Section("summary", "Side by side", [_table(runs), *_differences(runs)])]
-    histories = {run.name: run.history for run in runs if run.history}
+    histories = {run.name: h for run in runs if (h := run.history) and h.get("epoch")}
     if histories:
         costs, kl = charts.curves(histories)
         words = "Costs by epoch, in nats per example, of each run."
@@ -40,7 +40,8 @@ def side_by_side(runs: Sequence[Evidence], seed: int | None, data: bool) -> list
         found.append(Section("likelihood", "Log-likelihood", [chart]))
     for place, run in enumerate(runs, 1):
         shown = [part for section in pictures(run, seed, data) for part in section.parts]
-        found.append(Section(f"run-{place}", run.name, [Lines(run.about), *shown]))
+        live = explore(run, f"explorer-{place}").parts
+        found.append(Section(f"run-{place}", run.name, [Lines(run.about), *live, *shown]))
     return found
 
 
@@ -63,7 +64,7 @@ def _table(runs: Sequence[Evidence]) -> Table:
                 "" if seen is None else f"{seen.bound.mean:.2f}",
                 "" if seen is None else f"{seen.bound.kl_mean:.2f}",
                 "" if seen is None or seen.units is None else f"{seen.units.count}",
-                "" if run.history is None else f"{len(run.history)}",
+                "" if run.history is None else f"{len(run.history.get('epoch', ()))}",
             )
         )
     header = ["run", "log p(x)", "samples", "trusted", "ELBO", "KL", "active latents", "epochs"]

@@ -104,7 +104,7 @@ def _of_run(name: str, folder: Path, root: Path | None, seed: int | None) -> Evi
         "preset": f"{config['preset']['name']}, {config['preset']['z_dim']} latents",
         "data": f"{settings['data']}, {settings['pixels'] or 'rows of a table'}",
         "epochs": f"{settings.get('epochs_done')} of {settings.get('epochs')}",
-        "objective": str(settings.get("objective")),
+        "objective": str(settings.get("objective", "unknown")),
         "parameters": _parameters(run.vae),
         "made by": "; ".join(settings.get("commands", ())) or "unknown",
         "made on": str(settings.get("date", "unknown")),

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pyro_vae.datasets import Dataset, Table
+from pyro_vae.utils.extras import extra
 
 PRESET = "table-mlp"
 """The preset of a table if none is given."""
@@ -64,13 +65,8 @@ def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
 
 def _read(path: str) -> Any:
     """The frame of a file, where integers stay integers if some are missing."""
-    try:
+    with extra("tables", {"pandas": "pandas"}, "tables"):
         import pandas
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "pandas: not installed, expected for tables: pip install 'pyro_vae[tables]'",
-            name="pandas",
-        ) from error
     try:
         return pandas.read_csv(path, dtype_backend="numpy_nullable")
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -169,6 +169,8 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     vae = mixture_vae(False)
     with pytest.raises(ValueError, match=r"x: got latent points of shape \(2, 2\), expected"):
         vae.fit_prior(x[:2])
+    with pytest.raises(ValueError, match="x: got 2 different latent points, expected at least 3"):
+        vae.fit_prior(x[[0, 1, 1, 0]])
     vae.fit_prior(x[:3])  # one for each component
     vae.prior = priors.StandardNormal(2)
     with pytest.raises(TypeError, match="prior: got a StandardNormal"):

@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_vae import VAE, datasets, likelihoods, networks, posteriors, presets, priors
+from pyro_vae import (
+    VAE,
+    datasets,
+    fit,
+    likelihoods,
+    load,
+    networks,
+    posteriors,
+    presets,
+    priors,
+    save,
+)  # fmt: skip
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset
 from pyro_vae.report import explore, report
@@ -54,6 +65,33 @@ def in_page(page: Any, z: Tensor, y: Tensor) -> Tensor:
 def levels(page: Any, part: str = "image") -> Tensor:
     """The grey levels of a canvas."""
     return torch.tensor(page.locator(f"[data-part={part}]").evaluate(PIXELS))
+
+
+@pytest.fixture(params=["a pair", "two runs"])
+def page_of(
+    request: pytest.FixtureRequest, preset: Callable[[str], Composed], digits: Dataset,
+    tmp_path: Path,
+) -> Path:  # fmt: skip
+    """A page with all that it may have: of a conditional pair, and of two runs."""
+    path = tmp_path / "page.html"
+    if request.param == "a pair":
+        given = batch("conditional-mlp", digits)
+        return report(preset("conditional-mlp"), given, out=path, labels=given[1])
+    return report(two_runs(preset, digits, tmp_path), out=path)
+
+
+def two_runs(
+    preset: Callable[[str], Composed], digits: Dataset, folder: Path
+) -> tuple[Path, Path]:
+    """Two runs of other presets."""
+    names = "bernoulli-mlp", "conditional-mlp"
+    for name in names:
+        vae = preset(name)
+        history = fit(vae, batch(name, digits), epochs=2, batch_size=30, seed=0)
+        settings = {"data": "digits", "pixels": "binary", "epochs": 2, "epochs_done": 2}
+        save(vae, folder / name, training=settings)
+        history.save_csv(folder / name / "metrics.csv")
+    return folder / names[0], folder / names[1]
 
 
 def place(page: Any) -> list[float]:
@@ -181,6 +219,33 @@ def test_the_keyboard_alone_reaches_and_moves_everything(
 
 
 @pytest.mark.slow
+def test_each_of_two_runs_has_its_explorer(
+    preset: Callable[[str], Composed], digits: Dataset, opened: Opened, tmp_path: Path
+) -> None:
+    runs = two_runs(preset, digits, tmp_path)
+    with opened(report(runs, out=tmp_path / "page.html")) as page:
+        for number, run in enumerate(runs, 1):
+            decoding = decoding_of(load(run))
+            z = 1.5 * torch.randn(5, decoding.z_dim)
+            y = torch.randint(decoding.classes or 1, (5,))
+            script = """([number, z, y]) => {
+                const root = document.querySelector(`#run-${number} [data-explorer]`);
+                return z.map((each, i) => [...root.decode(each, y[i])]);
+            }"""
+            found = torch.tensor(page.evaluate(script, [number, z.tolist(), y.tolist()]))
+            assert (found - decoding.decode(z, y).flatten(1)).abs().max() < BOUND
+        epochs = page.locator("#summary tbody td:last-child")
+        assert epochs.all_inner_texts() == ["2", "2"]
+        places = page.locator("[data-part=place]")
+        page.locator("#run-2 [data-part=plane]").focus()
+        before = places.all_inner_texts()
+        page.keyboard.press("ArrowRight")
+        after = places.all_inner_texts()
+        assert before[0] == after[0]
+        assert before[1] != after[1]
+
+
+@pytest.mark.slow
 def test_a_grid_answers_as_a_decoder_does(opened: Opened, tmp_path: Path) -> None:
     network = networks.Conditioned(networks.MLP(2 + 3, (30_000,), (8, 8)), (), classes=3)
     with torch.no_grad():
@@ -205,14 +270,11 @@ def test_a_grid_answers_as_a_decoder_does(opened: Opened, tmp_path: Path) -> Non
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1400])
 def test_nothing_is_wider_than_the_page(
-    width: int, scheme: str, preset: Callable[[str], Composed], digits: Dataset, opened: Opened,
-    screenshot: Callable[[Any, str], None], tmp_path: Path,
+    width: int, scheme: str, page_of: Path, opened: Opened,
+    screenshot: Callable[[Any, str], None], request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    path = tmp_path / "page.html"
-    given = batch("conditional-mlp", digits)
-    report(preset("conditional-mlp"), given, out=path, labels=given[1])
-    with opened(path, width, scheme) as page:
-        screenshot(page, f"{width}-{scheme}")
+    with opened(page_of, width, scheme) as page:
+        screenshot(page, request.node.name)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         ends = page.evaluate(
             """() => [...document.querySelectorAll("main *:not(.wide *)")]
@@ -258,16 +320,11 @@ def test_hostile_labels_are_text_in_a_browser(
 
 
 @pytest.mark.slow
-def test_axe_finds_no_serious_fault(
-    preset: Callable[[str], Composed], digits: Dataset, opened: Opened, tmp_path: Path
-) -> None:
+def test_axe_finds_no_serious_fault(page_of: Path, opened: Opened) -> None:
     if not AXE.exists():
         pytest.skip("needs axe-core: npm install --no-save axe-core")
-    path = tmp_path / "page.html"
-    given = batch("conditional-mlp", digits)
-    report(preset("conditional-mlp"), given, out=path, labels=given[1])
     for scheme in ("light", "dark"):
-        with opened(path, scheme=scheme) as page:
+        with opened(page_of, scheme=scheme) as page:
             page.evaluate(AXE.read_text())
             found = page.evaluate("axe.run()")["violations"]
             grave = [v for v in found if v["impact"] in ("serious", "critical")]
