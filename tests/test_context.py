@@ -419,6 +419,22 @@ def test_fit_refuses_a_wrong_context_before_the_first_step() -> None:
         assert torch.equal(value, start[name])
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32]
+)
+def test_labels_of_any_integers_are_taken(dtype: torch.dtype) -> None:
+    """torch has few operators for unsigned integers of more than 8 bits."""
+    vae, x, y = labelled(), torch.ones(6, 3, 2), torch.arange(6) % 4
+    own = y.to(dtype)
+    expected = log_likelihood(vae, (x, y), 50, seed=0).values
+    assert torch.equal(log_likelihood(vae, (x, own), 50, seed=0).values, expected)
+    found = fit(vae, (x, own), epochs=1, batch_size=3, test=(x, own), seed=0)
+    other = labelled()
+    assert found.epoch == fit(other, (x, y), epochs=1, batch_size=3, seed=0).epoch
+    with pytest.raises(ValueError, match="context: got labels from 0 to 4"):
+        fit(vae, (x, torch.tensor([0, 1, 2, 3, 4, 0]).to(dtype)), epochs=1, batch_size=3)
+
+
 @pytest.mark.slow
 def test_objectives_are_compared_and_gradients_measured_with_a_context(digits: Dataset) -> None:
     train = digits.train[:64, ::4, ::4], digits.train_labels[:64]

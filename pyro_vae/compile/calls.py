@@ -11,8 +11,12 @@ import warnings
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from inspect import unwrap
 from types import CellType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any, NamedTuple
+
+import pyro
+import torch
 
 __all__ = ["ALL", "ENVIRONMENT", "Calls", "Names", "in_library", "names_in"]
 
@@ -27,6 +31,22 @@ _EFFECTS |= {getattr(builtins, name): name for name in ("print", "open", "input"
 _EFFECTS |= {datetime.datetime.now: "datetime.now", warnings.warn: "warnings.warn"}
 _SYSTEM = {"posix", "nt"}  # where the functions of ``os`` are written in C
 _EFFECTIVE = {"logging", "os", "pathlib", "subprocess", "socket", "secrets", "uuid", "tempfile"}
+
+# Functions that set or read the state of torch's generators, which a graph does not: it has the
+# draws alone. Checkpointed modules call them, so as to draw again what they have drawn.
+_SEEDING: dict[CodeType, str] = {
+    unwrap(getattr(module, name)).__code__: f"{module.__name__}.{name}"
+    for module, names in (
+        (torch.random, ("manual_seed", "seed", "initial_seed", "fork_rng")),
+        (torch.random, ("get_rng_state", "set_rng_state")),
+        (torch.cuda.random, ("manual_seed", "manual_seed_all", "seed", "seed_all")),
+        (torch.cuda.random, ("initial_seed", "get_rng_state", "set_rng_state")),
+        (pyro.util, ("set_rng_seed", "get_rng_state", "set_rng_state")),
+    )
+    for name in names
+}
+_BETWEEN = {"torch", "pyro", "contextlib"}  # whose functions stand between these and their caller
+_OF_A_GENERATOR = {"manual_seed", "seed", "initial_seed", "get_state", "set_state"}
 
 ENVIRONMENT = {"environ", "environb", "getenv"}
 """Names by which code reads the variables of the environment, which are compared too."""
@@ -132,6 +152,8 @@ class Calls:
             if code in self._own and not self.effect:
                 self._see_effect(argument, frame)
         elif event == "call":
+            if code in _SEEDING and not self.effect:
+                self._see_seeding(_SEEDING[code], frame)
             if code not in self._spaces:
                 self._spaces[code] = frame.f_globals
                 if not in_library(frame.f_globals.get("__name__")):
@@ -153,10 +175,19 @@ class Calls:
         name = getattr(function, "__name__", "")
         if isinstance(owner := getattr(function, "__self__", None), io.IOBase):
             effect = f"{type(owner).__name__}.{name}"
+        elif isinstance(owner, torch.Generator) and name in _OF_A_GENERATOR:
+            effect = f"torch.Generator.{name}"
         elif isinstance(owner, ModuleType) and owner.__name__ in _SYSTEM and name != "fspath":
             effect = f"os.{name}"
         if effect is not None:
             self._found(effect, frame)
+
+    def _see_seeding(self, what: str, frame: FrameType | None) -> None:
+        """Finds who seeds, behind the libraries; this package puts states back by itself."""
+        while frame and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+            frame = frame.f_back
+        if frame and not in_library(frame.f_globals.get("__name__")):
+            self._found(what, frame)
 
     def _found(self, what: str, frame: FrameType) -> None:
         outer = frame.f_back
@@ -165,6 +196,15 @@ class Calls:
                 return
             outer = outer.f_back
         self.effect = f"calls {what} at {frame.f_code.co_filename}:{frame.f_lineno}"
+
+    def add(self, function: FunctionType) -> None:
+        """Takes a function as one that has run: its results are in a cache."""
+        code = function.__code__
+        if code not in self._own and not in_library(function.__module__):
+            cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+            self._spaces[code] = function.__globals__
+            self._own[code] = [{name: content(cell) for name, cell in cells}]
+            self._names = {}
 
     # What they read.
 
@@ -193,9 +233,12 @@ class Calls:
 
     def variables(self) -> Iterator[tuple[Mapping[str, Any], frozenset[str]]]:
         """The global variables that functions outside of libraries name, by module."""
-        for code in self._own:
-            names = names_in(code)
-            yield self._spaces[code], names.variables | (names.attributes & ENVIRONMENT)
+        read: set[CodeType] = set()
+        while new := self._own.keys() - read:  # Following one may add another.
+            for code in new:
+                names = names_in(code)
+                yield self._spaces[code], names.variables | (names.attributes & ENVIRONMENT)
+            read |= new
 
     def asked_for(self) -> set[str]:
         """Names of attributes that an object may get later: those that code asks for."""

@@ -1,19 +1,17 @@
 """The Python state that a program can read, apart from tensors' values, and its changes."""
 
+import builtins
 import os
 import random
 import threading
 import weakref
 from argparse import Namespace
-from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextvars import ContextVar
 from functools import partial
 from types import (
     BuiltinMethodType,
     CellType,
     FunctionType,
-    MappingProxyType,
     MethodType,
     ModuleType,
     SimpleNamespace,
@@ -25,13 +23,15 @@ import torch
 from pyro.nn import PyroSample
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
 from pyro_vae.compat import global_hooks, module_hooks, tables, tensor_hooks
 from pyro_vae.compile.calls import ALL, ENVIRONMENT, Calls, content, in_library, names_in
 from pyro_vae.compile.values import (
+    CACHED,
     CONTAINERS,
     NUMBERS,
+    OPAQUE,
     PLAIN,
     elements_of,
     equal,
@@ -44,7 +44,7 @@ from pyro_vae.compile.values import (
 
 __all__ = ["Reach", "Unseen"]
 
-_OPEN = SimpleNamespace, Namespace, Messenger, Distribution, PyroSample
+_OPEN = SimpleNamespace, Namespace, Messenger, Distribution, PyroSample, Transform
 _FOLLOWED = Tensor, FunctionType, MethodType, nn.Module, *_OPEN
 _ARRAY = 10**6  # the most numbers of an array
 _MOST = 10**4  # the most objects
@@ -78,7 +78,7 @@ class Reach:
         self._sizes: list[tuple[Mapping[Any, Any], int, str]] = []
         self._entries: list[tuple[Mapping[Any, Any], Any, Any, str]] = []
         self._containers: list[tuple[Any, list[Any], str]] = []
-        self._tensors: list[tuple[Tensor, bool, str]] = []
+        self._tensors: list[tuple[Tensor, bool, torch.Size, str]] = []
         self._kinds: list[tuple[object, type, str]] = []
         self._others: list[tuple[Callable[[], Any], Any, Callable[[Any], Any] | None, str]] = []
         self._iterators: list[str] = []
@@ -124,8 +124,10 @@ class Reach:
         for owner, kind, path in self._kinds:
             if type(owner) is not kind:
                 return path
-        for tensor, trained, path in self._tensors:
-            if tensor.requires_grad is not trained or (trained and tensor_hooks(tensor)):
+        for tensor, trained, shape, path in self._tensors:
+            if tensor.requires_grad is not trained or tensor.shape != shape:
+                return path
+            if trained and tensor_hooks(tensor):
                 return path
         for read, before, _, path in self._others:
             if not equal(read(), before):
@@ -163,12 +165,9 @@ class Reach:
             (FunctionType, self._function),
             (MethodType, self._method),
             (BuiltinMethodType, self._builtin),
-            (partial, self._partial),
-            (MappingProxyType, self._proxy),
-            ((bytearray, memoryview, array), self._buffer),
-            (ContextVar, self._context_variable),
+            (CACHED, self._cached),
+            (tuple(OPAQUE), self._opaque),
             (threading.local, self._thread_local),
-            (weakref.ReferenceType, self._reference),
             (CellType, self._cell),
             (ModuleType, self._python_module),
             (type, self._class),
@@ -194,7 +193,10 @@ class Reach:
     def _tensor(self, value: Tensor, path: str) -> None:
         if tensor_hooks(value):
             self._refuse(f"{path}, a tensor with hooks")
-        self._tensors.append((value, value.requires_grad, path))
+        self._tensors.append((value, value.requires_grad, value.shape, path))
+        own, names = vars(value), self._attributes_of(object)
+        self._entries_of(own, [n for n in own if n in names and n != _OF_PYRO], path)
+        self._absent(own, {n for n in self._asked_for() if not hasattr(type(value), n)}, path)
 
     def _module(self, module: nn.Module, path: str) -> None:
         if isinstance(module, torch.jit.ScriptModule):  # Its tables are no dicts.
@@ -233,12 +235,21 @@ class Reach:
 
     def _over_the_class(self, owner: Any, state: dict[str, Any], path: str) -> None:
         """The methods and attributes of a class, which an object may get of its own."""
-        names = self._attributes_of(owner)
-        own = [n for cls in type(owner).__mro__ if not in_library(cls) for n in vars(cls)]
-        asked = () if self._calls is None else self._calls.asked_for()
-        for name in {"forward", *asked, *own} - state.keys():
-            if name in names or name == "forward":
-                self._entries.append((state, name, _MISSING, f"{path}.{name}"))
+        names, classes = self._attributes_of(owner), type(owner).__mro__
+        own = {n for cls in classes if not in_library(cls) for n in vars(cls)}
+        asked = {n for n in self._asked_for() if n in names}
+        self._absent(state, {n for n in own | asked if n in names} | {"forward"}, path)
+        for cls in classes:  # The class may get them too.
+            if not in_library(cls):
+                self._absent(vars(cls), asked, path)
+
+    def _asked_for(self) -> set[str]:
+        return set() if self._calls is None else self._calls.asked_for()
+
+    def _absent(self, table: Mapping[str, Any], names: set[str], path: str) -> None:
+        """Names that are not there, and may come."""
+        new = names - table.keys()
+        self._entries += [(table, name, _MISSING, f"{path}.{name}") for name in new]
 
     def _counts(self, owner: Any, name: str, value: Any) -> bool:
         """Whether an attribute is part of the state of its owner."""
@@ -265,13 +276,18 @@ class Reach:
             value = space.get(name, _MISSING)  # It may come later.
             self._entries.append((space, name, value, name))
             self._walk(value, name)
+            if value is _MISSING and name in vars(builtins):
+                self._entries.append((vars(builtins), name, vars(builtins)[name], name))
         if not ENVIRONMENT.isdisjoint(names):
             self._others.append((os.environ.copy, os.environ.copy(), None, "os.environ"))
 
     def _python_module(self, module: ModuleType, path: str) -> None:
-        if not in_library(module.__name__) and self._calls is not None:
-            names = self._calls.attributes(module)
-            self._entries_of(vars(module), [n for n in vars(module) if n in names], path)
+        """What the program names; of a library, numbers, strings, and containers of them."""
+        if self._calls is not None:
+            names, own = self._calls.attributes(module), not in_library(module.__name__)
+            found = [(n, v) for n, v in [*vars(module).items()] if n in names]
+            read = [n for n, v in found if own or (not n.startswith("_") and is_plain(v))]
+            self._entries_of(vars(module), read, path)
 
     def _class(self, cls: type, path: str) -> None:
         if not in_library(cls):
@@ -280,6 +296,10 @@ class Reach:
             self._entries_of(
                 vars(cls), [n for n in read if n not in _OF_A_CLASS], cls.__qualname__
             )
+            for name, value in vars(cls).items():  # Operators have no name in code.
+                if name.startswith("__") and isinstance(value, FunctionType):
+                    self._entries.append((vars(cls), name, value, f"{cls.__qualname__}.{name}"))
+            self._walk(type(cls), f"the class of {cls.__qualname__}")
 
     def _container(self, value: Any, path: str) -> None:
         elements = elements_of(value)
@@ -292,6 +312,9 @@ class Reach:
         if value.size > _ARRAY:
             self._refuse(f"{path}, an array of {value.size:,} numbers that is no tensor")
             return
+        if value.dtype.hasobject:
+            self._other(value.tolist, path)
+            return
 
         def write(before: np.ndarray) -> None:
             value[...] = before
@@ -303,27 +326,24 @@ class Reach:
         if not isinstance(function.__self__, ModuleType):
             self._walk(function.__self__, path)
 
-    def _partial(self, function: "partial[Any]", path: str) -> None:
-        self._other(lambda: (function.func, function.args), path)
-        self._walk(function.keywords, path)
+    def _cached(self, function: Any, path: str) -> None:
+        """A function with a cache, which need not run to be read; clearing it is a change too."""
+        self._other(lambda: function.cache_info()[1::2], path)
+        inner = function.__wrapped__
+        if isinstance(inner, FunctionType):
+            if self._calls is not None:
+                self._calls.add(inner)
+            self._walk(inner, path)
 
-    def _proxy(self, mapping: Any, path: str) -> None:
-        self._other(lambda: dict(mapping), path)
-
-    def _buffer(self, value: Any, path: str) -> None:
-        self._other(lambda: bytes(value), path)
-
-    def _context_variable(self, variable: "ContextVar[Any]", path: str) -> None:
-        self._other(lambda: variable.get(None), path)
+    def _opaque(self, value: Any, path: str) -> None:
+        read = next(read for kind, read in OPAQUE.items() if isinstance(value, kind))
+        self._other(partial(read, value), path)
 
     def _thread_local(self, value: threading.local, path: str) -> None:
         table = value.__dict__  # that of this thread, in which the steps run
         self._sizes.append((table, len(table), path))
         self._entries_of(table, list(table), path)
         self._object(value, path)
-
-    def _reference(self, reference: "weakref.ReferenceType[Any]", path: str) -> None:
-        self._other(reference, path)
 
     def _method(self, method: MethodType, path: str) -> None:
         self._walk(method.__self__, path)
@@ -337,6 +357,7 @@ class Reach:
         self._other(lambda: function.__kwdefaults__, path)
         own, names = vars(function), self._attributes_of(function)
         self._entries_of(own, [name for name in own if name in names], path)
+        self._walk(own.get("registry"), f"{path}.registry")  # of functools.singledispatch
         free = function.__code__.co_freevars
         for name, cell in zip(free, function.__closure__ or (), strict=True):
             self._walk(cell, f"{name} of {path}")
@@ -363,6 +384,7 @@ class Reach:
         self._others.append((read, read(), write, path))
 
 
+_OF_PYRO = "unconstrained"  # the attribute of a parameter by which Pyro knows its number
 _HELD = frozenset(vars(nn.Module())) - {"training"}
 _OF_A_CLASS = "__dict__", "__weakref__", "__doc__", "__module__", "__slots__"
 

@@ -1,11 +1,14 @@
 """Values of Python's state, compared and put back: numbers, containers, states of generators."""
 
 import random
+import weakref
+from array import array
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from enum import Enum
-from functools import partial
-from types import MethodType
+from functools import lru_cache, partial
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "CACHED",
     "CONTAINERS",
     "NUMBERS",
+    "OPAQUE",
     "PLAIN",
     "elements_of",
     "equal",
@@ -31,6 +36,18 @@ PLAIN = (*NUMBERS, torch.dtype, torch.device, torch.layout, torch.memory_format)
 """The types of all values that do not change."""
 CONTAINERS = list, dict, set, frozenset, tuple, deque
 """The types of containers whose elements are compared."""
+CACHED: type = type(lru_cache(len))
+"""The type of functions with a cache."""
+OPAQUE: dict[type, Callable[[Any], Any]] = {
+    partial: lambda function: (function.func, function.args, function.keywords),
+    MappingProxyType: dict,
+    bytearray: bytes,
+    memoryview: bytes,
+    array: bytes,
+    ContextVar: lambda variable: variable.get(None),
+    weakref.ReferenceType: lambda reference: reference(),
+}
+"""Types written in C, with a function that reads what an object of the type has."""
 
 
 def generator_state(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:

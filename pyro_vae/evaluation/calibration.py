@@ -18,7 +18,7 @@ from pyro_vae.evaluation.simulation import simulated
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch, Context, as_batch, as_context, rows
-from pyro_vae.utils.modules import device_of, evaluating
+from pyro_vae.utils.modules import device_of, evaluating, without_gradients
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import markdown
 from pyro_vae.utils.turns import one_at_a_time
@@ -174,10 +174,10 @@ def calibration(
     check_max_bytes(max_bytes)
     check_seed(seed)
     name, draws = _method(method)
-    given = None if context is None else _in_turn(as_context(context), num_datasets, "context")
-    template = None if x is None else _in_turn(as_batch(x), num_datasets, "x")
     ranks: list[Tensor] = []
-    with torch.no_grad(), evaluating(vae):
+    with without_gradients(), evaluating(vae):
+        given = None if context is None else _in_turn(as_context(context), num_datasets, "context")
+        template = None if x is None else _in_turn(as_batch(x), num_datasets, "x")
         with seeded(seed, _SIMULATED, device=device_of(vae)):
             batch, z = simulated(vae, num_datasets, template, given)
         # Ranks of discrete latents show a wrong guide; chains move continuous ones alone.

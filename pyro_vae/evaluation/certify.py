@@ -15,7 +15,7 @@ from pyro_vae.evaluation.simulation import simulated
 from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.checks import check_count, check_seed
 from pyro_vae.utils.context import Batch, Context
-from pyro_vae.utils.modules import device_of, evaluating
+from pyro_vae.utils.modules import device_of, evaluating, without_gradients
 from pyro_vae.utils.random import seeded
 from pyro_vae.utils.tables import summary
 from pyro_vae.utils.turns import one_at_a_time
@@ -130,7 +130,7 @@ def certify(
             'estimator: got "exact", which has no error to bound, expected one that takes samples'
         )
     lowers, uppers = [], []
-    with torch.no_grad(), evaluating(vae):
+    with without_gradients(), evaluating(vae):
         with seeded(seed, _SIMULATED, device=device_of(vae)):
             batch, z = simulated(vae, num_examples, x, context)
         densities = LogDensities(vae.model, vae.guide, batch, marginal=True)

@@ -25,7 +25,13 @@ from pyro_vae.pair import Pair, check_pair
 from pyro_vae.utils.autocast import warn_of_autocast
 from pyro_vae.utils.checks import check_examples, check_seed
 from pyro_vae.utils.context import Batch, Examples, as_batch, content_hash
-from pyro_vae.utils.modules import device_of, dtype_of, evaluating, owner_of
+from pyro_vae.utils.modules import (
+    device_of,
+    dtype_of,
+    evaluating,
+    owner_of,
+    without_gradients,
+)
 from pyro_vae.utils.random import seeded
 from pyro_vae.vae import VAE
 
@@ -63,13 +69,13 @@ def opened(vae: Pair, x: Batch, marginal: bool = False) -> Iterator[tuple[LogDen
     if not isinstance(vae, VAE):
         batch = tuple(entry.to(device_of(vae)) for entry in as_batch(x))
         check_examples("x", batch[0])
-        with torch.no_grad(), evaluating(vae), seeded(0, device=batch[0].device):
+        with without_gradients(), evaluating(vae), seeded(0, device=batch[0].device):
             if not vae.is_set_up:
                 vae.setup(*batch)
         with opened_pair(vae.model, vae.guide, batch, marginal) as entered:
             yield entered
         return
-    with torch.no_grad(), evaluating(vae):
+    with without_gradients(), evaluating(vae):
         checked = check(vae, x)
         warn_of_autocast(checked.x.device)
         posterior = describe_distribution(checked.posterior)
@@ -79,8 +85,8 @@ def opened(vae: Pair, x: Batch, marginal: bool = False) -> Iterator[tuple[LogDen
                 "weights"
             )
         check_on_support("x", checked.x, checked.support)
-        densities = LogDensities(vae.model, vae.guide, checked.batch, marginal=marginal)
-        yield densities, checked.batch
+        batch = _ordinary(checked.batch)
+        yield LogDensities(vae.model, vae.guide, batch, marginal=marginal), batch
 
 
 @contextmanager
@@ -91,9 +97,18 @@ def opened_pair(
 
     Gradients are off. Yields their log-densities, and the batch.
     """
-    with torch.no_grad(), _evaluating_owner(model), _evaluating_owner(guide):
+    with without_gradients(), _evaluating_owner(model), _evaluating_owner(guide):
+        batch = _ordinary(batch)
         warn_of_autocast(batch[0].device)
         yield LogDensities(model, guide, batch, marginal=marginal), batch
+
+
+def _ordinary(batch: Examples) -> Examples:
+    """The batch, with copies of tensors that were made in inference mode.
+
+    Estimators move latents along gradients, whose graphs do not save such tensors.
+    """
+    return tuple(entry.clone() if entry.is_inference() else entry for entry in batch)
 
 
 @contextmanager

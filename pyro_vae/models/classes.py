@@ -74,12 +74,12 @@ def check_labels(labels: object, size: int, classes: int, values: bool = False) 
         raise TypeError(f"labels: got {kind(labels)}, expected a torch.Tensor")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels: got {labels.dtype}, expected integers, -1 where one is missing")
-    if labels.dtype == torch.uint8:
-        raise TypeError("labels: got torch.uint8, which has no -1, expected labels.long()")
+    if not labels.dtype.is_signed:
+        raise TypeError(f"labels: got {labels.dtype}, which has no -1, expected labels.long()")
     if labels.shape != (size,):
         raise ValueError(f"labels: got shape {tuple(labels.shape)}, expected ({size},)")
     if (values or is_validation_enabled()) and labels.numel():
-        least, greatest = (end.item() for end in labels.aminmax())
+        least, greatest = (end.item() for end in labels.long().aminmax())
         if least < -1 or greatest >= classes:
             raise ValueError(
                 f"labels: got values from {least} to {greatest}, expected -1 (missing) to "

@@ -143,7 +143,7 @@ def labels_of(y: object, size: int, classes: int) -> Tensor:
             f"y: got shape {tuple(labels.shape)}, expected ({size},): a class for each example"
         )
     if labels.numel():
-        least, greatest = (int(end) for end in labels.aminmax())
+        least, greatest = (int(end) for end in labels.long().aminmax())
         if least < 0 or greatest >= classes:
             raise ValueError(
                 f"y: got classes from {least} to {greatest}, expected 0 to {classes - 1}"

@@ -82,6 +82,8 @@ class Conditioned(nn.Module):
                 f"{tuple(self.context_shape)}"
             )
         if self.classes is not None:
+            if not value.is_floating_point():  # Unsigned ones of 16 bits have few operators.
+                value = value.long()
             every = torch.arange(self.classes, device=value.device)
             # F.one_hot reads the labels, which a graph cannot do.
             numbers = (value.unsqueeze(-1) == every).to(x.dtype)
@@ -110,7 +112,7 @@ class Conditioned(nn.Module):
                 f"context: got {labels.dtype} as entry {self.entry}, expected integer labels"
             )
         if labels.numel():
-            least, greatest = (end.item() for end in labels.aminmax())
+            least, greatest = (end.item() for end in labels.long().aminmax())
             if least < 0 or greatest >= self.classes:
                 raise ValueError(
                     f"context: got labels from {least} to {greatest} as entry {self.entry}, "

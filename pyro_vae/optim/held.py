@@ -38,6 +38,8 @@ class Held(PyroOptim):
             raise TypeError(
                 "optimizer: got LBFGS, expected an optimizer that does not need a closure"
             )
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            raise TypeError("optimizer: got SparseAdam, expected one that takes dense gradients")
         super().__init__(type(optimizer), {})
         self.optimizer = optimizer
         self.scheduler = None  # That of the user advances where the user says.

@@ -70,6 +70,8 @@ class JointOptim(PyroOptim):
             raise TypeError(f"cls: got {cls!r}, expected a torch.optim.Optimizer class")
         if issubclass(cls, torch.optim.LBFGS):
             raise TypeError("cls: got LBFGS, expected an optimizer that does not need a closure")
+        if issubclass(cls, torch.optim.SparseAdam):
+            raise TypeError("cls: got SparseAdam, expected one that takes dense gradients")
         check_number("clip_norm", clip_norm, above=0, none=True)
         if schedule is not None and not callable(schedule):
             raise TypeError(

@@ -21,6 +21,7 @@ __all__ = [
     "dtype_of",
     "evaluating",
     "owner_of",
+    "without_gradients",
 ]
 
 
@@ -47,6 +48,23 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m in training:
             m.training = True
+
+
+@contextmanager
+def without_gradients() -> Iterator[None]:
+    """Gradients are off inside the block, and may be turned on in it.
+
+    In ``torch.inference_mode`` they may not, so the block leaves that. Tensors that were made in
+    it need a ``clone`` to take part.
+
+    Example:
+        >>> from pyro_vae.utils.modules import without_gradients
+        >>> with torch.inference_mode(), without_gradients(), torch.enable_grad():
+        ...     (2 * torch.ones(3, requires_grad=True)).requires_grad
+        True
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def count_of(parameters: Iterable[Tensor]) -> int:

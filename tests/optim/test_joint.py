@@ -277,6 +277,8 @@ def test_wrong_inputs() -> None:
         scheduled.set_state(other.get_state())
     with pytest.raises(TypeError, match="LBFGS"):
         optim.from_torch(torch.optim.LBFGS, lr=1.0)
+    with pytest.raises(TypeError, match="cls: got SparseAdam, expected one that takes dense"):
+        optim.from_torch(torch.optim.SparseAdam, lr=1.0)
     with pytest.raises(TypeError, match=r"lr: got .*expected a number"):
         optim.Adam({"lr": 0.1})
 
@@ -319,6 +321,8 @@ def test_a_torch_optimizer_trains_what_it_holds() -> None:
     assert pair.params["scale"].exp().item() != pytest.approx(0.8, abs=1e-6)
     with pytest.raises(TypeError, match="optimizer: got LBFGS, expected an optimizer that does"):
         fit(pair, x, epochs=1, batch_size=8, optim=torch.optim.LBFGS(pair.parameters()))
+    with pytest.raises(TypeError, match="optimizer: got SparseAdam, expected one that takes"):
+        fit(pair, x, epochs=1, batch_size=8, optim=torch.optim.SparseAdam(pair.parameters()))
 
 
 def test_a_plateau_advances_by_the_test_cost() -> None:
