@@ -165,6 +165,10 @@ def small_comparison() -> comparison.Comparison:
     return comparison.compare(small_vae, pixels_of(), pixels_of(), named, **how)
 
 
+def a_result(examples: int | None = None) -> evaluation.LogLikelihood:
+    return evaluation.log_likelihood(small_vae(), pixels_of()[:examples], 30, seed=0)
+
+
 def a_frame() -> pd.DataFrame:
     return pd.DataFrame({"age": [20.5, 30.5, 40.5, 20.5], "sex": ["f", "m", "f", "m"]})
 
@@ -177,10 +181,7 @@ OWNERS: dict[str, tuple[type, Callable[[], Any]]] = {
     "NotMissingAtRandom": (models.NotMissingAtRandom, small_missing),
     "Explorer": (report.Explorer, lambda: report.Explorer("<!doctype html>")),
     "History": (History, lambda: History({"epoch": [1, 2], "cost": [2.0, 1.0]})),
-    "LogLikelihood": (
-        evaluation.LogLikelihood,
-        cache(lambda: evaluation.log_likelihood(small_vae(), pixels_of(), 30, seed=0)),
-    ),
+    "LogLikelihood": (evaluation.LogLikelihood, cache(lambda: a_result())),
     "Calibration": (
         evaluation.Calibration,
         cache(lambda: evaluation.calibration(small_vae(), 20, 4, seed=0)),
@@ -309,6 +310,7 @@ RIGHT: dict[str, Callable[[], Any]] = {
     "Table.from_dict.state": lambda: datasets.Table.from_frame(a_frame()).to_dict(),
     "Table.log_jacobian.x": lambda: datasets.Table.from_frame(a_frame()).x,
     "Table.to_frame.x": lambda: datasets.Table.from_frame(a_frame()).x,
+    "LogLikelihood.above.other": a_result,
     "labels": lambda: torch.arange(8) % 2,
     "decode": lambda: lambda z: torch.zeros(len(z), 4, 4),
     "reconstructed": images_of,
@@ -686,6 +688,7 @@ WRONG: dict[str, list[Any]] = {
     "SemiSupervisedVAE.generate.y": CLASS,
     "SemiSupervisedVAE.decode.y": [*CLASS, None],
     "SemiSupervisedVAE.embed.y": CLASS,
+    "LogLikelihood.above.other": [3, "other", None, a_result(examples=3)],
     "LogLikelihood.interval.level": [*NUMBER, 0.0, 1.0],
     "LogLikelihood.plot.axes": [3, "axes", (1, 2, 3), (1, 2)],
     "Comparison.plot_gradients.part": CHOICE,

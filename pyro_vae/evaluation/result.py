@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.estimators import EXACT, advice_of
+from pyro_vae.evaluation.inputs import mean_and_stderr
 from pyro_vae.evaluation.psis import khat_threshold
 from pyro_vae.plots import bounds as plot_bounds
 from pyro_vae.plots import khat as plot_khat
@@ -137,6 +138,46 @@ class LogLikelihood:
         check_number("level", level, above=0, below=1)
         width = NormalDist().inv_cdf((1 + float(plain(level))) / 2) * self.mc_error
         return self.mean - width, self.mean + width
+
+    def above(self, other: "LogLikelihood") -> tuple[float, float]:
+        """Returns by how much the mean is above that of another result, and the standard error.
+
+        The difference is taken example by example, and the error is over examples. It is much
+        smaller than that of either mean where both models find the same examples hard. How much
+        another training would change is not in it.
+
+        Arguments:
+            other: A result of the same data, of another pair or by another estimator.
+
+        Returns:
+            The mean difference in nats, and its standard error; NaN for one example.
+
+        Raises:
+            TypeError: `other` is no such result.
+            ValueError: It is of other data, or one of the two was interrupted.
+
+        Example:
+            >>> x = torch.ones(7, 16)
+            >>> small, large = (presets.build("pyro-mlp", z_dim=d, shape=16) for d in (2, 5))
+            >>> first = log_likelihood(small, x, num_samples=100, seed=0)
+            >>> second = log_likelihood(large, x, num_samples=100, seed=0)
+            >>> gain, error = second.above(first)
+            >>> abs(gain - (second.mean - first.mean)) < 1e-4
+            True
+        """
+        if not isinstance(other, LogLikelihood):
+            raise TypeError(f"other: got {kind(other)}, expected a LogLikelihood")
+        if self.data_hash != other.data_hash:
+            raise ValueError(
+                f"other: got a result of other data (data_hash {other.data_hash!r}), expected the "
+                f"same ({self.data_hash!r}): only the same examples have a paired difference"
+            )
+        if len(self.values) != len(other.values):
+            raise ValueError(
+                f"other: got {len(other.values)} examples, expected {len(self.values)}: an "
+                "evaluation was interrupted"
+            )
+        return mean_and_stderr((self.values - other.values).double())
 
     @property
     def unreliable(self) -> Tensor:

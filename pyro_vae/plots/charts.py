@@ -94,6 +94,8 @@ def dots(
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['trace_elbo', 'iwae:8']
     """
+    from matplotlib.ticker import MaxNLocator
+
     _check_runs(runs)
     check_text("xlabel", xlabel)
     names = list(dict.fromkeys(series for row in runs.values() for series in row))
@@ -126,6 +128,7 @@ def dots(
             capsize=marks(0.5),
             label=series,
         )
+    ax.xaxis.set_major_locator(MaxNLocator(5))  # numbers of many digits must not touch
     ax.set_yticks(range(len(runs)), list(runs))
     ax.set_ylim(len(runs) - 0.5, -0.5)
     ax.set(xlabel=xlabel)
@@ -176,7 +179,8 @@ def khat(values: Tensor, threshold: float, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlabel="k-hat", ylabel=f"examples, of {len(values)}")
     if not math.isnan(threshold):
         above = int((~(values <= threshold)).sum())  # NaN too
-        ax.axvline(threshold, color=COLOURS[1], ls="--", label=f"{threshold:.2f}: {above} above")
+        label = f"threshold {threshold:.2f}, {above} above"
+        ax.axvline(threshold, color=COLOURS[1], ls="--", label=label)
         ax.legend(frameon=False)
     return ax
 

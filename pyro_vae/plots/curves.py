@@ -102,6 +102,8 @@ def bands(
         >>> len(ax.lines), len(ax.collections)
         (2, 2)
     """
+    from matplotlib.ticker import LogFormatter
+
     check_values("epochs", epochs)
     _check_curves(curves, len(epochs))
     check_text("ylabel", ylabel)
@@ -117,6 +119,8 @@ def bands(
     _finish_curves(ax, epochs, ylabel, xlabel, title=_meaning(curves))
     if log:
         ax.set_yscale("log")
+        for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.4)))  # 6, not 6 × 10⁰
     return ax
 
 
@@ -135,7 +139,7 @@ def lines(
     ylabel: str,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Lines with markers, each with its own horizontal places.
+    """Lines with markers, each with its own horizontal places; whole places have whole ticks.
 
     Arguments:
         curves: By name, the horizontal places and the values.
@@ -148,6 +152,8 @@ def lines(
         >>> len(ax.lines)
         2
     """
+    from matplotlib.ticker import MaxNLocator
+
     _check_curves(curves)
     check_text("xlabel", xlabel)
     check_text("ylabel", ylabel)
@@ -164,6 +170,8 @@ def lines(
             ms=marks(2 / 3),
         )
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    if all(float(place) % 1 == 0 for x, _ in curves.values() for place in x):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return ax

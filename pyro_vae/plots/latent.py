@@ -95,6 +95,7 @@ def latent(
         bbox_to_anchor=(1.0, 0.5),
         frameon=False,
         ncols=columns,
+        markerscale=2,
     )
     legend.set_in_layout(columns <= _COLUMNS)  # one that is wider would leave no room for points
     _write_labels(ax, {label: points.median(0).values for label, points in classes.items()})

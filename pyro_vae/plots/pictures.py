@@ -247,6 +247,7 @@ def manifold(
     if quantile is None:
         line = torch.linspace(-limit, limit, size)
         labels = [f"{value + 0.0:.1f}" for value in line.round(decimals=6).tolist()]
+        labels = [label.replace("-", "−") for label in labels]  # as matplotlib writes them
         names = ("$z_1$", "$z_2$")
     else:
         line = (torch.arange(size) + 0.5) / size

@@ -245,8 +245,13 @@ def _finish(
 
 
 def _label_classes(cell: "Axes", column: _Column, side: str) -> None:
-    """The names of the classes as ticks."""
+    """The names of the classes as ticks; whole numbers have whole ones."""
+    from matplotlib.ticker import MaxNLocator
+
     if not column.classes:
+        if column.is_whole:
+            axis = cell.xaxis if side == "x" else cell.yaxis
+            axis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         return
     if len(column.classes) > _NAMED:
         (cell.set_xticks if side == "x" else cell.set_yticks)([])

@@ -60,7 +60,7 @@ class Item:
 
 
 def with_an_operator() -> tuple[Encoder, Callable[[Any], object]]:
-    Item.__getitem__ = lambda self, name: 1.0
+    setattr(Item, "__getitem__", lambda self, name: 1.0)  # noqa: B010
     return (
         Encoder(Item(), lambda e: e.has["gain"]),
         lambda e: setattr(Item, "__getitem__", lambda self, name: 0.5),

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,28 @@ def test_intervals_are_normal() -> None:
     assert (high + low) / 2 == pytest.approx(result.mean)
     with pytest.raises(ValueError, match="level: got 95, expected a number between 0 and 1"):
         result.interval(95)
+
+
+def test_a_paired_difference_is_exact_where_both_are() -> None:
+    """Between two linear-Gaussian models, and nothing between a result and itself."""
+    first, second = (linear_gaussian(exact=True, examples=50) for _ in range(2))
+    own, other = (
+        log_likelihood(case.vae, first.x, 10, estimator="exact") for case in (first, second)
+    )
+    difference = first.evidence.log_prob(first.x) - second.evidence.log_prob(first.x)
+    gain, error = own.above(other)
+    assert gain == pytest.approx(difference.mean().item(), rel=1e-9)
+    assert error == pytest.approx(difference.std().item() / math.sqrt(50), rel=1e-9)
+    back, _ = other.above(own)
+    assert back == pytest.approx(-gain, rel=1e-12)
+    sampled = log_likelihood(first.vae, first.x, 10, seed=0)  # the guide is exact
+    assert own.above(own) == (0.0, 0.0)
+    assert own.above(sampled) == pytest.approx((0.0, 0.0), abs=1e-9)
+    with pytest.raises(ValueError, match="other: got a result of other data"):
+        own.above(log_likelihood(first.vae, second.x, estimator="exact"))
+    fewer = replace(own, values=own.values[:20], complete=False)
+    with pytest.raises(ValueError, match="other: got 20 examples, expected 50"):
+        own.above(fewer)
 
 
 def test_heavy_tails_are_told() -> None:

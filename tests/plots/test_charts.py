@@ -1,5 +1,6 @@
 """Charts: what is marked where, and what is refused."""
 
+import itertools
 import math
 
 import numpy as np
@@ -54,3 +55,17 @@ def test_dots_of_one_run_have_no_error_and_what_is_not_finite_no_mark() -> None:
     assert ax.get_xlim()[0] < -3 < ax.get_xlim()[1]
     with pytest.raises(TypeError, match=r"runs\['a'\]\['ELBO'\]: got a str, expected numbers"):
         plots.dots({"a": {"ELBO": ["3"]}}, "nats")
+
+
+def test_numbers_below_dots_do_not_touch() -> None:
+    name = "sticking_the_landing"
+    runs = {name: {"ELBO": [-166.25, -149.5]}, "b": {"ELBO": [-155.0, -152.5]}}
+    _, right = plots.panels()
+    ax = plots.dots(runs, "nats per example", ax=right)
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+    low, high = ax.get_window_extent().intervalx
+    shown = sorted((b for b in boxes if low <= b.x0 and b.x1 <= high), key=lambda box: box.x0)
+    assert len(shown) > 2
+    for left, beside in itertools.pairwise(shown):
+        assert left.x1 + 4 < beside.x0

@@ -68,3 +68,21 @@ def test_a_history_without_a_column_to_draw_is_named() -> None:
     with pytest.raises(ValueError, match="history: got the columns epoch, seconds, expected one"):
         plots.training_curves({"epoch": [1], "seconds": [0.1]})
     assert not plt.get_fignums()
+
+
+def test_whole_places_have_whole_ticks() -> None:
+    """An epoch is no 2.5; a rate may be."""
+    epochs = list(range(1, 21))
+    ax = plots.lines({"a": (epochs, [1.0] * 20)}, "epoch", "nats")
+    assert all(tick % 1 == 0 for tick in ax.get_xticks())
+    ax = plots.lines({"a": ([0.5, 1.0, 3.0], [1.0] * 3)}, "rate", "nats")
+    assert any(tick % 1 for tick in ax.get_xticks())
+
+
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    ax = plots.bands([0, 1], {"a": [[1.8, 6.3]]}, "signal / noise", log=True)
+    ax.figure.canvas.draw()
+    labels = [*ax.yaxis.get_majorticklabels(), *ax.yaxis.get_minorticklabels()]
+    texts = {label.get_text() for label in labels if label.get_text()}
+    assert "2" in texts
+    assert all(float(text) > 0 for text in texts)

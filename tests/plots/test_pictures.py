@@ -100,7 +100,7 @@ def test_manifold_shows_each_point_where_its_axes_say() -> None:
     # z_1 grows to the right, z_2 upwards.
     expected = 0.5 + (line[None, :] + 10 * line[::-1, None]) / 100
     assert got[::2, ::2] == pytest.approx(expected, abs=1e-6)
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["-1.5", "0.0", "1.5"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["−1.5", "0.0", "1.5"]
     # The middle label stands at the middle tile.
     assert ax.get_yticks()[1] == 15
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("$z_1$", "$z_2$")

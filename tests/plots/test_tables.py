@@ -85,3 +85,10 @@ def test_tables_that_do_not_fit_are_named(change: dict[str, Any], message: str) 
     given: dict[str, Any] = {"real": torch.rand(2, 3), "generated": torch.rand(2, 3)}
     with pytest.raises((TypeError, ValueError), match=message):
         plots.columns(**(given | change))
+
+
+def test_whole_numbers_have_whole_ticks() -> None:
+    visits = torch.arange(200) % 11 - 2
+    ax = plots.columns(torch.stack((visits, torch.randn(200)), -1), torch.randn(100, 2).round())
+    first = ax.child_axes[0]
+    assert all(tick % 1 == 0 for tick in first.get_xticks())
