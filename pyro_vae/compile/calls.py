@@ -46,6 +46,7 @@ _SEEDING: dict[CodeType, str] = {
     for name in names
 }
 _BETWEEN = {"torch", "pyro", "contextlib"}  # whose functions stand between these and their caller
+_CHECKPOINT, _FORK = "torch.utils.checkpoint", unwrap(torch.random.fork_rng).__code__
 _OF_A_GENERATOR = {"manual_seed", "seed", "initial_seed", "get_state", "set_state"}
 
 ENVIRONMENT = {"environ", "environb", "getenv"}
@@ -124,6 +125,8 @@ class Calls:
 
     def __init__(self) -> None:
         self.effect = ""
+        self._recomputing: list[torch.Tensor] = []  # states in which checkpoints draw again
+        self._checkpoint = ""  # where the last one is
         self._spaces: dict[CodeType, Mapping[str, Any]] = {}  # global variables, by code
         self._own: dict[CodeType, list[dict[str, Any]]] = {}  # closures of what is in no library
         self._names: dict[bool, Container[object]] = {}
@@ -182,12 +185,29 @@ class Calls:
         if effect is not None:
             self._found(effect, frame)
 
-    def _see_seeding(self, what: str, frame: FrameType | None) -> None:
+    def _see_seeding(self, what: str, frame: FrameType) -> None:
         """Finds who seeds, behind the libraries; this package puts states back by itself."""
-        while frame and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
-            frame = frame.f_back
-        if frame and not in_library(frame.f_globals.get("__name__")):
-            self._found(what, frame)
+        outer: FrameType | None = frame
+        checkpoints = False
+        while outer and str(outer.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+            checkpoints |= outer.f_globals.get("__name__") == _CHECKPOINT
+            outer = outer.f_back
+        if checkpoints and what.startswith("torch.random"):
+            self._see_checkpoint(frame, outer)
+        elif outer and not in_library(outer.f_globals.get("__name__")):
+            self._found(what, outer)
+
+    def _see_checkpoint(self, frame: FrameType, outer: FrameType | None) -> None:
+        """Finds checkpoints that draw: the state has moved when the backward pass puts it back."""
+        if outer and frame.f_code is torch.get_rng_state.__code__ and not self._recomputing:
+            self._checkpoint = f"{outer.f_code.co_filename}:{outer.f_lineno}"
+        elif frame.f_code is torch.set_rng_state.__code__:
+            if frame.f_back and frame.f_back.f_code is not _FORK:
+                self._recomputing.append(frame.f_locals["new_state"])
+            elif self._recomputing:
+                before = self._recomputing.pop()
+                if not torch.equal(torch.default_generator.get_state(), before):
+                    self.effect = f"calls {_CHECKPOINT} with random numbers at {self._checkpoint}"
 
     def _found(self, what: str, frame: FrameType) -> None:
         outer = frame.f_back

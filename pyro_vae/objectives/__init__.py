@@ -25,6 +25,7 @@ from pyro_vae.objectives.terms import WithTerms as WithTerms
 from pyro_vae.objectives.terms import parts_of as parts_of
 from pyro_vae.objectives.traits import Traits, traits
 from pyro_vae.objectives.traits import check_elbo as check_elbo
+from pyro_vae.objectives.traits import no_graph as no_graph
 from pyro_vae.objectives.warm_up import Annealed as Annealed
 from pyro_vae.objectives.warm_up import schedule_of as schedule_of
 from pyro_vae.objectives.warm_up import warm_up

@@ -24,7 +24,7 @@ from pyro_vae.compile import (
 )
 from pyro_vae.objectives.loss_graph import Kind, LossGraph, Taking
 from pyro_vae.objectives.terms import WithTerms
-from pyro_vae.objectives.traits import traits
+from pyro_vae.objectives.traits import check_elbo, no_graph, traits
 from pyro_vae.objectives.wrapper import guess_plates, layers
 from pyro_vae.utils.warn import warn
 
@@ -125,6 +125,12 @@ class Compiled(WithTerms):
                 "such as Trace_ELBO()"
             )
         *_, inner = layers(elbo)
+        check_elbo(inner, "elbo")
+        if reason := no_graph(inner):
+            raise TypeError(
+                f"elbo: got {type(inner).__name__}, which {reason}, so that compiled code would "
+                "take another loss; expected both"
+            )
         if isinstance(inner, TraceEnum_ELBO) and not traits(inner).is_static:
             raise TypeError(
                 f"elbo: got {type(inner).__name__}, which reads the values of tensors to sum over "

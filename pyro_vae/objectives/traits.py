@@ -13,7 +13,7 @@ from pyro.infer import (
     TraceTailAdaptive_ELBO,
 )
 
-__all__ = ["Traits", "check_elbo", "traits"]
+__all__ = ["Traits", "check_elbo", "no_graph", "traits"]
 
 _LOSSES = {"loss", "differentiable_loss", "loss_and_grads"}
 _LOSSES |= {"_loss_particle", "_differentiable_loss_particle", "_get_traces"}
@@ -73,8 +73,8 @@ def traits(objective: object) -> Traits:
     if isinstance(objective, Trace_ELBO):  # and its subclass TraceMeanField_ELBO
         known = _has_the_loss_of_pyro(objective)
         in_order = isinstance(objective, TraceMeanField_ELBO)
-        linear = True if known else None
-        return Traits(known, is_linear=linear, is_static=True, in_order=in_order)
+        linear, static = True if known else None, not no_graph(objective)
+        return Traits(known, is_linear=linear, is_static=static, in_order=in_order)
     if isinstance(objective, TraceEnum_ELBO):
         return Traits(_has_the_loss_of_pyro(objective), sums_out="marked")
     return Traits()
@@ -88,9 +88,36 @@ def _has_the_loss_of_pyro(objective: ELBO) -> bool:
     return all(cls.__module__.partition(".")[0] in ("pyro", "pyro_vae") for cls in owners)
 
 
+def no_graph(objective: ELBO) -> str:
+    """Why an objective cannot be compiled, which takes its ``differentiable_loss``, or ``""``."""
+    if not hasattr(objective, "differentiable_loss"):
+        return "has no differentiable_loss"
+    if _is_own(objective, "loss_and_grads") and not _is_own(objective, "differentiable_loss"):
+        return "has a loss_and_grads of its own, and no differentiable_loss of its own"
+    return ""
+
+
+def _is_own(objective: ELBO, name: str) -> bool:
+    """Whether a method is the user's."""
+    return name in vars(objective) or _owner(objective, name) not in ("pyro", "pyro_vae")
+
+
+def _owner(objective: ELBO, name: str) -> str:
+    """The package of the class that has a method."""
+    cls = next(cls for cls in type(objective).__mro__ if name in vars(cls))
+    return cls.__module__.partition(".")[0]
+
+
 def check_elbo(objective: object, argument: str) -> None:
-    """Raises TypeError unless `objective` is a Pyro ELBO."""
+    """Raises TypeError unless `objective` is a Pyro ELBO, of which SVI takes all losses."""
     if not isinstance(objective, ELBO):
         raise TypeError(
             f"{argument}: got {objective!r}, expected a pyro.infer.ELBO such as Trace_ELBO()"
+        )
+    own = hasattr(objective, "differentiable_loss") and _is_own(objective, "differentiable_loss")
+    kept = "loss_and_grads" not in vars(objective) and _owner(objective, "loss_and_grads")
+    if own and kept == "pyro":
+        raise TypeError(
+            f"{argument}: got {type(objective).__name__}, which has a differentiable_loss of its "
+            "own, and the loss_and_grads of Pyro, which does not call it; expected both"
         )

@@ -15,6 +15,7 @@ from pyro_vae.objectives import (
     WithTerms,
     enumerated,
     layers,
+    no_graph,
     trace_elbo,
     traits,
 )
@@ -360,8 +361,9 @@ def _with_terms(
     enough = COMPILED_FROM_ON_GPU if device.type == "cuda" else COMPILED_FROM
     pays = steps >= enough and traits(objective).is_static if before is None else before
     wanted = pays if compile == "auto" else compile
-    if compile == "auto" and steps >= enough and not hasattr(objective, "differentiable_loss"):
-        warn(f"the objective runs uncompiled: {kind(objective)} has no differentiable_loss")
+    *_, inner = layers(objective)
+    if compile == "auto" and steps >= enough and (reason := no_graph(inner)):
+        warn(f"the objective runs uncompiled: {kind(inner)} {reason}")
     if wanted:
         return Compiled(objective, strict=compile != "auto")
     return WithTerms(objective)

@@ -223,7 +223,7 @@ SEEDING: dict[str, tuple[Callable[[Any], Any], str]] = {
     "fork": (forks, r"torch\.random\.fork_rng"),
     "state": (puts_back, r"torch\.random\.get_rng_state"),
     "own function": (forks_by_itself, r"torch\.random\.fork_rng"),
-    "checkpointed dropout": (draws_again, r"torch\.random\.get_rng_state"),
+    "checkpointed dropout": (draws_again, r"torch\.utils\.checkpoint with random numbers"),
     "initial seed": (lambda e: torch.initial_seed() * 0 + 1.0, r"torch\.random\.initial_seed"),
 }
 

@@ -270,6 +270,45 @@ class Opaque(ELBO):
         return 1.0
 
 
+class Half(Trace_ELBO):
+    """A loss that SVI does not call."""
+
+    def differentiable_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return 0.5 * super().differentiable_loss(*args, **kwargs)
+
+
+class Tripled(Trace_ELBO):
+    """A loss and its gradient, as SVI and as a graph take it."""
+
+    def differentiable_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return 3 * super().differentiable_loss(*args, **kwargs)
+
+    def loss_and_grads(self, *args: Any, **kwargs: Any) -> float:
+        loss = self.differentiable_loss(*args, **kwargs)
+        loss.backward()
+        return loss.item()
+
+
+def test_an_elbo_whose_losses_are_not_one_is_refused() -> None:
+    """SVI takes loss_and_grads, and compiled code differentiable_loss."""
+    x, vae = binary(20), bernoulli_vae()
+    message = ": got Half, which has a differentiable_loss of its own, and the loss_and_grads of"
+    with pytest.raises(TypeError, match=f"objective{message}"):
+        fit(vae, x, epochs=1, batch_size=20, objective=Half())
+    with pytest.raises(TypeError, match=f"elbo{message}"):
+        objectives.compiled(Half())
+    for make in (
+        lambda: objectives.compiled(Doubled()),
+        lambda: fit(vae, x, epochs=1, batch_size=20, objective=Doubled(), compile=True),
+    ):
+        with pytest.raises(TypeError, match=r"elbo: got Doubled, which has a loss_and_grads of"):
+            make()
+    with pytest.warns(UserWarning, match="runs uncompiled: a Doubled has a loss_and_grads of"):
+        fit(vae, x, epochs=100, batch_size=1, objective=Doubled())
+    if cpp_compiler() is not None:
+        objectives.compiled(Tripled())
+
+
 def test_an_elbo_of_ones_own_works_or_is_refused_before_the_first_step() -> None:
     x, vae = binary(20), bernoulli_vae()
     twin = copy.deepcopy(vae)
