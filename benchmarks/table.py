@@ -7,6 +7,7 @@ Both train the same networks with the same batch size and Adam, compiled, and ta
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,8 @@ from pyro_vae import VAE, fit, likelihoods, networks, objectives, optim, posteri
 from pyro_vae.likelihoods import Column
 
 from .measure import compared
+
+os.environ["TQDM_DISABLE"] = "1"
 
 REALS, BINARY, CLASSES, COUNTS = 10, 4, 3, 3
 LEVELS = 5

@@ -25,9 +25,8 @@ def fit_mixture(prior: GaussianMixture, points: Tensor, draws: Tensor) -> None:
     belongs to each with a probability, as in an M-step. The points alone would leave the
     posteriors' own variances out. Draws from torch's generator.
 
-    Of several ends of EM, the likeliest is not the best: it gains by splitting narrow clusters.
-    On MNIST's latent points it has 74 % of the digits right, and the end that the best k-means
-    leads to 87 % (``pyro-vae reproduce classes``, seed 2, before the mixture is trained).
+    Of several ends of EM, the likeliest need not be the best: it gains by splitting narrow
+    clusters, such as that of a digit 1, while wide ones stay together.
 
     Arguments:
         prior: The mixture, changed in place; it keeps its components and kind of covariance.
