@@ -21,9 +21,10 @@ run: .venv/report
 test: lint
 	$(PYTEST) -m "not slow"
 
-# The same laws over more parts, and statistics at full size.
+# The same laws over more parts, statistics at full size, notebooks and the site; pictures of pages
+# are kept in build/screenshots.
 test-slow: .venv/dev
-	$(PYTEST) -m slow
+	PYRO_VAE_SCREENSHOTS=$(CURDIR)/build/screenshots $(PYTEST) -m slow
 
 test-all: test test-slow
 
