@@ -38,7 +38,7 @@ CHECKPOINTS = "checkpoints"
 _DIAGNOSED = 1000  # test images
 _SETTINGS = (
     "data", "epochs", "batch_size", "objective", "seed", "precision", "average", "labels",
-    "labelled", "kinds",
+    "labelled",
 )  # fmt: skip
 
 _GIVEN = "epochs", "batch_size", "pixels", "seed", "precision", "labelled"
@@ -209,6 +209,7 @@ def _settings(options: Mapping[str, Any], pixels: str | None, dataset: Dataset) 
     }
     if isinstance(dataset, Rows):  # The file is read again to evaluate the run.
         settings |= {"data": str(Path(options["data"]).resolve()), "data_hash": dataset.digest}
+        settings["kinds"] = options["kinds"]
     return settings
 
 
