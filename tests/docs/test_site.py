@@ -113,6 +113,7 @@ def test_no_page_is_wider_than_its_window(
     """Wide code, tables and formulas scroll in boxes of their own."""
     with opened(site / f"{name}.html", width, scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.querySelector('.content').scrollWidth") <= width
         missing = "[...document.images].filter((i) => i.complete && !i.naturalWidth).length"
         assert page.evaluate(missing) == 0
         screenshot(page, f"site-{name.replace('/', '-')}-{width}-{scheme}")
@@ -140,11 +141,11 @@ def test_no_link_of_a_page_is_called_as_a_file(site: Path, pages: Pages) -> None
     ],
 )
 def test_the_right_end_of_a_table_is_reached(name: str, site: Path, opened: Opened) -> None:
-    """On a phone: where a table is wider, the box around it scrolls."""
+    """On a phone: where a table is wider, a box around it scrolls, and the text stays."""
     with opened(site / f"{name}.html", 375) as page:
         tables = page.locator("article table").evaluate_all(
             """tables => tables.map((table) => {
-                for (let box = table.parentElement; box; box = box.parentElement)
+                for (let box = table; box.tagName !== "ARTICLE"; box = box.parentElement)
                     if (["auto", "scroll"].includes(getComputedStyle(box).overflowX))
                         box.scrollLeft = box.scrollWidth;
                 return table.getBoundingClientRect().right;
