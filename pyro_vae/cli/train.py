@@ -38,7 +38,7 @@ CHECKPOINTS = "checkpoints"
 _DIAGNOSED = 1000  # test images
 _SETTINGS = (
     "data", "epochs", "batch_size", "objective", "seed", "precision", "average", "labels",
-    "labelled",
+    "labelled", "kinds",
 )  # fmt: skip
 
 _GIVEN = "epochs", "batch_size", "pixels", "seed", "precision", "labelled"
@@ -52,6 +52,13 @@ LabelsOption = Annotated[
     typer.Option(
         help="Keep so many labels of the training images, as many of each class, for a preset "
         "whose labels may be missing. Default: all."
+    ),
+]
+KindsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What columns of a table are, where it is not to be found out: real, class or count, "
+        "such as visits=count,city=class."
     ),
 ]
 LabelledOption = Annotated[
@@ -100,6 +107,7 @@ def train(
     objective: ObjectiveOption = None,
     labels: LabelsOption = None,
     labelled: LabelledOption = None,
+    kinds: KindsOption = None,
     pixels: PixelsOption = None,
     seed: SeedOption = 0,
     precision: PrecisionOption = "float32",
@@ -121,21 +129,20 @@ def train(
         storage.check_free(folder)
     options["objective"] = options["objective"] or presets.get(options["preset"]).objective
     loss = objectives.parse(options["objective"])
-    dataset = load_any(options["data"], root)
+    dataset = load_any(options["data"], root, kinds=_kinds(options["kinds"]))
     vae, chosen = _built(options, dataset)
     settings = _settings(options, chosen.get("pixels"), dataset) | _made(folder, begun)
     if isinstance(dataset, Rows):
         say(f"{dataset.table}")
     tracker = TensorBoard(folder / "tensorboard") if tensorboard and is_first() else None
     writer = _Writer(folder, settings, begun, _average(settings["average"]))
-    given = {name: settings[name] for name in _GIVEN}
     images, test = _data(vae, dataset, options)
     with joined(), without_lines():
         history = fit(
             vae,
             images,
             test=test,
-            **given,
+            **{name: settings[name] for name in _GIVEN},
             objective=loss,
             callbacks=[writer],
             tracker=tracker,
@@ -158,6 +165,17 @@ def _default_folder(preset: str, data: str) -> Path:
 
 def _average(decay: float | None) -> Averaging | None:
     return None if decay is None else Averaging(decay)
+
+
+def _kinds(text: str | None) -> dict[str, str] | None:
+    """The kinds of columns that an option names."""
+    if text is None:
+        return None
+    pairs = [pair.rpartition("=") for pair in text.split(",")]
+    for name, _, kind in pairs:
+        if not name or not kind:
+            raise ValueError(f"kinds: got {text!r}, expected such as visits=count,city=class")
+    return {name.strip(): kind.strip() for name, _, kind in pairs}
 
 
 def _built(options: Mapping[str, Any], dataset: Dataset) -> tuple[Composed, dict[str, Any]]:
@@ -274,6 +292,7 @@ def _kept(context: typer.Context, folder: Path) -> dict[str, Any]:
         )
     run = {
         "average": None,
+        "kinds": None,
         **settings,
         "preset": config["preset"]["name"],
         "z_dim": config["preset"]["z_dim"],

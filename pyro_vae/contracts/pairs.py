@@ -91,8 +91,9 @@ def check_training(pair: nn.Module, batch: Sequence[Tensor], what: str) -> None:
     except (RuntimeError, ValueError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{what}, on which model or guide fails in train mode ({reason}), expected another "
-            "batch_size, or a DataLoader with drop_last=True"
+            f"{what}, on which model or guide fails in train mode ({reason}), expected a pair "
+            "that takes them; if it is for their number, another batch_size, or a DataLoader with "
+            "drop_last=True"
         ) from error
     finally:
         for module, training in modes:

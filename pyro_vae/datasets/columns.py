@@ -149,7 +149,8 @@ class TableColumn:
         on = missing | ((codes >= 0) & (codes < len(self.classes)) & (codes % 1 == 0))
         if not on.all():
             raise ValueError(
-                f"{own}: got {codes[~on][0]:g}, expected a class: 0 to {len(self.classes) - 1}"
+                f"{own}: got {codes[~on][0]:g}, expected a class: 0 to {len(self.classes) - 1}, "
+                "as draws and quantiles are; a mean of classes is none"
             )
         places = np.where(missing, -1, codes).astype(int)
         if self.dtype == "category":

@@ -191,6 +191,9 @@ def to_pixels(levels: Tensor, pixels: Pixels, seed: int | None = None) -> Tensor
 def binarize(levels: Tensor, seed: int | None) -> Tensor:
     """Draws binary pixels, x_d ~ Bernoulli(level_d / 255), as floats 0.0 and 1.0.
 
+    The first n of a draw are not quite the draw of the first n: torch draws the last numbers of a
+    tensor in another way, which changes a pixel in some thousands.
+
     Arguments:
         levels: uint8 levels of any shape.
         seed: Fixes the draw; None draws from torch's global generator.

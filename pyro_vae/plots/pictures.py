@@ -233,6 +233,10 @@ def manifold(
             are evenly spaced in prior probability, and `limit` is not used.
         ax: Axes to draw on; None makes a figure.
 
+    Raises:
+        TypeError: `decode` is a pair, and not its method.
+        ValueError: `decode` fails on such points, or does not give images.
+
     Example:
         >>> vae = presets.build("bernoulli-mlp", shape=(28, 28))
         >>> ax = plots.manifold(vae.decode, size=5, quantile=vae.prior().base_dist.icdf)
@@ -240,6 +244,8 @@ def manifold(
         (140, 140)
     """
     check_function("decode", decode)
+    if hasattr(decode, "decode"):
+        raise TypeError(f"decode: got {kind(decode)}, expected its method decode")
     check_count("size", size)
     check_positive("limit", limit)
     check_function("quantile", quantile, none=True)
@@ -255,7 +261,15 @@ def manifold(
         names = ("$P(z_1)$, prior probability below", "$P(z_2)$, prior probability below")
     # The first row of the sheet is its top, where the second coordinate is largest.
     points = torch.cartesian_prod(line.flip(0), line).flip(1)
-    x = decode(points if quantile is None else quantile(points))
+    z = points if quantile is None else quantile(points)
+    try:
+        x = decode(z)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"decode: got one that fails on points of two latents ({reason}), expected one that "
+            "takes z of shape (N, 2); plots.traversal draws more latents"
+        ) from error
     height, width = image_shape("decode", x)
     ax = axes_or_new(ax, (6.5, 6.5 * height / width))
     images(x, size, ax=ax)

@@ -94,7 +94,7 @@ class Decoding:
         layers: list[Layer] = []
         if isinstance(vae, HierarchicalVAE):
             if vae.skip:
-                raise NotInPage("the likelihood takes all layers")
+                raise NotInPage("its likelihood takes all layers")
             for prior in reversed(list(vae.priors)[:-1]):
                 layers += _mean_of(prior)
         layers += _head(vae.likelihood)
@@ -185,7 +185,7 @@ def _head(likelihood: nn.Module | None) -> list[Layer]:
         return _mean_of(likelihood)
     network = getattr(likelihood, "network", None)
     if network is None:
-        raise NotInPage(f"a likelihood that is a {type(likelihood).__name__}")
+        raise NotInPage(f"the page knows no likelihood that is a {type(likelihood).__name__}")
     layers = layers_of(network)
     if isinstance(likelihood, likelihoods.Bernoulli):
         return [*layers, Layer("sigmoid")]
@@ -194,16 +194,18 @@ def _head(likelihood: nn.Module | None) -> list[Layer]:
         both = likelihood.scale == "pixel"
         outputs: Any = getattr(network, "out_shape", None)
         if outputs is None:
-            raise NotInPage("a network without an out_shape")
+            raise NotInPage("its network has no out_shape")
         return [*layers, Layer("first", {"count": outputs.numel() // (2 if both else 1)})]
-    raise NotInPage(f"the mean of a {type(likelihood).__name__} likelihood")
+    raise NotInPage(
+        f"the page does not compute the mean of a {type(likelihood).__name__} likelihood"
+    )
 
 
 def _mean_of(part: nn.Module) -> list[Layer]:
     """The layers of a normal's mean, the first half of its network's numbers."""
     if type(part) is not posteriors.Normal:
-        raise NotInPage(f"a layer that is a {type(part).__name__}")
+        raise NotInPage(f"the page knows no layer that is a {type(part).__name__}")
     outputs: Any = getattr(part.network, "out_shape", None)
     if outputs is None:
-        raise NotInPage("a network without an out_shape")
+        raise NotInPage("its network has no out_shape")
     return [*layers_of(part.network), Layer("first", {"count": outputs.numel() // 2})]

@@ -75,7 +75,9 @@ def _linear(layer: nn.Linear, shape: tuple[int, ...]) -> list[Layer]:
 
 def _convolution(layer: nn.ConvTranspose2d, shape: tuple[int, ...]) -> list[Layer]:
     if layer.groups != 1 or layer.dilation != (1, 1) or len(shape) != 3:
-        raise NotInPage("a transposed convolution with groups, dilation or no image before it")
+        raise NotInPage(
+            "it has a transposed convolution with groups, dilation or no image before it"
+        )
     sizes = {
         "shape": list(shape),
         "channels": layer.out_channels,
@@ -122,7 +124,7 @@ def _conv_decoder(network: networks.ConvDecoder, shape: tuple[int, ...]) -> list
 
 def _conditioned(network: networks.Conditioned, shape: tuple[int, ...]) -> list[Layer]:
     if network.classes is None or network.context_shape or network.entry:
-        raise NotInPage("a network that takes a context other than one class")
+        raise NotInPage("its network takes a context other than one class")
     return [Layer("class", {"classes": network.classes}), *layers_of(network.network, shape)]
 
 

@@ -76,14 +76,21 @@ def _differences(runs: Sequence[Evidence]) -> list[Part]:
     first, *others = runs
     rows, apart = [], []
     for run in others:
-        if not first.scores or not run.scores:
+        # The newest scores of the same data: a run may have others, as of fewer examples.
+        pairs = [(own, base) for own in reversed(run.scores) for base in reversed(first.scores)]
+        found = ((own, base, own.above(base)) for own, base in pairs)
+        own, base, gain = next((each for each in found if each[2]), (None, None, None))
+        if not pairs:
             apart.append(f"{run.name} is not compared: a log-likelihood is missing.")
-        elif (found := run.scores[-1].above(first.scores[-1])) is None:
+        elif own is None or base is None or gain is None:
             apart.append(
                 f"{run.name} is not subtracted from {first.name}: they were scored on other data."
             )
         else:
-            rows.append((run.name, f"{found[0]:+.2f}", f"{found[1]:.2f}"))
-    header = ["run", f"above {first.name}", "std. error"]
+            how = own.how if own.how == base.how else f"{own.how}, and {base.how}"
+            rows.append(
+                (run.name, f"{gain[0]:+.2f}", f"{gain[1]:.2f}", f"{len(own.values):,}", how)
+            )
+    header = ["run", f"above {first.name}", "std. error", "examples", "samples"]
     table = Table("Paired differences in log p(x) of the same examples, in nats", header, rows)
     return [*([table] if rows else []), *(Text(text, "doubt") for text in apart)]

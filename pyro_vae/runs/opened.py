@@ -42,13 +42,24 @@ def load_data(data: str, root: Path | None) -> Dataset:
     return datasets.load(data, root)
 
 
-def load_any(data: str, root: Path | None, described: Mapping[str, Any] | None = None) -> Dataset:
-    """Loads a data set, or the rows of a CSV file whose columns may be described already."""
+def load_any(
+    data: str,
+    root: Path | None,
+    described: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Loads a data set, or the rows of a CSV file whose columns may be described already.
+
+    Raises:
+        ValueError: There is no such data set or file, or kinds of columns come with no table.
+    """
     if not tables.is_table(data):
+        if kinds is not None:
+            raise ValueError(f"kinds: got {dict(kinds)}, expected none: {data} is no table")
         return load_data(data, root)
     if root is not None:
         raise ValueError(f"root: got {root}, expected none: {data} is a file")
-    return tables.load(data, described)
+    return tables.load(data, described, kinds)
 
 
 def first_of(argument: str, images: Tensor, count: int | None) -> Tensor:

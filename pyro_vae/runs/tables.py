@@ -35,13 +35,16 @@ def is_table(data: str) -> bool:
     return Path(data).suffix.lower() == ".csv"
 
 
-def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
+def load(
+    path: str, described: Mapping[str, Any] | None = None, kinds: Mapping[str, str] | None = None
+) -> Rows:
     """Reads a CSV file with a header, and takes every tenth row as a test row, in a fixed shuffle.
 
     Arguments:
         path: The file.
         described: What the columns are, as ``Table.to_dict`` says; None finds it out, from all
             rows.
+        kinds: Kinds of columns that are not to be found out, as in ``Table.from_frame``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,7 +55,7 @@ def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
         raise FileNotFoundError(f"data: got {path}, expected a CSV file that is there")
     content = Path(path).read_bytes()
     frame = _read(path)
-    table = Table.from_frame(frame) if described is None else Table.from_dict(described)
+    table = Table.from_dict(described) if described is not None else Table.from_frame(frame, kinds)
     x = table.x if described is None else table.encode(frame)
     if len(x) < 2:
         raise ValueError(f"data: got {path} with one row, expected two or more")
@@ -64,12 +67,20 @@ def load(path: str, described: Mapping[str, Any] | None = None) -> Rows:
 
 
 def _read(path: str) -> Any:
-    """The frame of a file, where integers stay integers if some are missing."""
+    """The frame of a file, where integers stay integers if some are missing.
+
+    pandas writes them as 3.0 in a column with holes.
+    """
     with extra("tables", {"pandas": "pandas"}, "tables"):
         import pandas
     try:
-        return pandas.read_csv(path, dtype_backend="numpy_nullable")
+        frame = pandas.read_csv(path, dtype_backend="numpy_nullable")
     except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(
             f"data: got {path}, expected a CSV file with a header ({error})"
         ) from error
+    for name, column in frame.items():
+        there = column.dropna()
+        if column.dtype == "Float64" and len(there) < len(column) and (there % 1 == 0).all():
+            frame[name] = column.astype("Int64")
+    return frame

@@ -65,6 +65,11 @@ def source_of(
         arrays = tuple(as_tensor(argument, entry) for entry in entries)
         given = as_batch(arrays[0] if len(arrays) == 1 else arrays, argument)
         return InMemory(argument, given, batch_size, seed, device)
+    if hasattr(data, "to_numpy"):  # A frame iterates over the names of its columns.
+        raise TypeError(
+            f"{argument}: got {kind(data)}, expected numbers, such as "
+            "datasets.Table.from_frame(frame).x"
+        )
     if isinstance(data, Mapping | str | bytes) or not isinstance(data, Dataset | Iterable):
         raise TypeError(
             f"{argument}: got {kind(data)}, expected a tensor, a NumPy array or memmap, a tuple "

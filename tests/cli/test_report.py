@@ -74,11 +74,16 @@ def test_runs_are_compared_on_the_same_data_only(
     )
     gain = second - first
     mean, error = gain.mean().item(), gain.std().item() / math.sqrt(len(gain))
-    row = [re.escape(cell) for cell in ("<b>other", f"{mean:+.2f}", f"{error:.2f}")]
+    cells = "<b>other", f"{mean:+.2f}", f"{error:.2f}", "40", "30 importance"
+    row = [re.escape(cell) for cell in cells]
     assert re.search(r"\s+".join(row), html.unescape(texts(page)))
     assert "<b>other" not in page.read_text(encoding="utf-8")
 
+    # Newer scores of other data do not hide those of the same.
     assert run("evaluate", other, "--num-samples", 30, "--examples", 30) == 0
+    assert run("report", evaluated, other, "--out", page) == 0
+    assert re.search(r"\s+".join(row), html.unescape(texts(page)))
+    (other / "evaluations" / "1.json").unlink()
     assert run("report", evaluated, other, "--out", page) == 0
     assert "is not subtracted from run: they were scored on other data" in texts(page)
     assert "Paired differences" not in texts(page)

@@ -31,6 +31,29 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "people.csv"
 
 
+def test_kinds_of_columns(file: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Integers with holes stay counts, as pandas writes them; the option names the others."""
+    frame = pd.read_csv(file)
+    frame["visits"] = frame["visits"].mask(np.arange(200) % 7 == 0)  # a float column now
+    frame["score"] = np.arange(200) % 12 / 1.0
+    frame.to_csv(file, index=False)
+    folder = file.parent / "run"
+    train = ("train", "--data", file, "--batch-size", 60, "--z-dim", 2, "--out", folder)
+    assert run(*train, "--epochs", 1, "--kinds", "score=count") == 0
+    assert "visits: count, region: class of 2, score: count" in capsys.readouterr().out
+    assert run(*train, "--epochs", 2, "--resume") == 0
+    assert "score: count" in capsys.readouterr().out
+    for wrong, message in (
+        ("score", "kinds: got 'score', expected such as"),
+        ("score=many", "kinds"),
+        ("scores=count", "kinds: got 'scores', expected columns of the frame"),
+    ):
+        assert run(*train[:-1], file.parent / "other", "--epochs", 1, "--kinds", wrong) != 0
+        assert message in capsys.readouterr().err
+    assert run("train", "--kinds", "score=count", "--out", file.parent / "other") != 0
+    assert "kinds: got {'score': 'count'}, expected none" in capsys.readouterr().err
+
+
 def test_a_run_on_a_file(file: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     folder = file.parent / "run"
     train = ("train", "--data", file, "--batch-size", 60, "--z-dim", 2, "--out", folder)

@@ -106,6 +106,14 @@ def test_manifold_shows_each_point_where_its_axes_say() -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("$z_1$", "$z_2$")
 
 
+def test_a_manifold_needs_a_decoder_of_two_latents() -> None:
+    vae = presets.build("pyro-mlp", z_dim=10, shape=(4, 4))
+    with pytest.raises(ValueError, match=r"decode: got one that fails .*traversal draws more"):
+        plots.manifold(vae.decode)
+    with pytest.raises(TypeError, match="decode: got a VAE, expected its method decode"):
+        plots.manifold(vae)
+
+
 def test_manifold_through_the_priors_quantiles() -> None:
     seen: list[Tensor] = []
 

@@ -106,7 +106,7 @@ def test_a_decoder_that_is_unknown_has_a_grid(tmp_path: Path) -> None:
     spec = spec_of(page)
     assert "layers" not in spec
     assert len(spec["grids"]) == 1
-    assert "since the mean of a Categorical likelihood" in texts(page)
+    assert "since the page does not compute the mean of a Categorical likelihood" in texts(page)
     assert explore(vae).page.count("data-latent=") == 2
 
 

@@ -305,6 +305,13 @@ def test_streams_that_end_are_named() -> None:
         fit(vae, Ending(1), epochs=2)
 
 
+def test_a_frame_is_named_before_its_columns_are() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [0.0, 1.0]})
+    with pytest.raises(TypeError, match=r"train: got a DataFrame, .*Table\.from_frame"):
+        fit(bernoulli_vae(), frame, epochs=1)
+
+
 def test_wrong_data_are_named() -> None:
     vae, x = bernoulli_vae(), binary(8)
     for data, message in (
