@@ -26,6 +26,7 @@ extensions = [
     "_site.formulas",
     "_site.landing",
     "_site.references",
+    "_site.titles",
 ]
 
 # What is read.

@@ -113,6 +113,43 @@ def test_no_page_is_wider_than_its_window(
     """Wide code, tables and formulas scroll in boxes of their own."""
     with opened(site / f"{name}.html", width, scheme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.querySelector('.content').scrollWidth") <= width
         missing = "[...document.images].filter((i) => i.complete && !i.naturalWidth).length"
         assert page.evaluate(missing) == 0
         screenshot(page, f"site-{name.replace('/', '-')}-{width}-{scheme}")
+
+
+def test_no_link_of_a_page_is_called_as_a_file(site: Path, pages: Pages) -> None:
+    """It has the page's title instead."""
+    called = re.compile(r">([\w./-]+\.(?:md|ipynb))(?:</span>)?</a>")
+    found = {path: called.findall(path.read_text()) for path in pages if "docs" in path.parts}
+    assert not {path.name: names for path, names in found.items() if names}
+    studies = re.search(r"<h1>(.*?)<a", (site / "docs" / "studies.html").read_text())
+    assert studies is not None
+    link = rf'href="studies\.html"><span class="[^"]*">{re.escape(studies[1])}</span></a>'
+    assert re.search(link, (site / "docs" / "reporting.html").read_text())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "docs/refusals",
+        "docs/log_likelihood",
+        "notebooks/01_svi_from_scratch",
+        "notebooks/04_importance_weighted_log_likelihood",
+        "notebooks/07_holes_and_tables",
+    ],
+)
+def test_the_right_end_of_a_table_is_reached(name: str, site: Path, opened: Opened) -> None:
+    """On a phone: where a table is wider, a box around it scrolls, and the text stays."""
+    with opened(site / f"{name}.html", 375) as page:
+        tables = page.locator("article table").evaluate_all(
+            """tables => tables.map((table) => {
+                for (let box = table; box.tagName !== "ARTICLE"; box = box.parentElement)
+                    if (["auto", "scroll"].includes(getComputedStyle(box).overflowX))
+                        box.scrollLeft = box.scrollWidth;
+                return table.getBoundingClientRect().right;
+            })"""
+        )
+        assert tables
+        assert max(tables) <= 375

@@ -99,3 +99,33 @@ def test_a_function_stands_apart_from_a_letter(formulas: Any, text: str, spaced:
 def test_a_minus_after_an_equality_is_a_sign(formulas: Any) -> None:
     signs = [r"a = -b", r"a - b"]
     assert ['form="prefix"' in formulas.mathml(each, "inline") for each in signs] == [True, False]
+
+
+@pytest.fixture
+def titles(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("sphinx", reason="needs sphinx, of the extra docs")
+    monkeypatch.syspath_prepend(DOCS)
+    yield import_module("_site.titles")
+    sys.modules.pop("_site.titles")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("[a.md](a.md)", "[](a.md)"),
+        (
+            "see [a.md](a.md#part), [docs/a.md](../docs/a.md)",
+            "see [](a.md#part), [](../docs/a.md)",
+        ),
+        ("[b.ipynb](../notebooks/b.ipynb)", "[](../notebooks/b.ipynb)"),
+        ("[What is a?](a.md)", None),
+        ("[aa.md](a.md), [a.md](aa.md)", None),
+        ("[no.md](no.md)", None),  # a file that is no page
+        ("[a.md](https://example.org/a.md)", None),
+    ],
+)
+def test_a_link_that_is_called_as_its_page_gets_the_title(
+    titles: Any, given: str, expected: str | None
+) -> None:
+    found = titles.titled(given, "docs/page", {"docs/a", "docs/aa", "notebooks/b"})
+    assert found == (given if expected is None else expected)
