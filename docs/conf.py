@@ -65,6 +65,7 @@ html_theme = "furo"
 html_title = "pyro_vae"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("icons.js", {"priority": 1})]  # before the script that highlights
 html_math_renderer = "mathml"
 html_show_sphinx = False
 html_show_copyright = False

@@ -73,6 +73,11 @@ def test_a_reader_starts_searches_and_reads(site: Path, opened: Opened) -> None:
         until(page, "document.querySelectorAll('#search-results li a').length > 0")
         found = page.locator("#search-results li a").all_inner_texts()
         assert any("evaluation" in each for each in found)
+        # Words that are in the titles of icons too are marked on the page that is found.
+        page.goto(f"{(site / 'search.html').as_uri()}?q=k-hat")
+        until(page, "document.querySelectorAll('#search-results li a').length > 0")
+        page.locator("#search-results li a").first.click()
+        until(page, "document.querySelectorAll('.highlighted').length > 0")
 
 
 def test_a_formula_is_drawn(site: Path, opened: Opened) -> None:
