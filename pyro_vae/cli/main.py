@@ -7,7 +7,19 @@ from typing import Any, cast
 
 import typer
 
-from pyro_vae.cli import compare, evaluate, pairs, plot, processes, report, reproduce, runs, train
+from pyro_vae.cli import (
+    compare,
+    evaluate,
+    generate,
+    impute,
+    pairs,
+    plot,
+    processes,
+    report,
+    reproduce,
+    runs,
+    train,
+)
 from pyro_vae.cli.options import print_help
 from pyro_vae.cli.termination import TERMINATED, Termination
 from pyro_vae.training import NonFiniteLoss
@@ -23,6 +35,8 @@ app = typer.Typer(
 )
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="generate")(generate.generate)
+app.command(name="impute")(impute.impute_file)
 app.command(name="compare")(compare.compare)
 app.command(name="plot")(plot.plot)
 app.command(name="report")(report.report)

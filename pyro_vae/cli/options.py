@@ -68,6 +68,22 @@ def build(
     return vae, dict(vae.preset)
 
 
+def check_out(out: Path, suffix: str) -> None:
+    """Raises an error, before anything is computed, unless a file can be written.
+
+    Raises:
+        FileExistsError: It is there already.
+        NotADirectoryError: Its folder is not there.
+        ValueError: It has another suffix.
+    """
+    if out.suffix != suffix:
+        raise ValueError(f"out: got {out}, expected a file {suffix}")
+    if out.exists():
+        raise FileExistsError(f"out: got {out}, which is there already, expected a new file")
+    if not out.parent.is_dir():
+        raise NotADirectoryError(f"out: got {out}, whose folder is not there")
+
+
 def opened(run: Path, root: Path | None) -> runs.Run:
     """Reads a run, and says if its training did not end."""
     found = runs.open_run(run, root)

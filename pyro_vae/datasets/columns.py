@@ -164,6 +164,29 @@ class TableColumn:
         holes = missing.any() and self.dtype in ("bool", "object", *_INTEGERS)
         return series.astype(_NULLABLE.get(self.family, self.dtype) if holes else self.dtype)
 
+    def filled(self, series: "pd.Series", values: "pd.Series") -> "pd.Series":
+        """A column of a frame with values in place of what is missing, and its own dtype.
+
+        Arguments:
+            series: The column.
+            values: One for each row, of which some may be missing, too.
+        """
+        import pandas as pd
+
+        values = values.set_axis(series.index)
+        if not series.notna().any():
+            return values
+        places = np.flatnonzero(series.isna() & values.notna())
+        own = values.iloc[places].astype(object)
+        result = series.copy()
+        if isinstance(series.dtype, pd.CategoricalDtype):
+            known = series.cat.categories
+            result = result.cat.add_categories(
+                [each for each in own.unique() if each not in known]
+            )
+        result.iloc[places] = own.astype(result.dtype).array
+        return result
+
     def state(self) -> dict[str, Any]:
         """What rebuilds it, in values of JSON.
 

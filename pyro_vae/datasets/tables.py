@@ -192,6 +192,48 @@ class Table:
         values = {c.name: c.values(x[:, place]) for place, c in enumerate(self.columns)}
         return pandas.DataFrame(values, columns=list(self.names))
 
+    def fill(self, frame: "pd.DataFrame", x: Tensor) -> "pd.DataFrame":
+        """A frame with the rows x in its holes.
+
+        What is there stays as it is, to the last digit, and so do the index, the order of the
+        columns and their dtypes. A column of holes alone gets the dtype of the table's.
+
+        Arguments:
+            frame: A DataFrame with the columns of the table, in any order.
+            x: Its rows with fewer holes or none, such as
+                ``impute(vae, table.encode(frame)).point``.
+
+        Returns:
+            A new frame.
+
+        Raises:
+            ImportError: pandas is not installed.
+            TypeError, ValueError: As in :meth:`encode` and :meth:`to_frame`, or x has other rows
+                than the frame.
+
+        Example:
+            >>> import pandas as pd
+            >>> frame = pd.DataFrame({"age": [31.5, None, 27.3], "sex": ["f", "m", None]})
+            >>> table = datasets.Table.from_frame(frame)
+            >>> table.fill(frame, table.x.nan_to_num(0.0))["sex"].tolist()
+            ['f', 'm', 'f']
+        """
+        own = self.encode(frame)
+        made = self.to_frame(x)
+        if len(x) != len(own):
+            raise ValueError(f"x: got {len(x)} rows, expected the {len(own)} of the frame")
+        there = ~torch.isnan(own)
+        off = there & ~torch.isclose(own, x.detach().to(own))
+        if off.any():
+            row, place = off.nonzero()[0].tolist()
+            raise ValueError(
+                f"x: got {x[row, place].item():g} in row {row}, column {self.names[place]!r}, "
+                f"expected {own[row, place].item():g}, as the frame has there: the frame's rows, "
+                "in its order"
+            )
+        filled = {c.name: c.filled(frame[c.name], made[c.name]) for c in self.columns}
+        return _pandas().DataFrame(filled, index=frame.index, columns=frame.columns)
+
     def to_dict(self) -> dict[str, Any]:
         """What the columns are, in values of JSON, without the rows.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import transform_to
@@ -114,9 +115,13 @@ def is_class(distribution: Any) -> bool:
         >>> is_class(pyro.distributions.Poisson(torch.tensor([0.5])).to_event(1))
         False
     """
+    return isinstance(_without_independent(distribution), dist.Categorical | dist.Bernoulli)
+
+
+def _without_independent(distribution: Any) -> Any:
     while isinstance(distribution, dist.Independent):
         distribution = distribution.base_dist
-    return isinstance(distribution, dist.Categorical | dist.Bernoulli)
+    return distribution
 
 
 def by_element(distribution: dist.Distribution) -> bool:
@@ -266,10 +271,10 @@ class Columns(dist.TorchDistribution):
         batch = torch.broadcast_shapes(*(log_prob.shape[:-1] for log_prob in each))
         return [log_prob.expand(*batch, log_prob.shape[-1]) for log_prob in each]
 
-    def _in_order(self, parts: Sequence[Tensor]) -> Tensor:
+    def _in_order(self, parts: Sequence[Tensor], dim: int = -1) -> Tensor:
         """The numbers of all parts, in the order of the columns."""
-        joined = torch.cat(list(parts), -1)
-        return joined if self._is_ordered else joined.index_select(-1, self.index[1])
+        joined = torch.cat(list(parts), dim)
+        return joined if self._is_ordered else joined.index_select(dim, self.index[1])
 
     @property
     def _is_ordered(self) -> bool:
@@ -285,6 +290,16 @@ class Columns(dist.TorchDistribution):
     def expectation(self) -> Tensor:
         """The mean of each column, of classes as numbers; NaN where a distribution has none."""
         return self._in_order([_mean_or_nan(part) for part in self.parts])
+
+    @property
+    def class_probs(self) -> Tensor:
+        """The probabilities of the classes 0, 1, ..., of shape ``batch + (columns, classes)``.
+
+        They are 0 in columns that are no classes, and above the number of a column's classes.
+        """
+        each = [_class_probs(part, self.index.device) for part in self.parts]
+        most = max(probs.shape[-1] for probs in each)
+        return self._in_order([F.pad(p, (0, most - p.shape[-1])) for p in each], dim=-2)
 
     @property
     def mode(self) -> Tensor:
@@ -304,6 +319,16 @@ def _mean_or_nan(part: dist.Distribution) -> Tensor:
         return part.mean
     except NotImplementedError:
         return torch.full_like(part.sample(), torch.nan)
+
+
+def _class_probs(part: dist.Distribution, device: torch.device) -> Tensor:
+    """The probabilities of classes, of shape ``batch + (columns, classes)``; else no classes."""
+    base = _without_independent(part)
+    if isinstance(base, dist.Bernoulli):
+        return torch.stack((1 - base.probs, base.probs), -1)
+    if isinstance(base, dist.Categorical):
+        return base.probs
+    return torch.zeros(*part.batch_shape, *part.event_shape, 0, device=device)
 
 
 def _each_of(part: dist.Distribution, value: Tensor) -> Tensor:

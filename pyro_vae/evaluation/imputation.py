@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import Observed, describe_support, takes_nan
+from pyro_vae.distributions import Columns, Observed, describe_support, takes_nan
 from pyro_vae.evaluation.blocks import Block, blocks
 from pyro_vae.evaluation.importance_weights import Weights
 from pyro_vae.evaluation.inputs import check_arguments, opened
@@ -35,7 +35,9 @@ class Imputation:
     r"""What is not observed of x, given what is. Observed entries are as they were given.
 
     Attributes:
-        mean: :math:`E[x_{mis}|x_{obs}]`, shape ``(N, *x_shape)``.
+        mean: :math:`E[x_{mis}|x_{obs}]`, of classes as numbers, shape ``(N, *x_shape)``.
+        point: The most probable class in columns that are classes, and the mean elsewhere, as
+            :meth:`VAE.decode` has them, shape ``(N, *x_shape)``.
         quantiles: The quantiles of each entry's distribution given :math:`x_{obs}`, shape
             ``(len(levels), N, *x_shape)``.
         draws: Joint draws of all entries that are not observed, shape ``(num_draws, N,
@@ -59,6 +61,7 @@ class Imputation:
     """
 
     mean: Tensor
+    point: Tensor
     quantiles: Tensor
     draws: Tensor
     ess: Tensor
@@ -88,7 +91,8 @@ def impute(
         \bar w_k \propto \frac{p(x_{obs}, z_k)}{q(z_k|x_{obs})}, \quad z_k \sim q(z|x_{obs})
 
     The mean takes :math:`h_k = E[x_{mis}|z_k]`, of classes as numbers, and where the likelihood
-    has no finite mean a draw of :math:`p(x_{mis}|z_k)`. Quantiles are weighted quantiles of such
+    has no finite mean a draw of :math:`p(x_{mis}|z_k)`. The most probable class is that of the
+    average of :math:`p(x_{mis}|z_k)`. Quantiles are weighted quantiles of such
     draws: the least draw up to which the weights reach the level. Joint draws are drawn among
     them, in proportion to the weights. Where :math:`x_{mis}` is a latent itself, as in
     :class:`~pyro_vae.models.NotMissingAtRandom`, its samples take the place of draws and means.
@@ -148,9 +152,10 @@ def impute(
         for block in blocks(densities, batch, noise, max_bytes, "imputation", num_samples):
             pieces = partial(_pieces, block, site, latent, num_samples)
             parts.append(_imputed(block, pieces, num_samples, levels, num_draws))
-    mean, ess, khat = (torch.cat([part[index] for part in parts]) for index in (0, 3, 4))
-    at_levels, draws = (torch.cat([part[index] for part in parts], 1) for index in (1, 2))
-    result = Imputation(mean, at_levels, draws, ess, khat, levels, int(num_samples), seed)
+    mean, point, ess, khat = (torch.cat([part[index] for part in parts]) for index in (0, 1, 4, 5))
+    at_levels, draws = (torch.cat([part[index] for part in parts], 1) for index in (2, 3))
+    found = mean, point, at_levels, draws, ess, khat
+    result = Imputation(*found, levels, int(num_samples), seed)
     _warn_of(result, torch.isnan(batch[0]).flatten(1).any(1))
     return result
 
@@ -176,44 +181,55 @@ def _site_with_nan(densities: LogDensities, batch: Examples) -> str:
     return site
 
 
-Pieces = Callable[[], Iterator[tuple[int, Tensor, Tensor]]]
-"""Gives the first sample, and means and draws of x, of shape ``(samples, N, numbers)``."""
+Pieces = Callable[[], Iterator[tuple[int, Tensor, Tensor, Tensor]]]
+"""Gives the first sample, and means and draws of x, of shape ``(samples, N, numbers)``, and the
+probabilities of classes, of shape ``(samples, N, numbers * classes)``."""
 
 
 def _pieces(
     block: Block, site: str, latent: str | None, num_samples: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yields the mean and a draw of x at each sample of the latents, the same at each call."""
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Yields what x is at each sample of the latents, see `Pieces`, the same at each call."""
     densities, every = block.densities, slice(None)
     for start, z, _ in block.draws(num_samples):
         for first in range(0, len(next(iter(z.values()))), _TOGETHER):
             some = densities.part(z, slice(first, first + _TOGETHER), every)
             if latent is not None:
-                found = some[latent], some[latent]
+                found = some[latent], some[latent], _no_classes(some[latent])
             else:
                 with block.stream(_DRAWN, start + first):
-                    found = _mean_and_draw(densities, site, block.batch, some)
-            mean, drawn = (value.movedim(densities.example_axis, 1).flatten(2) for value in found)
-            yield start + first, mean, drawn
+                    found = _of_x(densities, site, block.batch, some)
+            axis = densities.example_axis
+            mean, drawn, probs = (value.movedim(axis, 1).flatten(2) for value in found)
+            yield start + first, mean, drawn, probs
 
 
-def _mean_and_draw(
+def _no_classes(x: Tensor) -> Tensor:
+    return x.new_zeros(*x.shape, 0)
+
+
+def _of_x(
     densities: LogDensities, site: str, batch: Examples, z: Latents
-) -> tuple[Tensor, Tensor]:
-    """The mean of x at each sample, and a draw, which stands for a mean that is not finite."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of x at each sample, a draw, and the probabilities of its classes.
+
+    A draw stands for a mean that is not finite.
+    """
     p_x = densities.distributions("model", batch, z, densities.drawn(batch, z))[site]
     drawn = p_x.sample()
+    columns = p_x.base if isinstance(p_x, Observed) else p_x
+    probs = columns.class_probs if isinstance(columns, Columns) else _no_classes(drawn)
     try:
         mean = p_x.expectation if isinstance(p_x, Observed) else p_x.mean
     except NotImplementedError:
-        return drawn, drawn
-    return torch.where(torch.isfinite(mean), mean, drawn), drawn
+        return drawn, drawn, probs
+    return torch.where(torch.isfinite(mean), mean, drawn), drawn, probs
 
 
 def _imputed(
     block: Block, pieces: Pieces, num_samples: int, levels: Sequence[float], num_draws: int
 ) -> tuple[Tensor, ...]:
-    """Mean, quantiles, draws, effective sample size and k-hat of a block of examples."""
+    """What an `Imputation` has of a block of examples, but for its settings."""
     weights, logs = Weights(num_samples), []
     for log_p_x, log_ratio in block.samples(num_samples):
         log_w = log_p_x - log_ratio
@@ -224,7 +240,7 @@ def _imputed(
     lost = torch.isnan(share[0])
     x = block.x.flatten(1)
     example, number = torch.isnan(x).nonzero(as_tuple=True)
-    mean = torch.zeros_like(x, dtype=torch.float64)
+    mean, by_class = torch.zeros_like(x, dtype=torch.float64), 0.0
     draws = x.repeat(num_draws, 1, 1)
     at_levels = x.new_empty(len(levels), len(example))
     chosen = _resampled(block, share.masked_fill(lost, 1.0), num_draws)
@@ -233,11 +249,13 @@ def _imputed(
     for first in range(0, len(example), keep):
         own = slice(first, first + keep)
         kept = x.new_empty(num_samples, len(example[own]))
-        for start, means, drawn in pieces():
+        for start, means, drawn, probs in pieces():
             here = slice(start, start + len(drawn))
             kept[here] = drawn[:, example[own], number[own]]
             if first == 0:
-                mean += (share[here].unsqueeze(-1) * means.double()).sum(0)
+                own_share = share[here].unsqueeze(-1)
+                mean += (own_share * means.double()).sum(0)
+                by_class = by_class + (own_share * probs.double()).sum(0)
                 draw, of = ((chosen >= start) & (chosen < here.stop)).nonzero(as_tuple=True)
                 draws[draw, of] = drawn[chosen[draw, of] - start, of]
         at_levels[:, own] = _quantiles(kept, share, example[own], levels)
@@ -246,9 +264,17 @@ def _imputed(
     holes, shape = torch.isnan(x), block.x.shape
     mean = torch.where(holes, mean.to(x.dtype), x)
     draws = torch.where(holes, draws.masked_fill(lost.unsqueeze(-1), math.nan), x)
-    found = mean, quantiles, draws
+    found = mean, torch.where(holes, _point(mean, by_class), x), quantiles, draws
     made = (value.reshape(*value.shape[:-2], *shape) for value in found)
     return *made, statistics.ess, statistics.khat
+
+
+def _point(mean: Tensor, by_class: Tensor | float) -> Tensor:
+    """The most probable classes of shape ``(N, numbers)`` where there are some, else the means."""
+    if not isinstance(by_class, Tensor) or not by_class.numel():
+        return mean
+    probs = by_class.unflatten(1, (mean.shape[1], -1))
+    return torch.where(probs.sum(-1) > 0, probs.argmax(-1).to(mean.dtype), mean)
 
 
 def _resampled(block: Block, share: Tensor, num_draws: int) -> Tensor:

@@ -7,9 +7,10 @@ from pyro_vae.runs.opened import (
     load_any,
     load_data,
     open_run,
+    trained,
     with_labels,
 )
-from pyro_vae.runs.tables import PRESET, Rows, is_table
+from pyro_vae.runs.tables import PRESET, Rows, is_table, read_frame, table_of
 
 __all__ = [
     "PRESET",
@@ -21,6 +22,9 @@ __all__ = [
     "load_any",
     "load_data",
     "open_run",
+    "read_frame",
+    "table_of",
+    "trained",
     "with_labels",
 ]
 

@@ -15,7 +15,16 @@ from pyro_vae.runs import tables
 from pyro_vae.utils.checks import check_count
 from pyro_vae.utils.context import Batch
 
-__all__ = ["Run", "first_of", "is_conditional", "load_any", "load_data", "open_run", "with_labels"]
+__all__ = [
+    "Run",
+    "first_of",
+    "is_conditional",
+    "load_any",
+    "load_data",
+    "open_run",
+    "trained",
+    "with_labels",
+]
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,8 @@ def _preset(vae: Composed) -> presets.Preset:
     return presets.get((vae.preset or {})["name"])
 
 
-def open_run(run: Path, root: Path | None) -> Run:
-    """Reads what ``pyro-vae train`` wrote.
+def trained(run: Path) -> tuple[Composed, Mapping[str, Any]]:
+    """The pair that ``pyro-vae train`` wrote, and the settings of its training.
 
     Raises:
         FileNotFoundError: The folder holds no run.
@@ -107,6 +116,18 @@ def open_run(run: Path, root: Path | None) -> Run:
         raise ValueError(
             f"{run / storage.WEIGHTS}: holds parameters that are not finite, expected finite ones"
         )
+    return vae, settings
+
+
+def open_run(run: Path, root: Path | None) -> Run:
+    """Reads what ``pyro-vae train`` wrote, and its data.
+
+    Raises:
+        FileNotFoundError: The folder holds no run, or the data are not there.
+        ValueError: The run was written by other means, is damaged, or has parameters that are not
+            finite; or the data are others.
+    """
+    vae, settings = trained(run)
     dataset = load_any(settings["data"], root, (vae.preset or {}).get("table"))
     if isinstance(dataset, tables.Rows) and dataset.digest != settings.get("data_hash"):
         raise ValueError(

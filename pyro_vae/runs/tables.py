@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset, Table
 from pyro_vae.utils.extras import extra
 
@@ -35,6 +36,12 @@ def is_table(data: str) -> bool:
     return Path(data).suffix.lower() == ".csv"
 
 
+def table_of(vae: Composed) -> Table | None:
+    """The table, without rows, whose rows the pair of a run models; None for images."""
+    described = (vae.preset or {}).get("table")
+    return None if described is None else Table.from_dict(described)
+
+
 def load(
     path: str, described: Mapping[str, Any] | None = None, kinds: Mapping[str, str] | None = None
 ) -> Rows:
@@ -51,10 +58,8 @@ def load(
         ModuleNotFoundError: pandas is not installed.
         ValueError: The file is no table, has or has fewer than two rows.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"data: got {path}, expected a CSV file that is there")
+    frame = read_frame(path)
     content = Path(path).read_bytes()
-    frame = _read(path)
     table = Table.from_dict(described) if described is not None else Table.from_frame(frame, kinds)
     x = table.x if described is None else table.encode(frame)
     if len(x) < 2:
@@ -66,11 +71,18 @@ def load(
     return Rows(x[order[test:]], x[order[:test]], none, none, table, digest)
 
 
-def _read(path: str) -> Any:
-    """The frame of a file, where integers stay integers if some are missing.
+def read_frame(path: str | Path) -> Any:
+    """The frame of a CSV file, where integers stay integers if some are missing.
 
     pandas writes them as 3.0 in a column with holes.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ModuleNotFoundError: pandas is not installed.
+        ValueError: The file is no table.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"data: got {path}, expected a CSV file that is there")
     with extra("tables", {"pandas": "pandas"}, "tables"):
         import pandas
     try:

@@ -86,6 +86,58 @@ def test_a_run_on_a_file(file: Path, run: Run, capsys: pytest.CaptureFixture[str
     assert "expected the same file" in capsys.readouterr().err
 
 
+def test_rows_are_generated_and_holes_filled(
+    file: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is there stays, to the last digit; draws differ where there were holes."""
+    complete = pd.read_csv(file)
+    holed = complete.convert_dtypes()
+    for place, name in enumerate(holed.columns):
+        holed.loc[place::7, name] = None
+    holed.to_csv(file, index=False)
+    folder, out = file.parent / "run", file.parent / "filled.csv"
+    assert run("train", "--data", file, "--batch-size", 60, "--epochs", 1, "--out", folder) == 0
+    assert run("generate", folder, file.parent / "new.csv", "--count", 5) == 0
+    new = pd.read_csv(file.parent / "new.csv")
+    assert (list(new.columns), len(new)) == (list(complete.columns), 5)
+
+    capsys.readouterr()
+    assert run("impute", folder, file, out, "--num-samples", 40) == 0
+    said, missing = capsys.readouterr().out, holed.isna().to_numpy()
+    assert f"{missing.sum()} holes in {missing.any(1).sum()} of 200 rows" in said
+    assert f"written: {out}" in said
+    filled = pd.read_csv(out)
+    assert not filled.isna().any().any()
+    assert (filled.to_numpy() == complete.to_numpy())[~missing].all()
+    assert (filled.dtypes == complete.dtypes).all()
+    assert run("impute", folder, file, out, "--num-samples", 40, "--draws", 2) == 0
+    one, two = (pd.read_csv(out.with_name(f"filled-{i}.csv")) for i in (1, 2))
+    differ = (one != two).to_numpy()
+    assert differ.any()
+    assert not differ[~missing].any()
+
+    def refused(message: str, *arguments: object) -> None:
+        assert run("impute", *arguments) == 2
+        assert message in capsys.readouterr().err
+
+    refused("which is there already", folder, file, out)
+    refused("expected a CSV file that is there", folder, file.parent / "no.csv", "other.csv")
+    other = file.parent / "other.csv"
+    complete.drop(columns="owner").to_csv(other, index=False)
+    refused("got no column 'owner'", folder, other, file.parent / "o.csv")
+
+
+def test_a_run_without_holes_fills_none(
+    file: Path, trained: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = file.parent / "complete", file.parent / "out.csv"
+    assert run("train", "--data", file, "--batch-size", 60, "--epochs", 1, "--out", folder) == 0
+    assert run("impute", folder, file, out) == 2
+    assert "was trained on a table without holes, expected" in capsys.readouterr().err
+    assert run("impute", trained, file, out) == 2
+    assert "was trained on images, expected" in capsys.readouterr().err
+
+
 def test_rows_are_shuffled_apart(file: Path) -> None:
     rows = tables.load(str(file))
     assert (len(rows.train), len(rows.test)) == (180, 20)

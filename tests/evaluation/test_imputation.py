@@ -157,7 +157,31 @@ def test_the_mean_of_columns_is_that_of_numbers_and_no_class() -> None:
     error = 5 * (draws.var(0) * (1 / 4000 + 1 / result.ess[:, None])).sqrt()
     assert ((result.mean - draws.mean(0)).abs() < error)[holes].all()
     assert 0.05 < result.mean[0, 1] < 0.95
+    # The point value of a flag is 1 if its mean is above a half; reals have the mean.
+    assert torch.equal(result.point[:, 1], (result.mean[:, 1] > 0.5).float())
+    assert torch.equal(result.point[:, ::2], result.mean[:, ::2])
+    assert torch.equal(result.point[~holes], x[~holes])
     assert vae.likelihood.likelihood(torch.zeros(2)).support.check(result.draws).all()
+
+
+def test_the_most_probable_class_is_that_of_the_average_probability() -> None:
+    """Of two components, whose weights are known: p(c|x) = sum_k p(k|x) p(c|k)."""
+    probs = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.2, 0.7]])  # The mean of the first is near 1.
+
+    class Table(nn.Module):
+        def forward(self, z: Tensor) -> dist.Distribution:
+            own = probs[(z[..., 0] > 0).long()]
+            normal = dist.Normal(4 * z[..., :1].sign(), 1.0).to_event(1)
+            levels = distributions.Levels(own.unsqueeze(-2)).to_event(1)
+            return distributions.Columns([levels, normal], [0, 1], ["class", "real"])
+
+    x = torch.tensor([[NAN, -4.0], [NAN, 4.0], [NAN, 0.0], [NAN, NAN], [2.0, NAN]])
+    result = impute(observed_vae(Table(), x_dim=2), x, 4000, seed=0)
+    # Between the components the probabilities are 0.3, 0.2 and 0.5.
+    assert result.point[:, 0].tolist() == [0.0, 2.0, 2.0, 2.0, 2.0]
+    assert torch.equal(result.point[:, 1], result.mean[:, 1])
+    expected = torch.tensor([0.8, 1.6, 1.2, 1.2, 2.0])
+    assert (result.mean[:, 0] - expected).abs().max() < 5 * 0.4 / result.ess.min().sqrt()
 
 
 def test_a_mean_that_is_not_finite_is_that_of_draws() -> None:
@@ -215,7 +239,7 @@ def test_weights_that_are_all_zero_give_nan_in_holes_alone() -> None:
     with pytest.warns(UnreliableWeights):
         result = impute(observed_vae(Impossible(), x_dim=2), x, 50, num_draws=2, seed=0)
     assert result.ess[0] == 0
-    for made in (result.mean, *result.quantiles, *result.draws):
+    for made in (result.mean, result.point, *result.quantiles, *result.draws):
         assert made.isnan().tolist() == [[True, False], [False, False]]
 
 
