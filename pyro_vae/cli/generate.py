@@ -54,17 +54,25 @@ def _of_class(vae: Composed, label: int | None) -> dict[str, Any]:
     """What ``generate`` takes for a class.
 
     Raises:
-        ValueError: The run has no classes, or needs one.
+        ValueError: The run has no classes, or needs one, or the class is out of range.
     """
-    if is_conditional(vae):
-        if label is None or not 0 <= label < presets.CLASSES:
-            raise ValueError(
-                f"label: got {label}, expected one of the classes 0 to {presets.CLASSES - 1}: the "
-                "likelihood of the run takes one"
-            )
-        return {"context": torch.tensor([label])}
-    if label is None:
+    classes, is_needed = _classes(vae), is_conditional(vae)
+    if label is None and not is_needed:
         return {}
-    if not isinstance(vae, MixtureVAE | SemiSupervisedVAE):
+    if not classes:
         raise ValueError(f"label: got {label}, expected none: the run has no classes")
-    return {"y": label}
+    if label is None or not 0 <= label < classes:
+        why = ", which the run's likelihood takes" if is_needed else ""
+        raise ValueError(f"label: got {label}, expected a class from 0 to {classes - 1}{why}")
+    return {"context": torch.tensor([label])} if is_needed else {"y": label}
+
+
+def _classes(vae: Composed) -> int:
+    """The number of classes of a run's pair; 0 for none."""
+    if is_conditional(vae):
+        return presets.CLASSES
+    if isinstance(vae, SemiSupervisedVAE):
+        return vae.classes
+    if isinstance(vae, MixtureVAE):
+        return int(vae.prior().mixture_distribution.logits.shape[-1])
+    return 0

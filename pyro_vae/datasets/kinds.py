@@ -75,7 +75,9 @@ def _of_objects(series: "pd.Series", own: str) -> str:
     """The family of a column of Python objects, which are all of one type."""
     kinds = set(series.dropna().map(type))
     for family, own_types in _TYPES.items():
-        if all(issubclass(each, own_types) for each in kinds):
+        if all(issubclass(each, own_types) for each in kinds) and not (
+            family == "int" and bool in kinds  # which Python has as integers
+        ):
             return family
     names = ", ".join(sorted(each.__name__ for each in kinds))
     raise TypeError(f"{own}: got objects of {names}, expected all of bool, int, float or str")

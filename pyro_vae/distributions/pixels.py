@@ -1,5 +1,6 @@
 """Distributions of one pixel that torch and Pyro lack, or that lose digits in float32 there."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -90,6 +91,10 @@ class Poisson(dist.Poisson):
         log_prob = x * log_rate - log_rate.exp() - (x + 1).lgamma()
         return log_prob.to(self.log_rate.dtype)
 
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return _poisson(self.rate.expand(self._extended_shape(sample_shape)))
+
 
 class NegativeBinomial(dist.NegativeBinomial):
     r"""A negative binomial whose log-probabilities are computed in float64: their terms cancel.
@@ -114,6 +119,24 @@ class NegativeBinomial(dist.NegativeBinomial):
         ways = _log_rising(r, x) - (x + 1).lgamma()
         log_prob = ways + r * F.logsigmoid(-logits) + x * F.logsigmoid(logits)
         return log_prob.to(self.logits.dtype)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        rate = dist.Gamma(self.total_count, (-self.logits).exp(), validate_args=False)
+        return _poisson(rate.sample(sample_shape))
+
+
+def _poisson(rate: Tensor) -> Tensor:
+    """Draws of Poissons; above 2^32 by their normal limit.
+
+    There torch's rejection loses digits (the variance is 1.5 times too large at 1e18), and then
+    its int64 overflows. The deviation of a draw at 2^32 is scaled, so that the draws below are
+    torch's own.
+    """
+    most = 2.0**32
+    drawn = torch.poisson(rate.clamp(max=most))
+    above = rate + (drawn - most) * (rate / most).sqrt()
+    return torch.where(rate > most, above.masked_fill(torch.isinf(rate), math.inf), drawn)
 
 
 def _log_rising(r: Tensor, x: Tensor) -> Tensor:

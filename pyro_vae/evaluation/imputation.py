@@ -240,7 +240,8 @@ def _imputed(
     lost = torch.isnan(share[0])
     x = block.x.flatten(1)
     example, number = torch.isnan(x).nonzero(as_tuple=True)
-    mean, by_class = torch.zeros_like(x, dtype=torch.float64), 0.0
+    mean = torch.zeros_like(x, dtype=torch.float64)
+    by_class: Tensor | float = 0.0
     draws = x.repeat(num_draws, 1, 1)
     at_levels = x.new_empty(len(levels), len(example))
     chosen = _resampled(block, share.masked_fill(lost, 1.0), num_draws)

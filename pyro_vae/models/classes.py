@@ -10,9 +10,9 @@ from torch import Tensor
 from pyro_vae.composed import Composed
 from pyro_vae.contracts import call
 from pyro_vae.utils.checks import kind
-from pyro_vae.utils.context import broadcasts, expanded
+from pyro_vae.utils.context import broadcasts, expanded, takes_inputs
 
-__all__ = ["check_categorical", "check_labels", "given_class", "given_labels"]
+__all__ = ["check_categorical", "check_labels", "check_takes_class", "given_class", "given_labels"]
 
 
 def given_class(
@@ -40,6 +40,16 @@ def given_class(
     if not broadcasts(vae.get_submodule(part)):
         value = value.expand(*both, *value.shape[len(batch) :])
     return call(vae, part, value, y.expand(both), context=own, swapped=swapped), both
+
+
+def check_takes_class(vae: Composed, part: str) -> None:
+    """Raises ValueError if a part of z and y would drop y, as one of a network of z alone does."""
+    module = vae.get_submodule(part)
+    if not takes_inputs(module, 2):
+        raise ValueError(
+            f"{part}: got a {type(module).__name__} that does not take the class, expected "
+            f"{part}(z, y): networks.Conditioned(network, ..., classes=K) makes a network take it"
+        )
 
 
 def check_categorical(

@@ -20,7 +20,7 @@ from pyro_vae.contracts import (
     check_supports,
 )
 from pyro_vae.distributions import Labels
-from pyro_vae.models.classes import check_labels, given_class, given_labels
+from pyro_vae.models.classes import check_labels, check_takes_class, given_class, given_labels
 from pyro_vae.models.with_class import WithClass
 from pyro_vae.utils.checks import check_count, kind, plain
 from pyro_vae.utils.context import Examples, expanded
@@ -80,8 +80,8 @@ class SemiSupervisedVAE(WithClass):
         TypeError: A part is neither a module nor a function, or `below` is no VAE. In
             :meth:`model` and :meth:`guide`: x is not a floating-point tensor, labels are not
             integers, or the classifier does not return a ``Categorical``.
-        ValueError: In :meth:`model` and :meth:`guide`: x does not fit the parts, the parts do not
-            fit each other, or a label is out of range.
+        ValueError: The likelihood does not take y. In :meth:`model` and :meth:`guide`: x does not
+            fit the parts, the parts do not fit each other, or a label is out of range.
 
     Example:
         >>> decoder, encoder = networks.MLP(2 + 3, (16,), 6), networks.MLP(6 + 3, (16,), 2 * 2)
@@ -137,6 +137,7 @@ class SemiSupervisedVAE(WithClass):
         )
         self.classes = plain(classes)
         self.is_stacked = below is not None
+        check_takes_class(self, "likelihood")
 
     # The generative model and the guide.
 
@@ -251,6 +252,7 @@ class SemiSupervisedVAE(WithClass):
         parts = (self.prior, self.likelihood, self.posterior)
         if self.checked == parts:
             return
+        check_takes_class(self, "likelihood")  # which may be another one by now
         # The prior's sites belong to the model, and the check is no part of the noise.
         with poutine.block(), evaluating(self), seeded(0, device=x.device):
             p_z = call(self, "prior", context=context)

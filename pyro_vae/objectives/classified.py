@@ -4,18 +4,18 @@ from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO
+from pyro.infer import ELBO, TraceEnum_ELBO
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.objectives.compiled import Compiled
 from pyro_vae.objectives.elbo import trace_elbo
-from pyro_vae.objectives.enumeration import UNANNEALED
+from pyro_vae.objectives.enumeration import UNANNEALED, expected_sum
 from pyro_vae.objectives.registry import named_outer
 from pyro_vae.objectives.terms import collected_traces
 from pyro_vae.objectives.traits import Traits, check_elbo, traits
-from pyro_vae.objectives.wrapper import Wrapper
+from pyro_vae.objectives.wrapper import Wrapper, layers
 from pyro_vae.utils.checks import check_number, plain
 
 __all__ = ["CLASSIFIER", "Classified", "classified"]
@@ -30,12 +30,14 @@ def classified(alpha: float, objective: ELBO | None = None) -> "Classified":
     In the ELBO of an example with a label, the classifier does not occur, and so would learn from
     the others alone. The term is no part of the ELBO: :class:`History` has the objective's value
     as its cost, and the terms of the ELBO beside it. The sum is over the labelled examples of a
-    batch. With N examples of which L have a label, the source's weight of 0.1 N for the mean over
-    the labelled ones is ``alpha = 0.1 * N / L``.
+    batch, and over further plates of the site. A classifier that depends on latents has its
+    expectation over them. With N examples of which L have a label, the source's weight of 0.1 N
+    for the mean over the labelled ones is ``alpha = 0.1 * N / L``.
 
     It takes q(y|x) and the labels from the guide: a site with
     ``infer={"classifier": (distribution, labels)}``, as that of a
-    :class:`~pyro_vae.models.SemiSupervisedVAE`. Labels of -1 are missing.
+    :class:`~pyro_vae.models.SemiSupervisedVAE`. Labels of -1 are missing. Latents that the
+    classifier depends on learn from its loss if they are reparameterized, or summed out.
 
     Source: Kingma, Mohamed, Rezende and Welling (2014), arXiv 1406.5298, equation 9.
 
@@ -105,27 +107,38 @@ class Classified(Wrapper):
     def _call(self, method: str, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
         with collected_traces(self.elbo) as traces:
             loss = getattr(self.elbo, method)(model, guide, *args, **kwargs)
-        added = torch.stack([_loss(own) for _, own in traces]).mean()
+        *_, inner = layers(self.elbo)
+        enumerates = isinstance(inner, TraceEnum_ELBO)
+        losses = [_loss(own, enumerates) for _, own in traces]
+        added = torch.stack(losses).sum() / self.elbo.num_particles
         return loss + self.alpha * (added if isinstance(loss, Tensor) else torch_item(added))
 
 
-def _loss(guide: Trace) -> Tensor:
-    """The classifier's loss, summed over labelled examples, averaged over particles."""
-    sites = [site for site in guide.nodes.values() if CLASSIFIER in site.get("infer", ())]
+def _loss(guide: Trace, enumerates: bool) -> Tensor:
+    """The classifier's loss, summed over labelled examples and over particles.
+
+    Arguments:
+        guide: A trace of the guide.
+        enumerates: Whether values of sites are summed out.
+    """
+    nodes = guide.nodes.items()
+    sites = {name: site for name, site in nodes if CLASSIFIER in site.get("infer", ())}
     if not sites:
         raise ValueError(
             "classified: got a guide without a classifier, expected a site with "
             'infer={"classifier": (q(y|x), labels)} and labels in the batch, as of a '
             "models.SemiSupervisedVAE on (x, labels)"
         )
-    total = torch.zeros((), device=sites[0]["value"].device)
-    for site in sites:
+    total = torch.zeros((), device=next(iter(sites.values()))["value"].device)
+    for name, site in sites.items():
         q_y, labels = site["infer"][CLASSIFIER]
         known = labels >= 0
         log_q = q_y.log_prob(torch.where(known, labels, torch.zeros_like(labels)))
         log_q = torch.where(known, log_q, torch.zeros_like(log_q))
+        # A classifier of x is the same for all particles, which are a plate of the site.
+        plates = [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+        sizes = (torch.Size((frame.size, *[1] * (-1 - frame.dim))) for frame in plates)
+        log_q = log_q.expand(torch.broadcast_shapes(log_q.shape, *sizes))
         log_q = scale_and_mask(log_q, site["infer"].get(UNANNEALED, site["scale"]), site["mask"])
-        # A classifier of x is the same for all particles; one of a draw has them on the left.
-        log_q = log_q.flatten(0, -2).mean(0) if log_q.dim() > 1 else log_q
-        total = total - log_q.sum()
+        total = total - (expected_sum(guide, name, log_q) if enumerates else log_q.sum())
     return total

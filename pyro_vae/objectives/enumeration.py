@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -18,7 +18,15 @@ from torch import Tensor
 
 from pyro_vae.compat import model_factors, packed_dims
 
-__all__ = ["UNANNEALED", "WEIGHT", "expected_elbo", "expected_terms", "is_summed", "kl_weight"]
+__all__ = [
+    "UNANNEALED",
+    "WEIGHT",
+    "expected_elbo",
+    "expected_sum",
+    "expected_terms",
+    "is_summed",
+    "kl_weight",
+]
 
 UNANNEALED = "pyro_vae.unannealed"
 """The key of a site's ``infer`` that holds its scale without the weight of an annealed KL."""
@@ -70,16 +78,43 @@ def expected_elbo(model: Trace, guide: Trace) -> Tensor:
     costs, factors, ordering, dims, scale = model_factors(model, guide)
     for ordinal, terms in _contracted(factors, dims).items():
         costs.setdefault(ordinal, []).extend(packed.scale_and_mask(t, scale=scale) for t in terms)
+    for name, site in guide.nodes.items():
+        if site["type"] == "sample":
+            costs.setdefault(ordering[name], []).append(packed.neg(site["packed"]["log_prob"]))
+    return _expectation(guide, costs)
+
+
+def expected_sum(guide: Trace, name: str, values: Tensor) -> Tensor:
+    r"""Returns the sum of :math:`E_q[v]` over the plates of a site, of an enumerated trace.
+
+    Its gradient is that of :func:`expected_elbo`.
+
+    Arguments:
+        guide: The trace of the guide of a ``TraceEnum_ELBO``.
+        name: A site of it.
+        values: What depends on the sites before it, with the dimensions of its log-probability.
+    """
+    site = guide.nodes[name]
+    own = packed.pack(values, site["infer"]["_dim_to_symbol"])
+    return _expectation(guide, {_ordinal(guide, site): [own]})
+
+
+def _ordinal(trace: Trace, site: Any) -> Ordinal:
+    frames = site["cond_indep_stack"]
+    return frozenset(trace.plate_to_symbol[frame.name] for frame in frames if frame.vectorized)
+
+
+def _expectation(guide: Trace, costs: Mapping[Ordinal, list[Tensor]]) -> Tensor:
+    """The sum of costs, each in expectation over the sites of the guide before it."""
     weights: list[tuple[Ordinal, Tensor]] = []
     denominators: list[tuple[Ordinal, float]] = []
-    for name, site in guide.nodes.items():
-        if site["type"] != "sample":
-            continue
-        costs.setdefault(ordering[name], []).append(packed.neg(site["packed"]["log_prob"]))
-        factor, denominator = compute_site_dice_factor(site)
-        if not is_identically_zero(factor):
-            weights.append((ordering[name], factor))
-        denominators.append((ordering[name], denominator))
+    for site in guide.nodes.values():
+        if site["type"] == "sample":
+            factor, denominator = compute_site_dice_factor(site)
+            own = _ordinal(guide, site)
+            if not is_identically_zero(factor):
+                weights.append((own, factor))
+            denominators.append((own, denominator))
     total: Tensor | float = 0.0
     for ordinal, terms in costs.items():
         upstream = [factor for own, factor in weights if own <= ordinal]

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae.contracts import PLATE, Refused
 from pyro_vae.objectives import layers, traits
 from pyro_vae.training.sources import InMemory, Source
-from pyro_vae.utils.checks import check_number, kind
+from pyro_vae.utils.checks import check_number
 from pyro_vae.utils.random import seeded
 
 __all__ = ["Labelled", "check_labelled", "labelled_of", "weighted"]
@@ -130,8 +130,8 @@ def labelled_of(source: Source, share: float) -> Labelled:
     """
     if not isinstance(source, InMemory):
         raise TypeError(
-            f"labelled: got {kind(source)} of data as {source.argument}, expected tensors or "
-            "arrays in memory"
+            f"labelled: got {source.argument} as a dataset, a loader or another iterable, "
+            "expected tensors or arrays in memory"
         )
     return Labelled(source, share)
 

@@ -7,8 +7,7 @@ The context is never generated: a class label, covariates, a library size, a mas
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ __all__ = [
     "given",
     "rows",
     "takes_context",
+    "takes_inputs",
 ]
 
 Batch = Tensor | Sequence[Tensor]
@@ -240,14 +240,29 @@ def takes_context(module: nn.Module, inputs: int = 1) -> bool:
         # A network that reads so many entries may read inputs of the part alone.
         entries = getattr(module, "entries", None)
         return own and (entries is None or entries >= inputs)
-    forward = module.function if isinstance(module, Function) else module.forward
-    required, rest = _positional(forward)
+    required, _, rest = _positional(module)
     if required > inputs:
         return True
     if not rest:
         return False
     inner = [getattr(module, name) for name in _INNER if hasattr(module, name)]
     return not inner or takes_context(inner[0], inputs)
+
+
+def takes_inputs(module: nn.Module, count: int) -> bool:
+    """Whether a part takes so many inputs, and hands on the last one if it has a network.
+
+    Arguments:
+        module: A part.
+        count: The number of inputs, such as 2 for z and a class.
+
+    Example:
+        >>> from pyro_vae.utils.context import takes_inputs
+        >>> takes_inputs(likelihoods.Bernoulli(networks.MLP(5, (), 2)), 2)
+        False
+    """
+    _, positional, _ = _positional(module)
+    return positional >= count or takes_context(module, count - 1)
 
 
 def broadcasts(module: nn.Module) -> bool:
@@ -267,18 +282,20 @@ def broadcasts(module: nn.Module) -> bool:
     return bool(inner) and broadcasts(inner[0])
 
 
-def _positional(function: Callable[..., Any]) -> tuple[int, bool]:
-    """The number of required positional parameters, and whether there is ``*args``."""
+def _positional(module: nn.Module) -> tuple[int, int, bool]:
+    """How many positional parameters are required, and there at all; whether there is ``*args``.
+
+    They are those of the module's ``forward``, or of its function.
+    """
+    forward = module.function if isinstance(module, Function) else module.forward
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(forward).parameters.values()
     except ValueError:  # written in C
-        return 0, False
+        return 0, 0, False
     kinds = inspect.Parameter
-    required = sum(
-        p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD) and p.default is kinds.empty
-        for p in parameters
-    )
-    return required, any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
+    own = [p for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
+    required = sum(p.default is kinds.empty for p in own)
+    return required, len(own), any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
 
 
 def given(network: nn.Module, x: Tensor, context: Sequence[Tensor]) -> Tensor:

@@ -45,10 +45,13 @@ def test_examples_of_a_class(
     assert run("generate", folder, out, "--count", 4, "--label", 3) == 0
     assert len(np.load(out)) == 4
     assert run("generate", folder, tmp_path / "y.npy", "--label", 10) == 2
-    assert "got 10, expected" in capsys.readouterr().err
+    assert "label: got 10, expected a class from 0 to 9" in capsys.readouterr().err
     without = run("generate", folder, tmp_path / "y.npy", "--count", 4)
     if preset == "conditional-mlp":
         assert without == 2
-        assert "label: got None, expected one of the classes 0 to 9" in capsys.readouterr().err
+        assert (
+            "label: got None, expected a class from 0 to 9, which the run"
+            in capsys.readouterr().err
+        )
     else:
         assert without == 0

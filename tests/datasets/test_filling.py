@@ -46,7 +46,10 @@ def test_other_dtypes_than_the_tables() -> None:
     assert (filled["a"].tolist(), filled["n"].tolist()) == (["y", "x"], [7.0, 9.0])
     assert filled["a"].cat.categories.tolist() == ["y", "x"]
     nothing = table.fill(pd.DataFrame({"a": [None, None], "n": [7, 9]}), x)
-    assert (nothing["a"].tolist(), nothing["a"].dtype) == (["y", "x"], table.to_frame(x)["a"].dtype)
+    assert (nothing["a"].tolist(), nothing["a"].dtype) == (
+        ["y", "x"],
+        table.to_frame(x)["a"].dtype,
+    )
     left = table.fill(other, torch.tensor([[1.0, 0.0], [torch.nan, torch.nan]]))
     assert left.isna().to_numpy().tolist() == other.isna().to_numpy().tolist()
 
@@ -58,5 +61,7 @@ def test_rows_of_another_frame_are_refused() -> None:
     table.fill(own, x)
     with pytest.raises(ValueError, match="x: got 2 rows, expected the 3 of the frame"):
         table.fill(own, x[:2])
-    with pytest.raises(ValueError, match="x: got 0 in row 0, column 'a', expected -1, as the frame"):
+    with pytest.raises(
+        ValueError, match="x: got 0 in row 0, column 'a', expected -1, as the frame"
+    ):
         table.fill(own, x[[1, 0, 2]])

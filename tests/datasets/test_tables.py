@@ -224,6 +224,10 @@ BAD: dict[str, tuple[Any, str]] = {
         "column 'a': got interval",
     ),
     "objects": (pd.DataFrame({"a": ["x", 3]}), "column 'a': got objects of int, str"),
+    "True and 1": (
+        pd.DataFrame({"a": pd.Series([True, 1, 2], dtype=object)}),
+        "column 'a': got objects of bool, int",
+    ),
     "complex numbers": (pd.DataFrame({"a": [1j, 2j]}), "column 'a': got complex128"),
     "counts beyond float32": (
         pd.DataFrame({"a": 2**24 + 1 + np.arange(11)}),

@@ -82,3 +82,28 @@ def test_log_gammas_keep_their_digits(
     assert log_prob.dtype == torch.float32
     assert_rounded(log_prob, exact, terms=2)  # computed in float64, and rounded
     assert p_x.expand((2, 784)).log_prob(x).shape == (2, 784)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_draws_of_huge_rates_are_no_overflow(dtype: torch.dtype) -> None:
+    """torch counts in int64: a rate of 1e20 drew -9.2e18, and 1e18 had a variance of 1.5e18."""
+    rates = torch.tensor([4e9, 1e11, 1e20, 1e30], dtype=dtype)
+    torch.manual_seed(0)
+    drawn = distributions.Poisson(rates.log()).sample((4000,)).double()
+    p_x = distributions.Poisson(rates.log())
+    assert (drawn > 0).all()
+    if dtype == torch.float64:
+        standard = (drawn - p_x.rate) / p_x.rate.sqrt()
+        assert (standard.mean(0).abs() < 4 / 4000**0.5).all()
+        assert ((standard.var(0) - 1).abs() < 4 * (2 / 4000) ** 0.5).all()
+    else:
+        most = 5 / p_x.rate.double().sqrt() + 1e-6
+        assert ((drawn / p_x.rate - 1).abs() < most).all()
+    huge = distributions.Poisson(torch.tensor([1e4], dtype=dtype))
+    assert huge.sample().isposinf().all()
+    counts = distributions.NegativeBinomial(torch.ones(500), logits=torch.full((500,), 60.0))
+    assert (counts.sample() > 0).all()
+    torch.manual_seed(1)
+    small = distributions.Poisson(torch.zeros(50)).sample()
+    torch.manual_seed(1)
+    assert torch.equal(small, torch.poisson(torch.ones(50)))

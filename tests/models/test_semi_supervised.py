@@ -341,6 +341,42 @@ def test_parts_that_do_not_fit_are_named() -> None:
         models.SemiSupervisedVAE(**(arguments | {"classes": 0}))
 
 
+def test_a_likelihood_that_drops_the_class_is_refused() -> None:
+    """At once, and after a swap; any signature that takes it passes."""
+    plain = likelihoods.Gaussian(networks.MLP(2, (4,), X), scale=1.0)
+    network = networks.Conditioned(networks.MLP(2 + K, (4,), X), (), classes=K)
+
+    class WithDefault(nn.Module):
+        def forward(self, z: Tensor, y: Tensor | None = None) -> dist.Distribution:
+            return likelihood(z, y)
+
+    def made(likelihood: Any) -> models.SemiSupervisedVAE:
+        return models.SemiSupervisedVAE(
+            priors.StandardNormal(2),
+            likelihood,
+            posteriors.Normal(networks.MLP(X, (4,), 4)),
+            models.Classifier(networks.MLP(X, (4,), K)),
+            classes=K,
+        )
+
+    likelihood = likelihoods.Gaussian(network, scale=1.0)
+    for right in (
+        likelihood,
+        WithDefault(),
+        lambda z, y: likelihood(z, y),
+        lambda *a: likelihood(*a),
+    ):
+        vae = made(right)
+        assert vae.guide(torch.randn(3, X)).shape == (3, 2)
+    with pytest.raises(
+        ValueError, match="likelihood: got a Gaussian that does not take the class"
+    ):
+        made(plain)
+    vae.likelihood = plain
+    with pytest.raises(ValueError, match="does not take the class, expected likelihood"):
+        vae.guide(torch.randn(3, X))
+
+
 def test_classified_needs_a_classifier() -> None:
     plain, x = below().double(), torch.randn(4, X).double()
     with pytest.raises(ValueError, match="classified: got a guide without a classifier"):

@@ -127,7 +127,9 @@ def test_wrong_data_are_named() -> None:
                 own.vae, data, epochs=1, batch_size=10, labelled=0.3,
                 objective=objectives.enumerated(),
             )  # fmt: skip
-    with pytest.raises(TypeError, match="labelled: got a Streamed of data as train"):
+    with pytest.raises(
+        TypeError, match="labelled: got train as a dataset, a loader or another iterable"
+    ):
         fit(
             own.vae,
             [(own.x, own.labels)],
