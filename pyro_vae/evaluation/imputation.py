@@ -254,9 +254,9 @@ def _imputed(
             here = slice(start, start + len(drawn))
             kept[here] = drawn[:, example[own], number[own]]
             if first == 0:
-                own_share = share[here].unsqueeze(-1)
-                mean += (own_share * means.double()).sum(0)
-                by_class = by_class + (own_share * probs.double()).sum(0)
+                weight = share[here].unsqueeze(-1)
+                mean += (weight * means.double()).sum(0)
+                by_class = by_class + (weight * probs.double()).sum(0)
                 draw, of = ((chosen >= start) & (chosen < here.stop)).nonzero(as_tuple=True)
                 draws[draw, of] = drawn[chosen[draw, of] - start, of]
         at_levels[:, own] = _quantiles(kept, share, example[own], levels)
