@@ -241,6 +241,33 @@ def test_it_is_the_pair_that_a_user_would_write() -> None:
         assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("estimator", "samples"), [("prior", 20000), ("ais:100:5", 64)])
+def test_with_skips_the_evidence_is_that_of_all_layers_together(
+    estimator: str, samples: int
+) -> None:
+    """x ~ N(W z + b, S^2) of all layers z, whose covariance follows from the chain's."""
+    torch.manual_seed(0)
+    parts = chain("ladder", off=0.1).vae
+    weight, bias = torch.randn(5, 6).double() / 2, torch.randn(5).double()
+    likelihood = Affine(weight, shift=bias, scale=torch.full((5,), S).double())
+    own = list(parts.priors), likelihood, list(parts.posteriors)
+    vae = models.HierarchicalVAE(*own, "ladder", skip=True)
+    down2, down1 = torch.diag(A), torch.diag(B)
+    third = torch.eye(2).double()
+    second = down2 @ down2.T + S2**2 * third
+    first = down1 @ second @ down1.T + S1**2 * third
+    rows = [first, down1 @ second, down1 @ down2], [second, down2], [third]
+    upper = torch.cat([torch.cat((torch.zeros(2, 6 - 2 * len(r)).double(), *r), 1) for r in rows])
+    covariance = upper.triu() + upper.triu(1).T
+    noise = S**2 * torch.eye(5).double()
+    evidence = MultivariateNormal(bias, weight @ covariance @ weight.T + noise)
+    x = evidence.sample((6,))
+    result = log_likelihood(vae, x, samples, estimator=estimator, seed=0)
+    assert result.mc_error < 0.05
+    assert abs(result.mean - evidence.log_prob(x).mean().item()) < 3 * result.mc_error
+
+
 @pytest.mark.parametrize("inference", KINDS)
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_trace_has_the_terms_of_its_definition(inference: Inference, skip: bool) -> None:
