@@ -63,7 +63,8 @@ def _of_class(vae: Composed, label: int | None) -> dict[str, Any]:
         raise ValueError(f"label: got {label}, expected none: the run has no classes")
     if label is None or not 0 <= label < classes:
         why = ", which the run's likelihood takes" if is_needed else ""
-        raise ValueError(f"label: got {label}, expected a class from 0 to {classes - 1}{why}")
+        got = "none" if label is None else label
+        raise ValueError(f"label: got {got}, expected a class from 0 to {classes - 1}{why}")
     return {"context": torch.tensor([label])} if is_needed else {"y": label}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.cli.options import RunArgument, SamplesOption, check_out, say
 from pyro_vae.evaluation import Imputation, UnreliableWeights, impute
-from pyro_vae.runs import read_frame, table_of, trained
+from pyro_vae.runs import read_csv, table_of, trained
 from pyro_vae.utils.checks import check_count, check_seed
 
 
@@ -37,19 +37,17 @@ def impute_file(
     table = table_of(vae)
     if table is None or not table.holes:
         had = "images" if table is None else "a table without holes"
-        raise ValueError(
-            f"run: {run} was trained on {had}, expected a table with some: the model takes no NaN"
-        )
+        raise ValueError(f"run: {run} was trained on {had}, expected one of a table with holes")
     files = [out] if not draws else [_numbered(out, i + 1) for i in range(draws)]
     for file in files:
         check_out(file, ".csv")
-    frame = read_frame(data)
-    x = table.encode(frame)
+    given = read_csv(data, table)
+    x = given.encode(table)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnreliableWeights)
         result = impute(vae, x, num_samples, quantiles=(0.5,), num_draws=draws, seed=seed)
     for file, filled in zip(files, result.draws if draws else [result.point], strict=True):
-        table.fill(frame, filled).to_csv(file, index=False)
+        given.filled(table, filled).to_csv(file, index=False)
     say(_summary(result, x))
     for warning in caught:
         say(str(warning.message))

@@ -76,7 +76,7 @@ def check_out(out: Path, suffix: str) -> None:
         NotADirectoryError: Its folder is not there.
         ValueError: It has another suffix.
     """
-    if out.suffix != suffix:
+    if out.suffix.lower() != suffix:
         raise ValueError(f"out: got {out}, expected a file {suffix}")
     if out.exists():
         raise FileExistsError(f"out: got {out}, which is there already, expected a new file")

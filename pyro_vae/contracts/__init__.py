@@ -37,6 +37,7 @@ from pyro_vae.contracts.sites import (
     check_site,
     explained,
     is_scaled,
+    reason_of,
     unchanged,
 )
 
@@ -72,6 +73,7 @@ __all__ = [
     "holes_named",
     "is_scaled",
     "observes_holes",
+    "reason_of",
     "takes_holes",
     "unchanged",
 ]

@@ -1,5 +1,6 @@
 """Checks of the sites of a model and a guide against each other and against data."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = [
     "check_same_sites",
     "check_site",
     "explained",
+    "reason_of",
 ]
 
 PLATE = "data"
@@ -57,6 +59,8 @@ class Refused(ValueError):
 def explained(what: str) -> Iterator[None]:
     """Adds to errors inside a model or guide what failed and what is expected.
 
+    An argument that this package refuses there, such as a label, is named by its own error.
+
     Arguments:
         what: What failed, after ``"model, guide: "``.
     """
@@ -65,7 +69,33 @@ def explained(what: str) -> Iterator[None]:
     except Refused:
         raise
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        raise ValueError(f"model, guide: {what} ({error}), expected {_EXPECTED}") from error
+        reason = reason_of(error)
+        if _REFUSAL.match(reason):
+            raise ValueError(reason) from error
+        raise ValueError(f"model, guide: {what} ({reason}), expected {_EXPECTED}") from error
+
+
+_REFUSAL = re.compile(r"(labels|(likelihood|posterior|classifier|prior)s?(\[\d+\])?): .*expected")
+"""The messages of parts and labels, which say by themselves what is wrong."""
+
+
+def reason_of(error: Exception) -> str:
+    """The message of an error in a program, without the shapes of its parameters.
+
+    Pyro adds those of all parameters and sites that came before the error. What a part or a label
+    says of itself needs none of them.
+
+    Example:
+        >>> from pyro_vae.contracts import reason_of
+        >>> shapes = "Trace Shapes:\\n Param Sites:\\nw 3 2\\n Sample Sites:\\nz dist 3 |"
+        >>> reason_of(ValueError(f"sizes differ\\n {shapes}"))
+        'sizes differ\\n Sample Sites:\\nz dist 3 |'
+    """
+    head, found, shapes = str(error).partition("Trace Shapes:")
+    if not found or _REFUSAL.match(head):
+        return head.rstrip()
+    sites = shapes.partition("Sample Sites:")
+    return "".join((head.rstrip(), "\n ", *sites[1:])).rstrip()
 
 
 @contextmanager

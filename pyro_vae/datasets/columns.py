@@ -15,6 +15,7 @@ from pyro_vae.datasets.kinds import KINDS, family_of, kind_of, levels_of, suppor
 from pyro_vae.distributions import check_on_support
 from pyro_vae.likelihoods import Column
 from pyro_vae.utils.checks import plain
+from pyro_vae.utils.warn import warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,28 +165,33 @@ class TableColumn:
         holes = missing.any() and self.dtype in ("bool", "object", *_INTEGERS)
         return series.astype(_NULLABLE.get(self.family, self.dtype) if holes else self.dtype)
 
-    def filled(self, series: "pd.Series", values: "pd.Series") -> "pd.Series":
-        """A column of a frame with values in place of what is missing, and its own dtype.
+    def filled(self, series: "pd.Series", numbers: Tensor) -> "pd.Series":
+        """A column of a frame with the values of numbers in its holes, and its own dtype.
 
         Arguments:
             series: The column.
-            values: One for each row, of which some may be missing, too.
+            numbers: One for each row, NaN where a hole stays.
         """
         import pandas as pd
 
-        values = values.set_axis(series.index)
         if not series.notna().any():
-            return values
-        places = np.flatnonzero(series.isna() & values.notna())
-        own = values.iloc[places].astype(object)
+            return self.values(numbers).set_axis(series.index)
+        numbers = numbers.detach().cpu()
+        places = np.flatnonzero(series.isna().to_numpy() & ~torch.isnan(numbers).numpy())
+        own = self.values(numbers[places]).astype(object)
         result = series.copy()
         if isinstance(series.dtype, pd.CategoricalDtype):
-            known = series.cat.categories
-            result = result.cat.add_categories(
-                [each for each in own.unique() if each not in known]
-            )
+            result = result.cat.set_categories(self._categories(series, own))
         result.iloc[places] = own.astype(result.dtype).array
         return result
+
+    def _categories(self, series: "pd.Series", more: "pd.Series") -> list[Any]:
+        """The categories of a column and more values, in its order, or in that of the table."""
+        own = series.cat.categories.tolist()
+        added = [each for each in more.unique() if each not in own]
+        both = [each for each in self.classes if each in own or each in added]
+        agree = [each for each in both if each in own] == own
+        return both if added and agree else own + added
 
     def state(self) -> dict[str, Any]:
         """What rebuilds it, in values of JSON.
@@ -240,6 +246,9 @@ def found(series: "pd.Series", name: str, kind: Column | str | None) -> TableCol
     Raises:
         TypeError: The dtype is not supported, or the kind does not fit it.
         ValueError: The column has holes alone, is constant, infinite, or off the support.
+
+    Warns:
+        UserWarning: Each value of a column of strings is there once, as those of an identifier.
     """
     import pandas as pd
 
@@ -248,6 +257,7 @@ def found(series: "pd.Series", name: str, kind: Column | str | None) -> TableCol
     if family is None:
         raise ValueError(f"{own}: got no value that is not missing, expected some: drop it")
     categories = isinstance(series.dtype, pd.CategoricalDtype)
+    was_given = kind is not None
     kind, likelihood = _decided(name, kind, family, observed, categories)
     shared: dict[str, Any] = {
         "name": name,
@@ -260,6 +270,11 @@ def found(series: "pd.Series", name: str, kind: Column | str | None) -> TableCol
         classes = _classes(series, observed, family)
         if len(classes) < 2:
             raise ValueError(f"{own}: got {classes[0]!r} alone, expected two classes: drop it")
+        if len(classes) == len(observed) > 10 and not (was_given or categories):
+            warn(
+                f"{own}: got {len(classes)} different values in as many rows, which are no "
+                f'classes to learn: drop it, or say kinds={{{name!r}: "class"}}'
+            )
         likelihood = _of_classes(likelihood, len(classes), own)
         ordered = bool(categories and series.dtype.ordered)
         return TableColumn(**shared, likelihood=likelihood, classes=classes, ordered=ordered)

@@ -1,5 +1,6 @@
 """Runs of the command: their pair, settings and data, read again."""
 
+from pyro_vae.runs.csv_file import read_csv
 from pyro_vae.runs.opened import (
     Run,
     first_of,
@@ -10,7 +11,7 @@ from pyro_vae.runs.opened import (
     trained,
     with_labels,
 )
-from pyro_vae.runs.tables import PRESET, Rows, is_table, read_frame, table_of
+from pyro_vae.runs.tables import PRESET, Rows, is_table, table_of
 
 __all__ = [
     "PRESET",
@@ -22,7 +23,7 @@ __all__ = [
     "load_any",
     "load_data",
     "open_run",
-    "read_frame",
+    "read_csv",
     "table_of",
     "trained",
     "with_labels",

@@ -10,7 +10,7 @@ import torch
 
 from pyro_vae.composed import Composed
 from pyro_vae.datasets import Dataset, Table
-from pyro_vae.utils.extras import extra
+from pyro_vae.runs.csv_file import read_csv
 
 PRESET = "table-mlp"
 """The preset of a table if none is given."""
@@ -56,43 +56,16 @@ def load(
     Raises:
         FileNotFoundError: There is no such file.
         ModuleNotFoundError: pandas is not installed.
-        ValueError: The file is no table, has or has fewer than two rows.
+        ValueError: The file is no table, or has fewer than two rows.
     """
-    frame = read_frame(path)
-    content = Path(path).read_bytes()
-    table = Table.from_dict(described) if described is not None else Table.from_frame(frame, kinds)
-    x = table.x if described is None else table.encode(frame)
+    known = None if described is None else Table.from_dict(described)
+    file = read_csv(path, known)
+    table = file.table(kinds) if known is None else known
+    x = table.x if known is None else file.encode(table)
     if len(x) < 2:
         raise ValueError(f"data: got {path} with one row, expected two or more")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     test = max(1, len(x) // _TESTED)
     none = torch.zeros(0, dtype=torch.int64)
-    digest = hashlib.sha256(content).hexdigest()[:16]
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     return Rows(x[order[test:]], x[order[:test]], none, none, table, digest)
-
-
-def read_frame(path: str | Path) -> Any:
-    """The frame of a CSV file, where integers stay integers if some are missing.
-
-    pandas writes them as 3.0 in a column with holes.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ModuleNotFoundError: pandas is not installed.
-        ValueError: The file is no table.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"data: got {path}, expected a CSV file that is there")
-    with extra("tables", {"pandas": "pandas"}, "tables"):
-        import pandas
-    try:
-        frame = pandas.read_csv(path, dtype_backend="numpy_nullable")
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"data: got {path}, expected a CSV file with a header ({error})"
-        ) from error
-    for name, column in frame.items():
-        there = column.dropna()
-        if column.dtype == "Float64" and len(there) < len(column) and (there % 1 == 0).all():
-            frame[name] = column.astype("Int64")
-    return frame

@@ -16,6 +16,7 @@ from pyro_vae.contracts import (
     check_posterior,
     check_programs,
     check_training,
+    reason_of,
 )
 from pyro_vae.datasets import Pixels
 from pyro_vae.distributions import check_on_support, describe_support, varies
@@ -288,7 +289,7 @@ class Prepared:
             try:
                 check_observations(self.pair, rows(batch, slice(first, first + _CHUNK)))
             except ValueError as error:
-                raise ValueError(f"{self.argument}: {error}") from error
+                raise ValueError(f"{self.argument}: {reason_of(error)}") from error
 
     def _check_levels(self, data: Tensor, support: Constraint) -> None:
         """Raises ValueError if some level in the data gives an x that is not scored."""

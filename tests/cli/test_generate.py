@@ -50,7 +50,7 @@ def test_examples_of_a_class(
     if preset == "conditional-mlp":
         assert without == 2
         assert (
-            "label: got None, expected a class from 0 to 9, which the run"
+            "label: got none, expected a class from 0 to 9, which the run"
             in capsys.readouterr().err
         )
     else:

@@ -125,6 +125,35 @@ def test_rows_are_generated_and_holes_filled(
     other = file.parent / "other.csv"
     complete.drop(columns="owner").to_csv(other, index=False)
     refused("got no column 'owner'", folder, other, file.parent / "o.csv")
+    other.write_text(file.read_text().replace("True", "yes"))
+    refused("column 'owner': got", folder, other, file.parent / "o.csv")
+
+
+def test_what_is_there_is_written_as_it_was(file: Path, run: Run) -> None:
+    """Each cell, and further columns, whatever pandas would make of them."""
+    rows = ["id,size,weight,flag,code,when"]
+    for i in range(60):
+        size, flag = ("S", "M", "10", "12")[i % 4], ("true", "FALSE", "")[i % 3]
+        weight = "" if i % 5 == 0 else f"{i}.500"
+        rows.append(f'"n, {i}",{size if i % 7 else ""},{weight},{flag},0000{i % 3},2020-01-01')
+    file.write_text("\n".join(rows) + "\n")
+    trained = file.with_name("trained.csv")
+    trained.write_text("\n".join(",".join(row.split(",")[-5:-1]) for row in rows) + "\n")
+    folder, out = file.parent / "run", file.parent / "filled.csv"
+    assert run("train", "--data", trained, "--batch-size", 60, "--epochs", 1, "--out", folder) == 0
+    assert run("impute", folder, file, out, "--num-samples", 30) == 0
+    before, after = (path.read_text().splitlines() for path in (file, out))
+    assert before[0] == after[0]
+    for old, new in zip(before, after, strict=True):
+        for one, two in zip(old.split(","), new.split(","), strict=True):
+            assert one == two or not one
+    filled = pd.read_csv(out, dtype=str)
+    assert not filled.isna().any().any()
+    assert set(filled["flag"]) <= {"true", "FALSE"}
+    assert set(filled["size"]) <= {"S", "M", "10", "12"}
+    # The strings of a single row are digits alone.
+    file.write_text("\n".join([rows[0], '"n",10,,true,00001,x']) + "\n")
+    assert run("impute", folder, file, file.with_name("one.csv"), "--num-samples", 30) == 0
 
 
 def test_a_run_without_holes_fills_none(

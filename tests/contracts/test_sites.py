@@ -11,7 +11,16 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae import log_likelihood
+from pyro_vae import (
+    Pair,
+    fit,
+    likelihoods,
+    log_likelihood,
+    models,
+    networks,
+    posteriors,
+    priors,
+)
 
 from ..pairs import fine, guide
 
@@ -190,6 +199,41 @@ def test_an_example_far_back_is_on_its_support(max_bytes: int) -> None:
     log_likelihood(x=x[:149], num_samples=3, model=off_support, guide=guide, max_bytes=max_bytes)
     with pytest.raises(ValueError, match=r"x: got -1 at 1 of .* places"):
         log_likelihood(x=x, num_samples=3, model=off_support, guide=guide, max_bytes=max_bytes)
+
+
+def test_what_a_part_or_a_label_says_is_the_message_and_shapes_have_no_parameters() -> None:
+    """Of a label out of range its own error, of a user's site what failed, without weights."""
+    scores = networks.MLP(3, (), 2)
+    given = networks.Conditioned(networks.MLP(2 + 2, (), 3), (), classes=2)
+    vae = models.SemiSupervisedVAE(
+        priors.StandardNormal(2),
+        likelihoods.Bernoulli(given),
+        posteriors.Normal(networks.MLP(3, (), 4)),
+        models.Classifier(scores),
+        classes=2,
+    )
+    x = torch.bernoulli(torch.full((6, 3), 0.5))
+    message = r"^(train: )?labels: got values from 0 to 5, expected -1 \(missing\) to 1$"
+    for run in (
+        lambda y: fit(vae, (x, y), epochs=1, batch_size=2, compile=False),
+        lambda y: log_likelihood(vae, (x, y), num_samples=2),
+    ):
+        for place in (0, 5):
+            y = torch.zeros(6, dtype=torch.long)
+            y[place] = 5
+            with pytest.raises(ValueError, match=message.replace("0 to 5", "[05] to 5")):
+                run(y)
+
+    def model(x: Tensor) -> None:
+        pyro.param("a_weight", torch.ones(3))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.reshape(4), 1.0), obs=x[:, 0])
+
+    with pytest.raises(ValueError, match="fail on the first example alone") as caught:
+        log_likelihood(Pair(model, guide), torch.zeros(4, 2), num_samples=2)
+    assert "z dist" in str(caught.value)
+    assert "a_weight" not in str(caught.value)
 
 
 def test_a_later_example_with_what_is_not_seen_is_explained() -> None:

@@ -44,7 +44,7 @@ def test_other_dtypes_than_the_tables() -> None:
     other = pd.DataFrame({"a": pd.Categorical(["y", None], ["y"]), "n": [7.0, None]})
     filled = table.fill(other, x)
     assert (filled["a"].tolist(), filled["n"].tolist()) == (["y", "x"], [7.0, 9.0])
-    assert filled["a"].cat.categories.tolist() == ["y", "x"]
+    assert filled["a"].cat.categories.tolist() == ["x", "y"]
     nothing = table.fill(pd.DataFrame({"a": [None, None], "n": [7, 9]}), x)
     assert (nothing["a"].tolist(), nothing["a"].dtype) == (
         ["y", "x"],
@@ -52,6 +52,25 @@ def test_other_dtypes_than_the_tables() -> None:
     )
     left = table.fill(other, torch.tensor([[1.0, 0.0], [torch.nan, torch.nan]]))
     assert left.isna().to_numpy().tolist() == other.isna().to_numpy().tolist()
+
+
+def test_an_ordered_category_that_is_added_has_its_place() -> None:
+    levels = pd.CategoricalDtype(["low", "mid", "high"], ordered=True)
+    table = Table.from_frame(pd.DataFrame({"a": pd.Series(["low", "mid", "high"], dtype=levels)}))
+    own = pd.CategoricalDtype(["mid", "high"], ordered=True)
+    frame = pd.DataFrame({"a": pd.Series(["high", None, "mid"], dtype=own)})
+    filled = table.fill(frame, torch.tensor([[2.0], [0.0], [1.0]]))["a"]
+    assert (filled.tolist(), filled.cat.categories.tolist()) == (
+        ["high", "low", "mid"], ["low", "mid", "high"],
+    )  # fmt: skip
+    assert filled.min() == "low"
+
+
+def test_what_is_there_may_be_at_the_end_of_the_dtypes_range() -> None:
+    most = 2**63 - 1
+    frame = pd.DataFrame({"a": pd.array([most, 0, None], dtype="Int64")})
+    table = Table.from_frame(frame, {"a": "real"})
+    assert table.fill(frame, table.x.nan_to_num(0.5))["a"].tolist()[:2] == [most, 0]
 
 
 def test_rows_of_another_frame_are_refused() -> None:

@@ -357,6 +357,16 @@ def test_the_description_needs_no_pandas(monkeypatch: pytest.MonkeyPatch) -> Non
             call()
 
 
+def test_an_identifier_is_told_of(recwarn: pytest.WarningsRecorder) -> None:
+    names = [f"n{i}" for i in range(11)]
+    with pytest.warns(UserWarning, match="column 'a': got 11 different values in as many rows"):
+        Table.from_frame(pd.DataFrame({"a": names}))
+    recwarn.clear()
+    Table.from_frame(pd.DataFrame({"a": names}), {"a": "class"})
+    Table.from_frame(pd.DataFrame({"a": [*names[1:], "n2"]}))
+    assert not recwarn
+
+
 def test_objects_that_are_integers_stay_integers() -> None:
     frame = pd.DataFrame({"a": pd.Series(list(range(0, 300, 3)), dtype=object)})
     table = Table.from_frame(frame)

@@ -359,10 +359,19 @@ def test_a_likelihood_that_drops_the_class_is_refused() -> None:
             classes=K,
         )
 
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.of_y = networks.MLP(2, (), X), nn.Embedding(K, X)
+
+        def forward(self, z: Tensor, *context: Tensor) -> dist.Distribution:
+            return dist.Normal(self.network(z) + self.of_y(context[0]), 1.0).to_event(1)
+
     likelihood = likelihoods.Gaussian(network, scale=1.0)
     for right in (
         likelihood,
         WithDefault(),
+        Added(),
         lambda z, y: likelihood(z, y),
         lambda *a: likelihood(*a),
     ):
