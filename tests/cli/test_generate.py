@@ -35,7 +35,9 @@ def test_images_and_point_values(
     assert not (tmp_path / "x.npy").exists()
 
 
-@pytest.mark.parametrize("preset", ["conditional-mlp", "semi-supervised-mlp"])
+@pytest.mark.parametrize(
+    "preset", ["conditional-mlp", pytest.param("semi-supervised-mlp", marks=pytest.mark.slow)]
+)
 def test_examples_of_a_class(
     preset: str, short: None, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
