@@ -46,7 +46,7 @@ def generate(
     if table is None:
         np.save(out, x.cpu().numpy())
     else:
-        table.to_frame(x).to_csv(out, index=False)
+        table.to_frame(x).to_csv(out, index=False, float_format="%.9g")  # as float32 has them
     say(f"written: {out} (shape {tuple(x.shape)})")
 
 
